@@ -12,7 +12,7 @@ $(VENV)/bin/python:
 # The program and what it runs on, by hash; enough for `make demo`.
 $(VENV)/.run: requirements.lock pyproject.toml | $(VENV)/bin/python
 	$(PIP) install --no-deps --require-hashes --only-binary :all: -r requirements.lock
-	$(PIP) install --no-deps -e .
+	$(PIP) install --no-deps --no-build-isolation -e .
 	touch $@
 
 # What the tests, the linters and the type checker need besides.
@@ -47,9 +47,9 @@ metrics: $(VENV)/.run
 # Renews the lock files from pyproject.toml; they name versions and hashes, no registry.
 UV := uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade
 lock:
-	$(UV) --extra nvidia pyproject.toml -o requirements.lock
-	$(UV) --extra nvidia --group dev pyproject.toml -o requirements-dev.lock
-	$(UV) --extra nvidia --group dev --group bench pyproject.toml -o requirements-bench.lock
+	$(UV) --extra nvidia --group build pyproject.toml -o requirements.lock
+	$(UV) --extra nvidia --group build --group dev pyproject.toml -o requirements-dev.lock
+	$(UV) --extra nvidia --group build --group dev --group bench pyproject.toml -o requirements-bench.lock
 
 clean:
 	rm -rf $(VENV) .demo .cache build dist *.egg-info

@@ -12,8 +12,11 @@ Conventions that hold for every entry:
   (``throttle_power_s``), Prometheus one name with a label (``accel_throttle_seconds_total{reason="power"}``).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from math import isfinite
+from types import MappingProxyType
 from typing import Final
 
 from collector.units import (
@@ -110,18 +113,17 @@ class Metric:
 
     def plausible(self, value: float) -> bool:
         """Whether *value* can be true of this metric (a NaN or an infinity never can)."""
-        return (
-            value == value
-            and abs(value) != float("inf")
-            and (self.low is None or value >= self.low)
-            and (self.high is None or value <= self.high)
-        )
+        return isfinite(value) and (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
 
     def __repr__(self) -> str:
         return f"<Metric {self.scope.value}.{self.column}>"
 
     def __reduce__(self) -> tuple[object, ...]:
         return _find, (self.scope, self.column)
+
+
+def _sorted(labels: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(labels.items()))
 
 
 def _device(
@@ -131,12 +133,12 @@ def _device(
     *,
     kind: Kind = Kind.GAUGE,
     family: str | None = None,
+    labels: Mapping[str, str] = MappingProxyType({}),
     low: float | None = 0.0,
     high: float | None = None,
     resolution: float | None = None,
-    **labels: str,
 ) -> Metric:
-    return Metric(name, unit, kind, Scope.DEVICE, help, family, tuple(sorted(labels.items())), low, high, resolution)
+    return Metric(name, unit, kind, Scope.DEVICE, help, family, _sorted(labels), low, high, resolution)
 
 
 def _power(name: str, help: str) -> Metric:
@@ -149,8 +151,8 @@ def _ratio(name: str, help: str) -> Metric:
     return _device(name, RATIO, help, high=1.05, resolution=1e-4)
 
 
-def _temperature(name: str, help: str, **labels: str) -> Metric:
-    return _device(name, CELSIUS, help, low=-60.0, high=250.0, resolution=0.01, **labels)
+def _temperature(name: str, help: str) -> Metric:
+    return _device(name, CELSIUS, help, low=-60.0, high=250.0, resolution=0.01)
 
 
 def _clock(name: str, help: str) -> Metric:
@@ -158,31 +160,24 @@ def _clock(name: str, help: str) -> Metric:
 
 
 def _throttled(reason: str, help: str) -> Metric:
-    return _device(
-        f"throttle_{reason}",
-        SECOND,
-        help,
-        kind=Kind.COUNTER,
-        family="throttle",
-        resolution=1e-6,
-        reason=reason,
-    )
+    name, labels = f"throttle_{reason}", {"reason": reason}
+    return _device(name, SECOND, help, kind=Kind.COUNTER, family="throttle", labels=labels, resolution=1e-6)
 
 
 def _throttling(reason: str, help: str) -> Metric:
-    return _device(f"throttling_{reason}", COUNT, help, family="throttling", high=1.0, reason=reason)
+    return _device(f"throttling_{reason}", COUNT, help, family="throttling", labels={"reason": reason}, high=1.0)
 
 
 def _count(name: str, help: str, *, family: str | None = None, **labels: str) -> Metric:
-    return _device(name, COUNT, help, kind=Kind.COUNTER, family=family, high=1e18, **labels)
+    return _device(name, COUNT, help, kind=Kind.COUNTER, family=family, labels=labels, high=1e18)
 
 
 def _traffic(name: str, help: str, *, family: str, **labels: str) -> Metric:
-    return _device(name, BYTES_PER_SECOND, help, family=family, high=1e14, **labels)
+    return _device(name, BYTES_PER_SECOND, help, family=family, labels=labels, high=1e14)
 
 
 def _traffic_total(name: str, help: str, *, family: str, **labels: str) -> Metric:
-    return _device(name, BYTE, help, kind=Kind.COUNTER, family=family, high=1e24, **labels)
+    return _device(name, BYTE, help, kind=Kind.COUNTER, family=family, labels=labels, high=1e24)
 
 
 def _of(
@@ -193,7 +188,7 @@ def _of(
         low = -90.0
     if unit is CURRENCY_PER_KWH:
         low = None  # wholesale prices do fall below zero
-    return Metric(name, unit, kind, scope, help, family, tuple(sorted(labels.items())), low)
+    return Metric(name, unit, kind, scope, help, family, _sorted(labels), low)
 
 
 # ---------------------------------------------------------------------------------------------------- devices: power

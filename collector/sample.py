@@ -114,7 +114,7 @@ class Process:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gap:
-    """A read that brought nothing, and why: timeout, read_failed, device_gone, unavailable, worker_lost, not_supported."""
+    """A read that brought nothing, and why: timeout, read_failed, device_gone, unavailable, worker_lost, suspended."""
 
     reason: str
     message: str = ""

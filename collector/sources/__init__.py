@@ -1,10 +1,10 @@
 """
 Where samples come from.
 
-A source type is an opener: a function that takes its options and yields `Sources`, whose `tick` reads everything it has
-once. The worker calls `tick` on the schedule, in a process that can be killed; nothing here knows of the store or of
-Prometheus. A vendor module with one handle per device is a table of readers, an opener and `read`; `one_by_one.OneByOne`
-turns a list of `Source` into `Sources` with a deadline for each.
+A source type is an opener: a function that takes its options and yields `Sources`, whose `tick` reads everything it
+has once. The worker calls `tick` on the schedule, in a process that can be killed; nothing here knows of the store or
+of Prometheus. A vendor module with one handle per device is a table of readers, an opener and `read`;
+`one_by_one.OneByOne` turns a list of `Source` into `Sources` with a deadline for each.
 """
 
 from collections.abc import Callable, Iterable, Mapping

@@ -1,7 +1,8 @@
 """
 The tables, derived from the catalogue.
 
-A row is found by its key columns and `time`; a later row with the same key replaces an earlier one. Only ever add columns.
+A row is found by its key columns and `time`; a later row with the same key replaces an earlier one.
+Only ever add columns.
 """
 
 from collections.abc import Iterator
