@@ -487,9 +487,25 @@ CONFIG_RELOAD_OK: Final = _of(
     Scope.AGENT, "config_reload_ok", COUNT, "1 while the configuration in force is the one on disk."
 )
 DEVICES_PRESENT: Final = _of(Scope.AGENT, "devices_present", COUNT, "Devices that a source sees.")
+VALUES_DROPPED: Final = _of(
+    Scope.AGENT, "values_dropped", COUNT, "Values left out because they cannot be true, by metric.", Kind.COUNTER
+)
 UNKNOWN_NAMES: Final = _of(Scope.AGENT, "unknown_names", COUNT, "Metric names of a source that no mapping knows.")
 
 CATALOGUE: Final[tuple[Metric, ...]] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
+
+FAMILY_HELP: Final = {
+    "accel_pcie_bytes_per_second": "Bytes per second over PCIe, by direction.",
+    "accel_fabric_bytes_per_second": "Bytes per second over NVLink, XGMI or the like, by direction.",
+    "accel_fabric_traffic_bytes_total": "Bytes moved over NVLink, XGMI or the like, by direction.",
+    "accel_throttling": "1 while something holds clocks down, by reason.",
+    "accel_throttle_seconds_total": "Seconds in which something held clocks down, by reason.",
+    "accel_ecc_errors_total": "Memory errors that ECC found, by type.",
+    "accel_rows_remapped_total": "Memory rows remapped, by cause.",
+    "workload_tokens_total": "Tokens, by direction: in (prompt), out (generated), cached (prompt, from a cache).",
+    "workload_latency_seconds": "Request latency, by quantile, as the engine reports it.",
+}
+"""What Prometheus says of a name that several metrics share."""
 
 _BY_COLUMN: Final = {(metric.scope, metric.column): metric for metric in CATALOGUE}
 
