@@ -435,13 +435,13 @@ PREFILL_SECONDS: Final = _of(Scope.WORKLOAD, "prefill_time", SECOND, "Sum of the
 DECODE_SECONDS: Final = _of(Scope.WORKLOAD, "decode_time", SECOND, "Sum of the times in decode.", Kind.COUNTER)
 STEP_SECONDS: Final = _of(Scope.WORKLOAD, "step_time", SECOND, "Duration of the last training step.")
 LATENCY_P50: Final = _of(
-    Scope.WORKLOAD, "latency_p50", SECOND, "Median request latency.", family="latency", quantile="0.5"
+    Scope.WORKLOAD, "latency_p50", SECOND, "Median request latency.", family="latency", percentile="50"
 )
 LATENCY_P90: Final = _of(
-    Scope.WORKLOAD, "latency_p90", SECOND, "90th percentile of request latency.", family="latency", quantile="0.9"
+    Scope.WORKLOAD, "latency_p90", SECOND, "90th percentile of request latency.", family="latency", percentile="90"
 )
 LATENCY_P99: Final = _of(
-    Scope.WORKLOAD, "latency_p99", SECOND, "99th percentile of request latency.", family="latency", quantile="0.99"
+    Scope.WORKLOAD, "latency_p99", SECOND, "99th percentile of request latency.", family="latency", percentile="99"
 )
 
 # ----------------------------------------------------------------------------------------------------- facilities
@@ -503,7 +503,7 @@ FAMILY_HELP: Final = {
     "accel_ecc_errors_total": "Memory errors that ECC found, by type.",
     "accel_rows_remapped_total": "Memory rows remapped, by cause.",
     "workload_tokens_total": "Tokens, by direction: in (prompt), out (generated), cached (prompt, from a cache).",
-    "workload_latency_seconds": "Request latency, by quantile, as the engine reports it.",
+    "workload_latency_seconds": "Request latency, by percentile, as the engine reports it.",
 }
 """What Prometheus says of a name that several metrics share."""
 
