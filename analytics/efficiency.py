@@ -1,0 +1,341 @@
+"""
+What the energy brought: tokens, samples and steps per joule, for workloads and for places.
+
+A workload's energy is that of the devices allocated to it, while they are. Its tokens belong to the group: with tensor
+parallelism one engine's tokens come from all its devices, so energy is summed over the group first and then divided.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+import polars as pl
+
+from analytics.energy import (
+    MAX_COUNTER_GAP_S,
+    Group,
+    device_steps,
+    difference,
+    energy,
+    group_of,
+    in_order,
+    seconds,
+    split,
+)
+from collector.catalogue import REQUESTS, SAMPLES, STEPS, TOKENS_IN, TOKENS_OUT
+
+WORK: Final = (TOKENS_OUT.column, TOKENS_IN.column, SAMPLES.column, STEPS.column, REQUESTS.column)
+"""The counters of work done that are differenced for each workload."""
+
+_NS: Final = 1_000_000_000
+_SHARED: Final = ("energy_j", "counter_j", "modelled_j")
+_SUMS: Final = (*_SHARED, "covered_s", "busy_s", "busy_covered_s")
+
+
+def tokens_per_joule(tokens: pl.Expr, energy_j: pl.Expr) -> pl.Expr:
+    """Tokens per joule, which is also tokens per second per watt; null without energy."""
+    return pl.when(energy_j > 0).then(tokens / energy_j)
+
+
+def joules_per_token(tokens: pl.Expr, energy_j: pl.Expr) -> pl.Expr:
+    """Joules per token (or sample, or step); null without tokens."""
+    return pl.when(tokens > 0).then(energy_j / tokens)
+
+
+def efficiency(
+    device_samples: pl.LazyFrame,
+    workload_samples: pl.LazyFrame,
+    allocations: pl.LazyFrame,
+    *,
+    max_gap_s: float = 10.0,
+    by: str | None = None,
+    devices: pl.LazyFrame | None = None,
+) -> pl.LazyFrame:
+    """
+    Energy and work of each workload.
+
+    In:  device_samples as `analytics.energy.energy` takes them; workload_samples: workload, time, and what there is of
+         source, model, tokens_out, tokens_in, samples, steps, requests (cumulative); allocations: workload, device,
+         start, end (null while it runs), time, share. Of allocations with the same workload, device and start the one
+         with the latest time counts.
+    Out: workload, window (with *by* such as ``5m``), model, name, user, team, devices, allocated_s (device-seconds),
+         energy_j (null where nothing was covered), covered_s (device-seconds), covered_ratio, power_mean_w (of one
+         device), utilization_ratio, modelled_ratio, counted_j (the energy while the workload's counters were read),
+         tokens, tokens_in, samples, steps, requests, tokens_per_s, joules_per_token, tokens_per_s_per_w,
+         joules_per_sample, samples_per_joule, joules_per_step.
+
+    Efficiencies divide over the time in which the counters were read, and device-seconds without energy in that time
+    are taken at the mean of those with (covered_ratio says how many there are). A workload that several sources report
+    is taken from the one that covers more. One without devices has no energy, and one without counters no tokens.
+    """
+    wanted = seconds(by) if by else None
+    keys = ["workload"] if wanted is None else ["workload", "window"]
+    work = _work(workload_samples, wanted)
+    spans = _spans(_current(allocations), _seen(workload_samples), wanted)
+    found = _energy_of(spans, device_steps(device_samples, max_gap_s=max_gap_s, devices=devices))
+    whole, counted = pl.col("counted").not_(), pl.col("counted")
+    used = found.group_by(keys).agg(
+        pl.col("name", "user", "team").drop_nulls().last(),
+        devices=pl.col("device").filter(whole).n_unique(),
+        allocated_s=pl.col("span_s").filter(whole).sum(),
+        **{name: pl.col(name).filter(whole).sum() for name in _SUMS},
+        counted_j=pl.col("energy_j").filter(counted).sum(),
+        counted_s=pl.col("covered_s").filter(counted).sum(),
+        counted_span_s=pl.col("span_s").filter(counted).sum(),
+    )
+    covered = pl.col("covered_s") > 0
+    full_j = pl.when(pl.col("counted_s") > 0).then(pl.col("counted_j") * pl.col("counted_span_s") / pl.col("counted_s"))
+    tokens, samples, steps = pl.col(TOKENS_OUT.column), pl.col(SAMPLES.column), pl.col(STEPS.column)
+    return (
+        used.join(work, on=keys, how="full", coalesce=True, nulls_equal=True)
+        .join(_names(workload_samples), on="workload", how="left")
+        .select(
+            *keys,
+            "model",
+            "name",
+            "user",
+            "team",
+            pl.col("devices").fill_null(0),
+            pl.col("allocated_s").fill_null(0.0),
+            energy_j=pl.when(covered).then("energy_j"),
+            covered_s=pl.col("covered_s").fill_null(0.0),
+            covered_ratio=pl.when(pl.col("allocated_s") > 0).then(pl.col("covered_s") / pl.col("allocated_s")),
+            power_mean_w=pl.when(covered).then(pl.col("energy_j") / pl.col("covered_s")),
+            utilization_ratio=pl.when(pl.col("busy_covered_s") > 0).then(pl.col("busy_s") / pl.col("busy_covered_s")),
+            modelled_ratio=pl.when(pl.col("energy_j") > 0).then(pl.col("modelled_j") / pl.col("energy_j")),
+            counted_j=pl.when(pl.col("counted_s") > 0).then("counted_j"),
+            tokens=tokens,
+            tokens_in=pl.col(TOKENS_IN.column),
+            samples=samples,
+            steps=steps,
+            requests=pl.col(REQUESTS.column),
+            tokens_per_s=pl.when(pl.col("work_s") > 0).then(tokens / pl.col("work_s")),
+            joules_per_token=joules_per_token(tokens, full_j),
+            tokens_per_s_per_w=tokens_per_joule(tokens, full_j),
+            joules_per_sample=joules_per_token(samples, full_j),
+            samples_per_joule=tokens_per_joule(samples, full_j),
+            joules_per_step=joules_per_token(steps, full_j),
+        )
+        .sort(keys)
+    )
+
+
+def efficiency_by_place(
+    device_samples: pl.LazyFrame,
+    workload_samples: pl.LazyFrame,
+    allocations: pl.LazyFrame,
+    *,
+    place: Group = "fleet",
+    hosts: Mapping[str, str] | None = None,
+    max_gap_s: float = 10.0,
+    by: str | None = None,
+    devices: pl.LazyFrame | None = None,
+) -> pl.LazyFrame:
+    """
+    Energy and tokens of the fleet, of each site, host or device, idle energy included.
+
+    In:  as `efficiency`; *hosts* gives each host's site.
+    Out: group, window (with *by*), devices, energy_j, covered_s, tokens, joules_per_token, tokens_per_s_per_w.
+
+    A workload's tokens are shared over its devices by the device-seconds it had them, so places sum to the fleet. For
+    one device of a group this is a share, not a measurement.
+    """
+    wanted = seconds(by) if by else None
+    keys = ["device"] if wanted is None else ["device", "window"]
+    group_keys = ["group", *keys[1:]]
+    of_workload = ["workload", *keys[1:]]
+    held = _cut(_spans(_current(allocations), _seen(workload_samples), wanted).filter(pl.col("counted")))
+    held = held.with_columns(span_s=(_ns("end") - _ns("start")) / _NS)
+    tokens = (
+        held.join(_work(workload_samples, wanted), on=of_workload)
+        .with_columns(tokens=pl.col(TOKENS_OUT.column) * pl.col("span_s") / pl.col("span_s").sum().over(of_workload))
+        .group_by(keys)
+        .agg(pl.when(pl.col("tokens").count() > 0).then(pl.col("tokens").sum()).alias("tokens"))
+    )
+    total = pl.col("tokens")
+    return (
+        energy(device_samples, by=by, max_gap_s=max_gap_s, devices=devices)
+        .join(tokens, on=keys, how="left")
+        .with_columns(group=group_of(place, hosts))
+        .group_by(group_keys)
+        .agg(
+            devices=pl.col("device").n_unique(),
+            energy_j=pl.when(pl.col("energy_j").count() > 0).then(pl.col("energy_j").sum()),
+            covered_s=pl.col("covered_s").sum(),
+            tokens=pl.when(total.count() > 0).then(total.sum()),
+        )
+        .with_columns(
+            joules_per_token=joules_per_token(total, pl.col("energy_j")),
+            tokens_per_s_per_w=tokens_per_joule(total, pl.col("energy_j")),
+        )
+        .sort(group_keys)
+    )
+
+
+# ------------------------------------------------------------------------------------------------------- allocations
+
+
+def _ns(column: str) -> pl.Expr:
+    return pl.col(column).to_physical()
+
+
+def _with_nulls(frame: pl.LazyFrame, columns: Mapping[str, pl.DataType]) -> pl.LazyFrame:
+    known = frame.collect_schema().names()
+    return frame.with_columns(pl.lit(None, type_).alias(name) for name, type_ in columns.items() if name not in known)
+
+
+def _current(allocations: pl.LazyFrame) -> pl.LazyFrame:
+    """The last word on each allocation."""
+    nanoseconds = pl.Datetime("ns")
+    optional = {name: pl.String() for name in ("name", "user", "team")} | {"share": pl.Float64(), "end": nanoseconds}
+    return (
+        _with_nulls(allocations, {**optional, "time": nanoseconds})
+        .select(
+            "workload",
+            "device",
+            pl.col("start", "end", "time").cast(nanoseconds),
+            "name",
+            "user",
+            "team",
+            share=pl.col("share").fill_null(1.0),
+        )
+        .sort("time", maintain_order=True, nulls_last=False)
+        .unique(["workload", "device", "start"], keep="last", maintain_order=True)
+    )
+
+
+def _source_known(workload_samples: pl.LazyFrame) -> pl.LazyFrame:
+    frame = _with_nulls(
+        workload_samples, {"source": pl.String(), "model": pl.String(), **{name: pl.Float64() for name in WORK}}
+    )
+    return frame.with_columns(pl.col("time").cast(pl.Datetime("ns")))
+
+
+def _seen(workload_samples: pl.LazyFrame) -> pl.LazyFrame:
+    """From when until when each workload's counters were read."""
+    read = pl.any_horizontal(pl.col(name).is_not_null() for name in WORK)
+    return (
+        _source_known(workload_samples)
+        .filter(read)
+        .group_by("workload")
+        .agg(first=pl.col("time").min(), last=pl.col("time").max())
+    )
+
+
+def _names(workload_samples: pl.LazyFrame) -> pl.LazyFrame:
+    return _source_known(workload_samples).group_by("workload").agg(pl.col("model").drop_nulls().last())
+
+
+def _spans(allocations: pl.LazyFrame, seen: pl.LazyFrame, window_s: float | None) -> pl.LazyFrame:
+    """
+    When each workload held each device, twice: whole, and (`counted`) while its counters were read.
+
+    Cut at the edges of windows where there are any. An allocation that still runs ends with what has been seen of it.
+    """
+    # Far enough for any store and near enough that nanoseconds do not overflow.
+    end = pl.col("end").fill_null(pl.lit(2**62).cast(pl.Datetime("ns")))
+    whole = allocations.with_columns(end=end, counted=pl.lit(False))
+    counted = (
+        whole.join(seen, on="workload")
+        .with_columns(
+            start=pl.max_horizontal("start", "first"), end=pl.min_horizontal("end", "last"), counted=pl.lit(True)
+        )
+        .drop("first", "last")
+    )
+    spans = pl.concat([whole, counted]).filter(pl.col("start") < pl.col("end"))
+    if window_s is None:
+        return spans
+    return spans.with_columns(window_s=pl.lit(window_s))
+
+
+def _cut(spans: pl.LazyFrame) -> pl.LazyFrame:
+    """Cut spans at the edges of their windows."""
+    if "window_s" not in spans.collect_schema().names():
+        return spans
+    length = (pl.col("window_s") * _NS).round().cast(pl.Int64)
+    start = pl.col("__part") * length
+    return (
+        spans.with_columns(__part=pl.int_ranges(_ns("start") // length, (_ns("end") - 1) // length + 1))
+        .explode("__part", empty_as_null=True, keep_nulls=True)
+        .with_columns(
+            window=start.cast(pl.Datetime("ns")),
+            start=pl.max_horizontal("start", start.cast(pl.Datetime("ns"))),
+            end=pl.min_horizontal("end", (start + length).cast(pl.Datetime("ns"))),
+        )
+        .drop("__part", "window_s")
+    )
+
+
+def _energy_of(spans: pl.LazyFrame, steps: pl.LazyFrame) -> pl.LazyFrame:
+    """
+    What the devices drew in each span.
+
+    A running total over the steps is looked up at both ends of a span and interpolated within the step that holds it:
+    the cost does not depend on how many allocations overlap, and spans that share an edge share the step exactly.
+    """
+    # One running total over all devices: differences within a device are the same, and no window function is needed.
+    totals = steps.with_columns(pl.col(name).cum_sum().alias(f"{name}_total") for name in _SUMS)
+    known = steps.group_by("device").agg(first=pl.col("begin").min(), last=pl.col("time").max())
+    inside = (
+        spans.join(known, on="device", how="left")
+        .with_columns(start=pl.max_horizontal("start", "first"), end=pl.min_horizontal("end", "last"))
+        .drop("first", "last")
+        .filter((pl.col("start") < pl.col("end")) & pl.col("end").is_not_null())
+        .pipe(_cut)
+    )
+    for edge in ("start", "end"):
+        named = totals.select(
+            "device",
+            *(pl.col(name).alias(f"{name}_{edge}") for name in ("begin", "time", *_SUMS)),
+            *(pl.col(f"{name}_total").alias(f"{name}_total_{edge}") for name in _SUMS),
+        ).sort(f"time_{edge}")
+        inside = inside.sort(edge).join_asof(
+            named,
+            left_on=edge,
+            right_on=f"time_{edge}",
+            by="device",
+            strategy="forward",
+            coalesce=False,
+            check_sortedness=False,
+        )
+    return inside.with_columns(
+        (_total_at(name, "end") - _total_at(name, "start")).clip(0.0) * (pl.col("share") if name in _SHARED else 1.0)
+        for name in _SUMS
+    ).with_columns(span_s=(_ns("end") - _ns("start")) / _NS)
+
+
+def _total_at(name: str, edge: str) -> pl.Expr:
+    """The running total at an edge: at the reading after it, less what the step brought after the edge."""
+    time, begin = _ns(f"time_{edge}"), _ns(f"begin_{edge}")
+    after = pl.when(time > begin).then((time - _ns(edge)) / (time - begin)).otherwise(0.0)
+    return (pl.col(f"{name}_total_{edge}") - pl.col(f"{name}_{edge}") * after).alias(name)
+
+
+# --------------------------------------------------------------------------------------------------------------- work
+
+
+def _work(workload_samples: pl.LazyFrame, window_s: float | None) -> pl.LazyFrame:
+    """What each workload did (by its best source): the counters of `WORK`, null where not read, and `work_s`."""
+    keys = ["workload", "source"]
+    parts = {name: difference(name, MAX_COUNTER_GAP_S, float("inf")) for name in WORK}
+    steps = in_order(_source_known(workload_samples), keys, WORK).select(
+        *keys,
+        "time",
+        begin=pl.when(pl.col("workload") == pl.col("workload").shift(1))
+        .then(pl.col("time").shift(1))
+        .otherwise("time"),
+        **{name: risen for name, (risen, _) in parts.items()},
+        **{f"{name}_s": covered for name, (_, covered) in parts.items()},
+    )
+    amounts = [*WORK, *(f"{name}_s" for name in WORK)]
+    if window_s is not None:
+        steps = split(steps, window_s, amounts).rename({"chunk": "window"})
+    group = ["workload"] if window_s is None else ["workload", "window"]
+    work_s = pl.max_horizontal(f"{name}_s" for name in WORK)
+    return (
+        steps.group_by([*group, "source"])
+        .agg(pl.col(name).sum() for name in amounts)
+        .with_columns(work_s=work_s)
+        .sort([*group, "work_s", "source"], descending=[*(False for _ in group), True, False])
+        .unique(group, keep="first", maintain_order=True)
+        .select(*group, "work_s", *(pl.when(pl.col(f"{name}_s") > 0).then(name).alias(name) for name in WORK))
+    )
