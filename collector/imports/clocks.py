@@ -26,7 +26,7 @@ class Zone:
         """
         The UTC times of *local* times in the order they were written, and how many could mean either of two times.
 
-        In the hour that an autumn repeats, what comes after a step back is the second; a time that spring leaves out is null.
+        In the hour that autumn repeats, what comes after a step back is the second; a time that spring skips is null.
         """
         if self.offset_s is not None:
             return local.dt.offset_by(f"{-self.offset_s}s"), 0

@@ -3,9 +3,9 @@
 import codecs
 import gzip
 import re
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from zlib import error as ZlibError
 
 from collector.errors import ImportFailed
 
@@ -42,7 +42,7 @@ def read_lines(path: Path) -> Lines:
         data = path.read_bytes()
         if data[:2] == b"\x1f\x8b":
             data = gzip.decompress(data)
-    except (OSError, EOFError, ZlibError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ImportFailed(path, f"cannot be read: {error}") from error
     encoding = _encoding(data)
     text = data.decode(encoding, errors="replace")

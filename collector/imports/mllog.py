@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from collector.imports.lines import Lines, is_text
 from collector.imports.report import Account
@@ -69,6 +69,6 @@ def _entry(number: int, text: str) -> Entry | str:
     return Entry(number, time_ms, data["key"], data.get("value"), metadata if isinstance(metadata, dict) else {})
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether a JSON value is a finite number (a bool is none)."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

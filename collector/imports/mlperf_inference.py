@@ -8,7 +8,7 @@ local: never used), so that the run tells the zone. The analyzer says -1 when it
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,9 @@ from collector.catalogue import (
     Metric,
 )
 from collector.errors import ImportFailed
+from collector.imports import columns
 from collector.imports.clocks import Shift, Zone, find_shift, hours, out_of_order
-from collector.imports.lines import Lines, is_text, looks_whole, read_lines
+from collector.imports.lines import is_text, read_lines
 from collector.imports.mllog import entries
 from collector.imports.report import Account, Unit, merged
 from collector.imports.tables import allocation_row, event_row, rows, shaped
@@ -67,7 +68,7 @@ class _Run:
         if not isinstance(value, str):
             return None
         try:
-            moment = datetime.strptime(value, "%m-%d-%Y %H:%M:%S.%f").replace(tzinfo=timezone.utc)
+            moment = datetime.strptime(value, "%m-%d-%Y %H:%M:%S.%f").replace(tzinfo=UTC)
         except ValueError:
             return None
         return round(moment.timestamp() * 1000) * 1_000_000
@@ -90,8 +91,8 @@ def read_inference(directory: Path, *, host: str | None = None, tz: Zone | None 
     """
     The runs below *directory*: one unit for each folder with a ``spl.txt``.
 
-    *host* names the system instead of its folder; *tz* is the zone of the power log's clock, for when it cannot be found
-    from the run. Raises: ImportFailed.
+    *host* names the system instead of its folder; *tz* is the zone of the power log's clock, for when it cannot be
+    found from the run. Raises: ImportFailed.
     """
     if not directory.is_dir():
         raise ImportFailed(directory, "is no directory")
@@ -146,7 +147,7 @@ def _unit(path: Path, *, host: str | None, tz: Zone | None) -> Unit:
 
 
 def _names(folder: Path, scenario: str) -> tuple[str, str, str | None]:
-    """System, benchmark and phase from the folders: a submission's tree (results/SYSTEM/BENCHMARK/...), or SYSTEM/RUN."""
+    """System, benchmark and phase, from a submission's tree (results/SYSTEM/BENCHMARK/...) or from SYSTEM/RUN."""
     phase = folder.name if _PHASES.match(folder.name) else None
     parts = folder.parts
     if "results" in parts[:-2]:
@@ -166,7 +167,9 @@ def _read_power(path: Path) -> tuple[pl.DataFrame, Account]:
     """Readings in local time with watts, volts, pf and, per channel, watts_1, volts_1, pf_1 ... as written."""
     lines = read_lines(path)
     account = Account(path, lines=len(lines.texts))
-    data = pl.DataFrame({"line": range(1, len(lines.texts) + 1), "text": lines.texts}, schema_overrides={"line": pl.Int64})
+    data = pl.DataFrame(
+        {"line": range(1, len(lines.texts) + 1), "text": lines.texts}, schema_overrides={"line": pl.Int64}
+    )
     blank = data["text"].str.strip_chars() == ""
     account.kept["blank"] += int(blank.sum())
     found = (
@@ -199,7 +202,7 @@ def _read_power(path: Path) -> tuple[pl.DataFrame, Account]:
         .when(out_of_order("local"))
         .then(pl.lit("its time does not fit the lines before and after"))
     )
-    found = _refuse(lines, account, found.with_columns(reason=reason))
+    found = columns.refuse(lines, account, found.with_columns(reason=reason), separator=",")
     once = found.unique(["local"], keep="last", maintain_order=True)
     account.kept["duplicate"] += found.height - once.height
     account.kept["reading"] += once.height
@@ -215,23 +218,6 @@ def _disagree(channels: int) -> pl.Expr:
     read = pl.min_horizontal("watts", *names) >= 0
     # Each channel is rounded on its own; 1 W and 1 % is far beyond that.
     return read & ((total - pl.col("watts")).abs() > 1.0 + 0.01 * pl.col("watts"))
-
-
-def _refuse(lines: Lines, account: Account, found: pl.DataFrame) -> pl.DataFrame:
-    """*found* without its bad lines, which go into the account; a last line cut off is one."""
-    bad = {
-        line: why
-        for line, why in found.filter(pl.col("reason").is_not_null()).select("line", "reason").iter_rows()
-    }
-    bad |= {line: "broken characters" for line, text in found.select("line", "text").iter_rows() if not is_text(text)}
-    last = len(lines.texts)
-    if lines.unfinished and last not in bad and found.height:
-        ends = found.filter(pl.col("line") != last)["text"].tail(1000).str.split(",").list.last().to_list()
-        if found["line"][-1] == last and not looks_whole(lines.texts[-1].split(",")[-1], ends):
-            bad[last] = "has no line end: cut off"
-    for line in sorted(bad):
-        account.refuse(line, bad[line], lines.texts[line - 1])
-    return found.filter(~pl.col("line").is_in(list(bad)))
 
 
 def _to_utc(
@@ -256,7 +242,7 @@ def _ends(times: pl.Series) -> tuple[datetime, datetime]:
     first, last = times.min(), times.max()
     assert isinstance(first, datetime)
     assert isinstance(last, datetime)
-    return first.replace(tzinfo=timezone.utc), last.replace(tzinfo=timezone.utc)
+    return first.replace(tzinfo=UTC), last.replace(tzinfo=UTC)
 
 
 def _power_frames(system: str, power: pl.DataFrame) -> dict[str, pl.DataFrame]:

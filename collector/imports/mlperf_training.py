@@ -169,15 +169,15 @@ def _samples(run: _Run, entry: Entry) -> float | None:
     """The samples processed so far, where the line says so."""
     count = entry.metadata.get("samples_count")
     if is_number(count):
-        return float(count)  # type: ignore[arg-type]  # is_number
+        return float(count)
     epoch = entry.metadata.get("epoch_num")
     if entry.key != "eval_accuracy" or not is_number(epoch):
         return None
     if run.benchmark in _EPOCH_IS_SAMPLES:
-        return float(epoch)  # type: ignore[arg-type]  # is_number
+        return float(epoch)
     per_epoch = run.values.get("train_samples")
     if run.benchmark in _EPOCH_IS_EPOCHS and is_number(per_epoch):
-        return round(float(epoch) * float(per_epoch))  # type: ignore[arg-type]  # is_number
+        return round(float(epoch) * float(per_epoch))
     return None
 
 
@@ -217,7 +217,9 @@ def _read_power(path: Path) -> _PowerLog:
     found: list[Entry] = []
     for entry in entries(lines, account, only=True):
         if entry.key == "power_reading":
-            if not is_number(entry.value) or entry.value < 0:
+            if is_number(entry.value) and entry.value < 0:
+                account.kept["absent"] += 1
+            elif not is_number(entry.value):
                 account.refuse(entry.line, f"power_reading is no power: {entry.value!r}", lines.texts[entry.line - 1])
             else:
                 found.append(entry)
@@ -261,6 +263,9 @@ def _note(unit: Unit, log: _PowerLog, shift: Shift | None) -> None:
         unit.facts.setdefault("clock_shifts_s", {})[log.name] = shift.seconds
     if shift.covered < 0.99:
         notes.append(f"covers {shift.covered:.1%} of the run")
+    absent = log.account.kept["absent"]
+    if absent:
+        notes.append(f"{absent} negative readings (the meter had none): left absent")
     several = sum(len(values) > 1 for values in log.readings.values())
     if several:
         notes.append(f"{several} moments with several different readings: their mean is stored")

@@ -29,8 +29,9 @@ class Account:
     """
     Where each line (or row) of one file went.
 
-    `kept` counts by kind: reading, duplicate (the same reading again), header, blank, other (a line of the format that
-    holds nothing to import). What is neither kept nor bad is unaccounted; `unaccounted` is 0 in a reader without bugs.
+    `kept` counts by kind: reading, duplicate (the same reading again), absent (a reading that says there was none),
+    header, blank, empty, other (a line of the format that holds nothing to import). What is neither kept nor bad is
+    unaccounted, of which there is none.
     """
 
     path: Path | str
@@ -72,7 +73,8 @@ class Unit:
     What is stored whole or not at all: one file, one run, one stretch of a series.
 
     `identity` names the recording, not the file: the same recording again, from a moved or a corrected or a longer
-    file, replaces what was stored of it. `error` says why nothing of the unit can be stored. `facts` go into the report.
+    file, replaces what was stored of it. `error` says why nothing of the unit can be stored; `facts` go into the
+    report.
     """
 
     name: str
