@@ -1,0 +1,9 @@
+"""The store: immutable Parquet segments, written and queried with DuckDB."""
+
+from collector.store.bulk import Coded
+from collector.store.schema import TABLES, VERSION, Column, Table
+from collector.store.segments import Segment
+from collector.store.store import Store
+from collector.store.writer import Writer, WriterStatus
+
+__all__ = ["TABLES", "VERSION", "Coded", "Column", "Segment", "Store", "Table", "Writer", "WriterStatus"]

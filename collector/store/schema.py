@@ -5,6 +5,7 @@ A row is found by its key columns and `time`; a later row with the same key repl
 Only ever add columns.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -23,18 +24,36 @@ class Column:
     type: str
     metric: Metric | None = None
 
+    @property
+    def packed(self) -> str:
+        """
+        The type a segment stores this column in, where every value fits it: a decimal of the metric's resolution.
+
+        Scaled integers with delta encoding take half the bytes of doubles; what does not fit is stored as a double.
+        """
+        if self.metric is None:
+            return self.type
+        step = self.metric.resolution
+        if step is None or step >= 1:
+            return "BIGINT"
+        digits = round(-math.log10(step))
+        high = self.metric.high
+        return f"DECIMAL({9 if high is not None and high * 10**digits < 1e9 else 18},{digits})"
+
 
 @dataclass(frozen=True, slots=True)
 class Table:
     """
     A table: its key columns (which, with `time`, find a row and sort a segment), then the rest.
 
-    Every table has a column `time` (TIMESTAMP_NS, UTC), by whose day it is partitioned.
+    Every table has a column `time` (TIMESTAMP_NS, UTC), by whose day it is partitioned. Of a `shared` table several
+    writers may write the same row and readers look for the latest; in the others a row belongs to one writer.
     """
 
     name: str
     keys: tuple[str, ...]
     columns: tuple[Column, ...]
+    shared: bool = False
 
     def __iter__(self) -> Iterator[Column]:
         return iter(self.columns)
@@ -88,6 +107,7 @@ DEVICES: Final = Table(
         Column("power_limit_w", "DOUBLE"),
         Column("memory_total_bytes", "DOUBLE"),
     ),
+    shared=True,
 )
 ALLOCATIONS: Final = Table(
     "allocations",
@@ -100,6 +120,7 @@ ALLOCATIONS: Final = Table(
         *_text("source", "host", "name", "user", "team"),
         Column("share", "DOUBLE"),
     ),
+    shared=True,
 )
 PROCESSES: Final = Table(
     "processes",
@@ -122,6 +143,7 @@ EVENTS: Final = Table(
         *_text("device", "code", "source", "severity", "message"),
         Column("value", "DOUBLE"),
     ),
+    shared=True,
 )
 
 TABLES: Final = {

@@ -1,0 +1,233 @@
+"""Whole tables of rows into segments at once: what imports, simulations and jobs hand over."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from collector.errors import StoreError
+from collector.store import sql
+from collector.store.engine import Engine
+from collector.store.files import Files
+from collector.store.schema import Table
+from collector.store.segments import DAY_NS, day_folder, day_of, day_start_ns
+
+
+@runtime_checkable
+class Frame(Protocol):
+    """What a polars DataFrame is here, where polars is not imported."""
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of the columns."""
+        ...
+
+    def write_parquet(self, file: Any, *, compression: Any = ...) -> None:
+        """Write the frame to a file."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Coded:
+    """A text column as integer codes (an array; a negative code is null) into `words`: far cheaper than millions of strings."""
+
+    codes: Any
+    words: tuple[str, ...]
+
+
+Columns = Mapping[str, Any]
+"""Columns by name: arrays, `Coded` or lists. Times are datetime64, or integers of nanoseconds; NaN is absent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A day's rows in a temporary file that waits for its name."""
+
+    day: date
+    path: Path
+    first_ns: int
+    last_ns: int
+    rows: int
+
+
+@contextmanager
+def _visible_to(
+    engine: Engine, table: Table, data: Frame | Columns, scratch: Path
+) -> Iterator[tuple[str, dict[str, Coded]]]:
+    """Let DuckDB read *data*: gives what to select from, and the columns that are codes."""
+    if isinstance(data, Frame):
+        path = scratch.with_suffix(".frame")
+        try:
+            # Through a file, because DuckDB reads frames only by way of pyarrow, a dependency of 100 MB.
+            data.write_parquet(path, compression="lz4")
+            yield f"read_parquet({sql.text(path)})", {}
+        finally:
+            path.unlink(missing_ok=True)
+        return
+    coded = {name: column for name, column in data.items() if isinstance(column, Coded)}
+    plain = {name: column for name, column in data.items() if not isinstance(column, Coded)}
+    if coded or all(hasattr(column, "dtype") for column in plain.values()):
+        with engine.registered("given", {**plain, **{name: column.codes for name, column in coded.items()}}):
+            yield "given", coded
+        return
+    lists = {name: column.tolist() if hasattr(column, "dtype") else list(column) for name, column in plain.items()}
+    path = scratch.with_suffix(".rows")
+    try:
+        times = [column.name for column in table if column.type == "TIMESTAMP_NS" and column.name in lists]
+        lists.update({name: [_nanoseconds(value) for value in lists[name]] for name in times})
+        lengths = {name: len(column) for name, column in lists.items()}
+        if len(set(lengths.values())) > 1:
+            raise StoreError(table.name, f"columns of different lengths: {lengths}")
+        # In the schema's order, which is the order in which rows are written.
+        names = tuple(name for name in table.names if name in lists)
+        engine.write_rows(table, names, zip(*(lists[name] for name in names), strict=True), path)
+        yield f"read_parquet({sql.text(path)})", {}
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _nanoseconds(value: Any) -> int | None:
+    if isinstance(value, datetime):
+        moment = value if value.tzinfo else value.replace(tzinfo=UTC)
+        delta = moment - datetime(1970, 1, 1, tzinfo=UTC)
+        return (delta.days * 86_400 + delta.seconds) * 1_000_000_000 + delta.microseconds * 1_000
+    return None if value is None else int(value)
+
+
+def _typed(engine: Engine, table: Table, source: str, coded: Mapping[str, Coded]) -> str:
+    """A select of *source* in the schema's types; refuses what the table does not have."""
+    given = {name: kind for name, kind, *_ in engine.run(f"DESCRIBE SELECT * FROM {source}")}
+    _refuse(table, set(given))
+    chosen = []
+    for column in table:
+        if column.name not in given:
+            continue
+        name, kind = sql.quoted(column.name), given[column.name]
+        value = name
+        if column.name in coded:
+            words = ", ".join(sql.text(word) for word in coded[column.name].words)
+            value = f"CASE WHEN {name} >= 0 THEN ([{words}]::VARCHAR[])[{name} + 1] END"
+        elif column.type == "TIMESTAMP_NS":
+            value = f"make_timestamp_ns({name}::BIGINT)" if "INT" in kind else f"{name}::TIMESTAMP_NS"
+            if "TIME ZONE" in kind:
+                value = f"({name} AT TIME ZONE 'UTC')::TIMESTAMP_NS"
+        elif column.type == "DOUBLE":
+            # Arrays have no null; what was not measured arrives as NaN.
+            value = f"CASE WHEN isfinite({name}::DOUBLE) THEN {name}::DOUBLE END"
+        elif kind != column.type:
+            value = f"{name}::{column.type}"
+        chosen.append(f"{value} AS {name}")
+    return f"SELECT {', '.join(chosen)} FROM {source}"
+
+
+def _refuse(table: Table, given: set[str]) -> None:
+    unknown = sorted(given - set(table.names))
+    if unknown:
+        raise StoreError(table.name, f"no column {', '.join(unknown)}; the table has {', '.join(table.names)}")
+    missing = [name for name in ("time", table.keys[0]) if name not in given]
+    if missing:
+        raise StoreError(table.name, f"column {', '.join(missing)} is missing")
+
+
+def write_days(
+    engine: Engine,
+    files: Files,
+    root: Path,
+    table: Table,
+    data: Frame | Columns,
+    label: str,
+    metadata: Mapping[str, str],
+) -> list[Written]:
+    """
+    Write *data*, a temporary file for each day (UTC) that it has rows of, sorted, each row once.
+
+    Raises: StoreError (a column the table does not have, a null time, a full disk); then no file is left.
+    """
+    if not isinstance(data, Frame):
+        _refuse(table, set(data))
+    files.make_folder(root / table.name)
+    written: list[Written] = []
+    with _visible_to(engine, table, data, root / table.name / f".{label}.tmp") as (source, coded):
+        rows = _typed(engine, table, source, coded)
+        count, timed, first, last = engine.run(
+            f"SELECT count(*), count(time), epoch_ns(min(time)), epoch_ns(max(time)) FROM ({rows})"
+        )[0]
+        if count != timed:
+            raise StoreError(table.name, f"{count - timed} of {count} rows have no time")
+        if not count:
+            return []
+        if first // DAY_NS != last // DAY_NS:
+            # Each day is a pass over the rows, which is cheaper over DuckDB's own columns than over what was given.
+            engine.run(f"CREATE OR REPLACE TEMP TABLE of_many_days AS {rows}")
+            rows = "SELECT * FROM of_many_days"
+        try:
+            packed = ", ".join(engine.packed_columns(table, f"({rows})"))
+            held = engine.run(f"SELECT DISTINCT epoch_ns(time) // {DAY_NS} AS d FROM ({rows}) ORDER BY d")
+            for (number,) in held:
+                written.append(
+                    _write_day(
+                        engine,
+                        files,
+                        root,
+                        table,
+                        f"SELECT {packed} FROM ({rows})",
+                        day_of(number * DAY_NS),
+                        label,
+                        metadata,
+                    )
+                )
+        except BaseException:
+            for part in written:
+                part.path.unlink(missing_ok=True)
+            raise
+        finally:
+            engine.run("DROP TABLE IF EXISTS of_many_days")
+    return written
+
+
+def _write_day(
+    engine: Engine,
+    files: Files,
+    root: Path,
+    table: Table,
+    rows: str,
+    day: date,
+    label: str,
+    metadata: Mapping[str, str],
+) -> Written:
+    folder = day_folder(root, table.name, day)
+    files.make_folder(folder)
+    path = folder / f".{label}.tmp"
+    start = day_start_ns(day)
+    within = f"time >= make_timestamp_ns({start}) AND time < make_timestamp_ns({start + DAY_NS})"
+    keys = ", ".join(sql.quoted(name) for name in table.keys if f"AS {sql.quoted(name)}" in rows)
+    ordered = f"{keys}, time"
+    try:
+        engine.run(
+            sql.copy(f"SELECT * FROM ({rows}) WHERE {within} ORDER BY {ordered}", path, table, metadata=metadata)
+        )
+        if _repeated(engine, path, ordered):
+            once = f"SELECT * FROM ({rows}) WHERE {within} QUALIFY row_number() OVER (PARTITION BY {ordered} ORDER BY nth DESC) = 1"
+            numbered = once.replace(f"FROM ({rows})", f"FROM (SELECT *, row_number() OVER () AS nth FROM ({rows}))")
+            engine.run(
+                sql.copy(f"SELECT * EXCLUDE (nth) FROM ({numbered}) ORDER BY {ordered}", path, table, metadata=metadata)
+            )
+        count, first, last = engine.run(
+            f"SELECT count(*), epoch_ns(min(time)), epoch_ns(max(time)) FROM read_parquet({sql.text(path)})"
+        )[0]
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return Written(day, path, first, last, count)
+
+
+def _repeated(engine: Engine, path: Path, ordered: str) -> bool:
+    """Whether a row of a sorted file has the keys and time of the one before it."""
+    row = f"row({ordered})"
+    found = engine.run(
+        f"SELECT count(*) FROM (SELECT {row} IS NOT DISTINCT FROM lag({row}) OVER () AS again "
+        f"FROM read_parquet({sql.text(path)})) WHERE again"
+    )
+    return bool(found[0][0])

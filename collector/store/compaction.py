@@ -1,0 +1,209 @@
+"""
+Fewer, larger segments; and the end of old days.
+
+Seals of a few seconds become segments of five minutes, then of an hour, then of a day. A merged segment covers the ids of
+those it was merged from, so its rename is the one moment at which it takes their place; they are deleted after a grace in
+which readers that listed them earlier can finish.
+"""
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
+from pathlib import Path
+
+from collector.errors import StoreError
+from collector.store import sql
+from collector.store.engine import Engine, as_store_error, check_version
+from collector.store.files import Files
+from collector.store.schema import TABLES, Table
+from collector.store.segments import (
+    DAY_NS,
+    EXPIRED,
+    Segment,
+    day_folder,
+    day_start_ns,
+    days,
+    present,
+    segment_name,
+    visible,
+)
+
+log = logging.getLogger(__name__)
+
+GRACE_S = 900.0
+"""How long a superseded or expired file stays for readers that listed it; a reader holds on to a listing no longer."""
+_STEP_MS = 300_000
+_HOUR_MS = 3_600_000
+# A day is merged whole once nothing more is expected of it, not while its last rows are still on their way.
+_SETTLED_NS = 900_000_000_000
+# Merging rewrites a segment; beyond this size one file less is not worth it.
+_LARGEST_BYTES = 2 * 1024**3
+
+
+def due(segments: Sequence[Segment], now_ns: int) -> list[list[Segment]]:
+    """
+    The groups, of one writer's visible segments of a day, that should now become one segment each.
+
+    A group is a run of neighbours by id, because a merged segment covers every id between its first and its last.
+    """
+    if not segments:
+        return []
+    ordered = sorted(segments, key=lambda segment: segment.first)
+    if (
+        now_ns >= day_start_ns(ordered[0].date) + DAY_NS + _SETTLED_NS
+        and now_ns // 1_000_000 - ordered[-1].last > _STEP_MS
+    ):
+        small = sum(segment.bytes for segment in ordered) <= _LARGEST_BYTES
+        return [ordered] if len(ordered) > 1 and small else []
+    return [group for group in _runs(ordered, now_ns // 1_000_000) if len(group) > 1]
+
+
+def _runs(ordered: Sequence[Segment], now_ms: int) -> Iterator[list[Segment]]:
+    """Neighbours that lie in one hour that is over, or in one five minutes that are over of an hour that is not."""
+    run: list[Segment] = []
+    bucket: tuple[int, int] | None = None
+    for segment in ordered:
+        found = None
+        for width in (_HOUR_MS, _STEP_MS):
+            index = segment.first // width
+            if segment.last // width == index and (index + 1) * width <= now_ms:
+                found = (width, index)
+                break
+        if found is None or found != bucket:
+            yield run
+            run = []
+        bucket = found
+        if found is not None:
+            run.append(segment)
+    yield run
+
+
+def merge(
+    engine: Engine, files: Files, root: Path, table: Table, group: Sequence[Segment], of: Sequence[Segment]
+) -> Segment:
+    """
+    Make one segment of *group*, neighbours among *of* (the writer's visible segments of that day).
+
+    Raises: StoreError; then nothing has changed.
+    """
+    paths = [segment.path for segment in group]
+    folder = day_folder(root, table.name, group[0].date)
+    for path, version in engine.versions(paths).items():
+        check_version(path, version)
+    may_repeat = table.shared or any(segment.repeats for segment in group)
+    # What the group may repeat of still earlier segments it goes on repeating.
+    reaches_back = any(segment.repeats for segment in group) and any(
+        other.first < group[0].first and other.last_ns >= min(segment.first_ns for segment in group) for other in of
+    )
+    name = segment_name(
+        group[0].writer,
+        max(segment.generation for segment in group) + 1,
+        min(segment.first for segment in group),
+        max(segment.last for segment in group),
+        min(segment.first_ns for segment in group),
+        max(segment.last_ns for segment in group),
+        repeats=reaches_back,
+    )
+    temporary, final = folder / f".{name}.tmp", folder / name
+    rows = sql.latest_rows(table, paths) if may_repeat else f"SELECT * FROM {sql.read_segments(paths)}"
+    try:
+        packed = engine.packed_columns(table, sql.read_segments(paths))
+        keys = [
+            word for word in sql.order(table).split(", ") if any(column.endswith(f"AS {word}") for column in packed)
+        ]
+        engine.run(sql.copy(f"SELECT {', '.join(packed)} FROM ({rows}) ORDER BY {', '.join(keys)}", temporary, table))
+        before, after = (
+            engine.run(f"SELECT count(*) FROM {sql.read_segments(some)}")[0][0] for some in (paths, [temporary])
+        )
+        if after > before or (after < before and not may_repeat):
+            raise StoreError(final, f"merging {len(group)} segments of {before} rows gave {after}: nothing was changed")
+        files.commit(temporary, final)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return Segment(
+        path=final,
+        table=table.name,
+        date=group[0].date,
+        writer=group[0].writer,
+        generation=max(segment.generation for segment in group) + 1,
+        first=min(segment.first for segment in group),
+        last=max(segment.last for segment in group),
+        first_ns=min(segment.first_ns for segment in group),
+        last_ns=max(segment.last_ns for segment in group),
+        repeats=reaches_back,
+        bytes=final.stat().st_size,
+    )
+
+
+def compact(engine: Engine, files: Files, root: Path, writer: str, now_ns: int, *, only: date | None = None) -> int:
+    """
+    Merge what is due of *writer*, whose lock the caller holds; gives the number of segments made.
+
+    Raises: StoreError for the first group that could not be merged, after all others have been.
+    """
+    made = 0
+    failure: StoreError | None = None
+    for table in TABLES.values():
+        for day in days(root, table.name) if only is None else [only]:
+            mine = visible(segment for segment in present(root, table.name, day) if segment.writer == writer)
+            for group in due(mine, now_ns):
+                try:
+                    with as_store_error(day_folder(root, table.name, day)):
+                        merge(engine, files, root, table, group, mine)
+                    made += 1
+                except StoreError as error:
+                    failure = failure or error
+    if failure is not None:
+        raise failure
+    return made
+
+
+def sweep(files: Files, root: Path, *, grace_s: float = GRACE_S, now_s: float | None = None) -> int:
+    """Delete superseded segments, and days that expired, once the grace is over; gives the number of files deleted."""
+    now_s = time.time() if now_s is None else now_s
+    removed = 0
+    for table in TABLES:
+        for day in days(root, table):
+            folder = day_folder(root, table, day)
+            expired = folder / EXPIRED
+            if expired.exists():
+                if now_s - expired.stat().st_mtime >= grace_s:
+                    removed += _remove_day(files, folder)
+                continue
+            segments = present(root, table, day)
+            shown = visible(segments)
+            for segment in set(segments) - set(shown):
+                above = [top for top in shown if top.writer == segment.writer and top.covers(segment)]
+                if above and now_s - max(top.path.stat().st_mtime for top in above) >= grace_s:
+                    files.remove(segment.path)
+                    removed += 1
+    return removed
+
+
+def _remove_day(files: Files, folder: Path) -> int:
+    # The mark goes last: a crash in between must not bring half a day back.
+    gone = [path for path in folder.iterdir() if path.name != EXPIRED]
+    for path in gone:
+        files.remove(path)
+    files.remove(folder / EXPIRED)
+    folder.rmdir()
+    return len(gone)
+
+
+def expire(files: Files, root: Path, retain_days: Mapping[str, int | None], now_ns: int) -> int:
+    """Mark the days that are older than their table keeps; readers no longer see them, `sweep` deletes them."""
+    marked = 0
+    for table, keep in retain_days.items():
+        for day in days(root, table) if keep is not None else ():
+            folder = day_folder(root, table, day)
+            if (
+                keep is not None
+                and day_start_ns(day) + (keep + 1) * DAY_NS <= now_ns
+                and not (folder / EXPIRED).exists()
+            ):
+                (folder / EXPIRED).touch()
+                files.sync_folder(folder)
+                marked += 1
+    return marked

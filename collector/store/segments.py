@@ -1,0 +1,193 @@
+"""
+Segments: how a file's name says what it holds, and which files make up a table now.
+
+    <root>/<table>/date=YYYY-MM-DD/<writer>-<generation>[x]-<first>-<last>-<from>-<to>.parquet
+
+`first` and `last` are the ids of the seals a segment holds: a writer numbers its seals upwards, and a merged segment
+covers a range of them. `from` and `to` are the earliest and latest row, in milliseconds of the day. An ``x`` says that the
+segment may repeat a row (same keys, same time) of an earlier segment of its writer.
+
+One rule makes every change atomic: **a segment is hidden by one of the same writer, table and day that covers its ids and
+has a higher generation.** So one rename publishes a merged segment and retires those it was merged from, and a file can be
+deleted long after, when no reader can still be reading it.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+from collector.errors import StoreError
+
+DAY_NS = 86_400_000_000_000
+EXPIRED = ".expired"
+"""A file of this name in a day's folder says that the day is no longer part of the table."""
+
+_NAME = re.compile(
+    r"(?P<writer>[A-Za-z0-9_][A-Za-z0-9_.-]*)-(?P<generation>\d+)(?P<repeats>x?)"
+    r"-(?P<first>\d+)-(?P<last>\d+)-(?P<start>\d{8})-(?P<end>\d{8})\.parquet"
+)
+_WRITER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One file of a table: immutable from the moment it has its name."""
+
+    path: Path
+    table: str
+    date: date
+    writer: str
+    generation: int
+    first: int
+    last: int
+    first_ns: int
+    last_ns: int
+    repeats: bool = False
+    bytes: int = 0
+
+    def covers(self, other: "Segment") -> bool:
+        """Whether this segment takes the place of *other*, one of the same writer, table and day."""
+        return self.generation > other.generation and self.first <= other.first and other.last <= self.last
+
+    def overlaps(self, start_ns: int | None, end_ns: int | None) -> bool:
+        """Whether a row may lie in [start_ns, end_ns)."""
+        return (start_ns is None or self.last_ns >= start_ns) and (end_ns is None or self.first_ns < end_ns)
+
+
+def checked_writer(root: Path, name: str) -> str:
+    """
+    *name*, if it can be part of a file name.
+
+    Raises: StoreError.
+    """
+    if not _WRITER.fullmatch(name):
+        raise StoreError(root, f"writer name {name!r}: use letters, digits, '_', '.' and '-', at most 100 of them")
+    return name
+
+
+def day_start_ns(day: date) -> int:
+    """Midnight UTC at which *day* starts."""
+    return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) * 1_000_000_000
+
+
+def day_of(time_ns: int) -> date:
+    """The UTC day of a moment."""
+    return date(1970, 1, 1) + timedelta(days=time_ns // DAY_NS)
+
+
+def day_folder(root: Path, table: str, day: date) -> Path:
+    """Where the segments of one day of a table are."""
+    return root / table / f"date={day.isoformat()}"
+
+
+def segment_name(
+    writer: str, generation: int, first: int, last: int, first_ns: int, last_ns: int, *, repeats: bool = False
+) -> str:
+    """A segment's file name; `first_ns` and `last_ns` are of one day."""
+    start, end = (ns % DAY_NS // 1_000_000 for ns in (first_ns, last_ns))
+    return f"{writer}-{generation}{'x' if repeats else ''}-{first}-{last}-{start:08d}-{end:08d}.parquet"
+
+
+def _days(root: Path, table: str) -> Iterator[tuple[date, Path]]:
+    try:
+        entries = sorted(os.scandir(root / table), key=lambda entry: entry.name)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StoreError(root / table, error.strerror or str(error)) from error
+    for entry in entries:
+        if entry.name.startswith("date="):
+            try:
+                yield date.fromisoformat(entry.name[5:]), Path(entry.path)
+            except ValueError:
+                continue
+
+
+def days(root: Path, table: str) -> list[date]:
+    """The days a table has a folder for, expired ones too."""
+    return [day for day, _ in _days(root, table)]
+
+
+def present(root: Path, table: str, day: date) -> list[Segment]:
+    """Every segment file of a day, hidden ones too, in the order of their ids. Foreign files are passed over."""
+    folder = day_folder(root, table, day)
+    found: list[Segment] = []
+    midnight = day_start_ns(day)
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                match = _NAME.fullmatch(entry.name)
+                if match is None:
+                    if entry.name == EXPIRED:
+                        return []
+                    continue
+                try:
+                    size = entry.stat().st_size
+                except FileNotFoundError:
+                    continue  # superseded and deleted since the listing began
+                found.append(
+                    Segment(
+                        path=Path(entry.path),
+                        table=table,
+                        date=day,
+                        writer=match["writer"],
+                        generation=int(match["generation"]),
+                        first=int(match["first"]),
+                        last=int(match["last"]),
+                        first_ns=midnight + int(match["start"]) * 1_000_000,
+                        # `to` was rounded down to the millisecond.
+                        last_ns=midnight + int(match["end"]) * 1_000_000 + 999_999,
+                        repeats=bool(match["repeats"]),
+                        bytes=size,
+                    )
+                )
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise StoreError(folder, error.strerror or str(error)) from error
+    return sorted(found, key=lambda segment: (segment.first, segment.last, segment.generation, segment.writer))
+
+
+def visible(segments: Iterable[Segment]) -> list[Segment]:
+    """Those of one day's segments that make up the table now: the ones that no other covers."""
+    by_writer: dict[str, list[Segment]] = {}
+    for segment in segments:
+        by_writer.setdefault(segment.writer, []).append(segment)
+    kept: list[Segment] = []
+    for group in by_writer.values():
+        # A segment can only be hidden by one of more ids or a higher generation, which sorts before it.
+        group.sort(key=lambda segment: (segment.last - segment.first, segment.generation), reverse=True)
+        tops: list[Segment] = []
+        for segment in group:
+            if not any(top.covers(segment) for top in tops):
+                tops.append(segment)
+        kept += tops
+    return sorted(kept, key=lambda segment: (segment.first, segment.last, segment.writer))
+
+
+def segments_of(root: Path, table: str, start_ns: int | None = None, end_ns: int | None = None) -> list[Segment]:
+    """The visible segments that may hold a row of [start_ns, end_ns), by day and then by id."""
+    found: list[Segment] = []
+    for day, _ in _days(root, table):
+        midnight = day_start_ns(day)
+        if (start_ns is not None and midnight + DAY_NS <= start_ns) or (end_ns is not None and midnight >= end_ns):
+            continue
+        found += [segment for segment in visible(present(root, table, day)) if segment.overlaps(start_ns, end_ns)]
+    return found
+
+
+def next_id(root: Path, table: str, writer: str, now_ns: int) -> int:
+    """An id above every id that *writer* has used in *table*: the clock's milliseconds, or more if it went back."""
+    used = max(
+        (
+            segment.last
+            for day, _ in _days(root, table)
+            for segment in present(root, table, day)
+            if segment.writer == writer
+        ),
+        default=0,
+    )
+    return max(used + 1, now_ns // 1_000_000)

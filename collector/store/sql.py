@@ -1,0 +1,103 @@
+"""The text of every statement that the store runs; nothing here touches a file or a connection."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from collector.store.schema import VERSION, Column, Table
+
+VERSION_KEY = "perfwatt_schema"
+TABLE_KEY = "perfwatt_table"
+# Small enough that a range of time in one device's rows skips most of a day, large enough for the footer not to weigh;
+# DuckDB encodes in vectors of 2,048 rows. Above about 60,000 rows time no longer gets delta encoding (measured: 0.4 B/row).
+ROW_GROUP_ROWS = 30_720
+# A double holds every integer below 2**53; beyond, a BIGINT would pretend to digits that were never measured.
+_EXACT = 2**53
+
+
+def quoted(name: str) -> str:
+    """An identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def text(value: str | Path) -> str:
+    """A string literal."""
+    return "'" + str(value).replace("'", "''") + "'"
+
+
+def read_segments(paths: Sequence[Path], extra: str = "") -> str:
+    """The rows of some segments as they are stored; a column that only some have is null in the others."""
+    listed = ", ".join(text(path) for path in paths)
+    return f"read_parquet([{listed}], union_by_name = true, hive_partitioning = false{extra})"
+
+
+def blank(table: Table) -> str:
+    """No rows, with every column of *table* in its type."""
+    return f"SELECT {', '.join(f'NULL::{c.type} AS {quoted(c.name)}' for c in table)} WHERE false"
+
+
+def typed_rows(table: Table, groups: Iterable[tuple[Sequence[Path], bool]]) -> str:
+    """
+    The rows of *table* in the types of the schema, from groups of segments in the order they were written.
+
+    In a group marked True a row may repeat one before it (same keys, same time): only the latest is given.
+    """
+    parts = [
+        latest_rows(table, paths) if repeats else f"SELECT * FROM {read_segments(paths)}" for paths, repeats in groups
+    ]
+    # BY NAME adds the columns that no segment has, and makes one type of decimals and doubles.
+    union = " UNION ALL BY NAME ".join([*parts, blank(table)])
+    columns = ", ".join(f"{quoted(c.name)}::{c.type} AS {quoted(c.name)}" for c in table)
+    return f"SELECT {columns} FROM ({union})"
+
+
+def latest_rows(table: Table, paths: Sequence[Path]) -> str:
+    """The rows of some segments, of those with the same keys and time only the one written last."""
+    listed = ", ".join(text(path) for path in paths)
+    keys = ", ".join(quoted(name) for name in (*table.keys, "time"))
+    rows = read_segments(paths, ", filename = true, file_row_number = true")
+    return (
+        f"SELECT * EXCLUDE (filename, file_row_number) FROM {rows} QUALIFY row_number() OVER "
+        f"(PARTITION BY {keys} ORDER BY list_position([{listed}], filename) DESC, file_row_number DESC) = 1"
+    )
+
+
+def order(table: Table) -> str:
+    """The sort of a segment: keys, then time, so that a series is one run and time is delta-encoded."""
+    return ", ".join(quoted(name) for name in (*table.keys, "time"))
+
+
+def fits(column: Column) -> str:
+    """An expression: whether every value of *column* can be packed; null where the column has no value."""
+    name = quoted(column.name)
+    if column.packed == "BIGINT":
+        within = f"abs({name}) < {_EXACT}"
+        if column.metric is None or column.metric.resolution is None:
+            within += f" AND {name} = trunc({name})"
+        return f"bool_and({within})"
+    digits, scale = (int(word) for word in column.packed.removeprefix("DECIMAL(").removesuffix(")").split(","))
+    return f"bool_and(abs({name}) < {10 ** (min(digits, 15) - scale) - 1})"
+
+
+def packed(column: Column, fit: bool | None) -> str:
+    """*column* in the type it is stored in."""
+    name = quoted(column.name)
+    return f"{name}::{column.packed if fit else column.type} AS {name}"
+
+
+def copy(select: str, path: Path, table: Table, *, level: int = 3, metadata: Mapping[str, str] | None = None) -> str:
+    """Write the rows of *select* as one segment file."""
+    pairs = {VERSION_KEY: str(VERSION), TABLE_KEY: table.name, **(metadata or {})}
+    listed = ", ".join(f"{key}: {text(value)}" for key, value in pairs.items())
+    return (
+        f"COPY ({select}) TO {text(path)} (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL {level}, "
+        f"PARQUET_VERSION v2, ROW_GROUP_SIZE {ROW_GROUP_ROWS}, KV_METADATA {{{listed}}})"
+    )
+
+
+def metadata(paths: Sequence[Path]) -> str:
+    """The perfwatt keys of some segments: file, key, value."""
+    listed = ", ".join(text(path) for path in paths)
+    return (
+        f"SELECT file_name, decode(key), decode(value) FROM parquet_kv_metadata([{listed}]) "
+        f"WHERE decode(key) LIKE 'perfwatt%'"
+    )

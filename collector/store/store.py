@@ -1,0 +1,299 @@
+"""A store: a folder of tables, and everything one does with it."""
+
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from collector.errors import StoreError
+from collector.store import sql, views
+from collector.store.bulk import Columns, Frame, Written, write_days
+from collector.store.compaction import GRACE_S, compact, expire, sweep
+from collector.store.engine import Engine, as_store_error, check_version, connect
+from collector.store.files import FILES, Files, WriterLock
+from collector.store.schema import TABLES, Table
+from collector.store.segments import (
+    Segment,
+    checked_writer,
+    day_folder,
+    days,
+    next_id,
+    present,
+    segment_name,
+    segments_of,
+    visible,
+)
+from collector.store.writer import Writer
+
+RETAIN_DAYS: Mapping[str, int | None] = {
+    "device_samples": 14,
+    "host_samples": 14,
+    "workload_samples": 14,
+    "processes": 14,
+}
+"""Days that a table keeps (None or absent: for ever). Rollups and what changes seldom stay."""
+
+
+class Store:
+    """
+    A store at *root*, for reading and for writing whole tables; `writer` gives what an agent writes with.
+
+    Raises: StoreError if *root* is not a folder (`create` makes one).
+    """
+
+    def __init__(self, root: Path | str, *, files: Files = FILES) -> None:
+        self.root = Path(root).absolute()
+        self.files = files
+        if not self.root.is_dir():
+            raise StoreError(self.root, "no store here: not a folder")
+
+    @classmethod
+    def create(cls, root: Path | str, *, files: Files = FILES) -> "Store":
+        """
+        Open the store at *root*, making the folder if there is none.
+
+        Raises: StoreError.
+        """
+        path = Path(root).absolute()
+        with as_store_error(path):
+            files.make_folder(path)
+        return cls(path, files=files)
+
+    # ------------------------------------------------------------------------------------------------ reading
+
+    def tables(self) -> list[str]:
+        """The tables that hold a segment."""
+        return [name for name in TABLES if any(visible(present(self.root, name, day)) for day in days(self.root, name))]
+
+    def table(self, name: str) -> Table:
+        """
+        The table called *name*.
+
+        Raises: StoreError.
+        """
+        if name not in TABLES:
+            raise StoreError(self.root, f"no table {name!r}; there are {', '.join(TABLES)}")
+        return TABLES[name]
+
+    def segments(self, table: str, start_ns: int | None = None, end_ns: int | None = None) -> list[Segment]:
+        """The segments that may hold a row of *table* in [start_ns, end_ns), in the order they were written, by day."""
+        return segments_of(self.root, self.table(table).name, start_ns, end_ns)
+
+    def groups(
+        self, table: str, start_ns: int | None = None, end_ns: int | None = None
+    ) -> list[tuple[list[Segment], bool]]:
+        """The segments in groups: True with those of which a later row may replace an earlier one (same keys and time)."""
+        return views.groups(self.table(table), self.segments(table, start_ns, end_ns))
+
+    @contextmanager
+    def connect(self, *, threads: int | None = None, memory: str | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+        """An in-memory DuckDB with a view for each table, as the store is now."""
+        with as_store_error(self.root):
+            connection = connect(threads=threads, memory=memory)
+            try:
+                for statement in views.statements(self.root):
+                    connection.execute(statement).fetchall()
+                yield connection
+            finally:
+                connection.close()
+
+    def publish(self) -> Path:
+        """
+        Write ``perfwatt.duckdb``: views over the segments of now, for any DuckDB client.
+
+        A client that holds it open for longer than the grace opens it anew.
+
+        Raises: StoreError.
+        """
+        return views.publish(self.root, self.files)
+
+    # ------------------------------------------------------------------------------------------------ writing
+
+    def writer(self, name: str, *, seal_s: float = 5.0, spool_rows: int = 200_000, **options: Any) -> Writer:
+        """
+        A sink that seals every *seal_s*; see `Writer` for the *options*.
+
+        Raises: StoreError if *name* is in use.
+        """
+        options.setdefault("files", self.files)
+        options.setdefault("publish", self._publish_once)
+        return Writer(self.root, name, seal_s=seal_s, spool_rows=spool_rows, **options)
+
+    def _publish_once(self) -> None:
+        self.publish()
+
+    def write(
+        self, table: str, data: Frame | Columns, writer: str = "import", *, threads: int | None = None
+    ) -> list[Segment]:
+        """
+        Seal *data*, a polars DataFrame or columns by name (see `bulk.Columns`), at once: a segment for each day.
+
+        Raises: StoreError; then nothing of *data* is in the store, unless a rename failed between two days.
+        """
+        checked_writer(self.root, writer)
+        with self._bulk(self.table(table), data, writer, threads, {}) as (found, written):
+            number = next_id(self.root, table, writer, time.time_ns())
+            return [
+                self._commit(
+                    found,
+                    part,
+                    writer,
+                    0,
+                    number,
+                    number,
+                    repeats=not found.shared and self._meets(found, part, writer),
+                )
+                for part in written
+            ]
+
+    def replace(
+        self,
+        table: str,
+        part: str,
+        data: Frame | Columns,
+        *,
+        first: int = 0,
+        last: int = 0,
+        metadata: Mapping[str, str] | None = None,
+    ) -> list[Segment]:
+        """
+        Make *data* the whole of *part* of *table*: what the same part held before is no longer there.
+
+        Each day changes at one moment; a crash between two days is mended by running the job again. `first` and `last`
+        divide a part into pieces that are replaced one by one, or together by a piece that covers them.
+
+        Raises: StoreError.
+        """
+        checked_writer(self.root, part)
+        with self._bulk(self.table(table), data, part, None, metadata or {}) as (found, written):
+            kept = {
+                day: [
+                    s
+                    for s in present(self.root, table, day)
+                    if s.writer == part and first <= s.first and s.last <= last
+                ]
+                for day in days(self.root, table)
+            }
+            higher = 1 + max((segment.generation for some in kept.values() for segment in some), default=0)
+            sealed = [self._commit(found, item, part, higher, first, last) for item in written]
+            for day in {day for day, some in kept.items() if visible(some)} - {item.day for item in written}:
+                self._bury(found, part, higher, first, last, day)
+            return sealed
+
+    @contextmanager
+    def _bulk(
+        self, table: Table, data: Frame | Columns, writer: str, threads: int | None, metadata: Mapping[str, str]
+    ) -> Iterator[tuple[Table, list[Written]]]:
+        """Write *data* to temporary files, then hold the writer's name while they are given theirs."""
+        label = f"{writer}.{os.getpid()}.{threading.get_ident()}"
+        with as_store_error(self.root / table.name):
+            spill = self.root / ".spill" / label
+            engine = Engine(threads=threads, memory=None, spill=spill)
+            written: list[Written] = []
+            try:
+                written = write_days(engine, self.files, self.root, table, data, label, metadata)
+                with WriterLock(self.root, writer, wait_s=60.0, files=self.files):
+                    yield table, written
+            finally:
+                engine.close()
+                for item in written:
+                    item.path.unlink(missing_ok=True)
+
+    def _commit(
+        self, table: Table, item: Written, writer: str, generation: int, first: int, last: int, *, repeats: bool = False
+    ) -> Segment:
+        name = segment_name(writer, generation, first, last, item.first_ns, item.last_ns, repeats=repeats)
+        final = day_folder(self.root, table.name, item.day) / name
+        self.files.commit(item.path, final)
+        return Segment(
+            final,
+            table.name,
+            item.day,
+            writer,
+            generation,
+            first,
+            last,
+            item.first_ns,
+            item.last_ns,
+            repeats,
+            final.stat().st_size,
+        )
+
+    def _bury(self, table: Table, part: str, generation: int, first: int, last: int, day: Any) -> None:
+        """Cover what a part held on a day with a segment of no rows."""
+        folder = day_folder(self.root, table.name, day)
+        final = folder / segment_name(part, generation, first, last, 0, 0)
+        temporary = folder / f".{final.name}.tmp"
+        engine = Engine()
+        try:
+            engine.run(sql.copy(sql.blank(table), temporary, table))
+            self.files.commit(temporary, final)
+        finally:
+            engine.close()
+            temporary.unlink(missing_ok=True)
+
+    def _meets(self, table: Table, item: Written, writer: str) -> bool:
+        """Whether the writer has a segment that reaches into the time of *item*."""
+        mine = (s for s in visible(present(self.root, table.name, item.day)) if s.writer == writer)
+        return any(segment.overlaps(item.first_ns, item.last_ns + 1) for segment in mine)
+
+    # ------------------------------------------------------------------------------------------------ upkeep
+
+    def maintain(
+        self,
+        now_ns: int | None = None,
+        *,
+        retain_days: Mapping[str, int | None] | None = None,
+        grace_s: float = GRACE_S,
+        memory: str | None = None,
+    ) -> None:
+        """
+        Merge segments, expire days, delete what is superseded, and publish; each writer that runs merges its own.
+
+        Raises: StoreError for the first thing that failed, after everything else was done.
+        """
+        now_ns = time.time_ns() if now_ns is None else now_ns
+        failures: list[StoreError] = []
+        engine = Engine(threads=None, memory=memory, spill=self.root / ".spill" / f"maintain.{os.getpid()}")
+        try:
+            for writer in sorted(
+                {s.writer for t in TABLES for day in days(self.root, t) for s in present(self.root, t, day)}
+            ):
+                try:
+                    lock = WriterLock(self.root, writer, files=self.files)
+                except StoreError:
+                    continue  # it runs, and merges its own
+                with lock:
+                    try:
+                        compact(engine, self.files, self.root, writer, now_ns)
+                    except StoreError as error:
+                        failures.append(error)
+            with as_store_error(self.root):
+                expire(self.files, self.root, {**RETAIN_DAYS, **(retain_days or {})}, now_ns)
+                sweep(self.files, self.root, grace_s=grace_s)
+        except StoreError as error:
+            failures.append(error)
+        finally:
+            engine.close()
+        self.publish()
+        if failures:
+            raise failures[0]
+
+    def check_versions(self, table: str) -> None:
+        """
+        Raise if a segment of *table* was written by a newer perfwatt, or is none.
+
+        Raises: StoreError.
+        """
+        engine = Engine()
+        try:
+            with as_store_error(self.root / table):
+                for path, version in engine.versions([segment.path for segment in self.segments(table)]).items():
+                    check_version(path, version)
+        finally:
+            engine.close()

@@ -1,0 +1,81 @@
+"""The tables as DuckDB views: exact lists of files, so that a reader never sees a superseded one beside its successor."""
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from collector.store import sql
+from collector.store.engine import as_store_error, connect
+from collector.store.files import Files
+from collector.store.schema import ALLOCATIONS, DEVICES, TABLES, Table
+from collector.store.segments import Segment, segments_of
+
+DATABASE = "perfwatt.duckdb"
+
+
+def groups(table: Table, segments: Sequence[Segment]) -> list[tuple[list[Segment], bool]]:
+    """
+    *segments* in groups, with True those in which a later row may replace an earlier one (same keys, same time).
+
+    In a shared table that is all of them. Otherwise a row belongs to one writer, which marks the segments that may repeat
+    a row: then its segments of that day, up to the last one marked, are such a group.
+    """
+    if table.shared:
+        return [(list(segments), True)] if segments else []
+    last_marked: dict[tuple[str, object], int] = {}
+    for segment in segments:
+        if segment.repeats:
+            place = (segment.writer, segment.date)
+            last_marked[place] = max(last_marked.get(place, 0), segment.last)
+    plain: list[Segment] = []
+    marked: dict[tuple[str, object], list[Segment]] = {}
+    for segment in segments:
+        place = (segment.writer, segment.date)
+        if segment.first <= last_marked.get(place, -1):
+            marked.setdefault(place, []).append(segment)
+        else:
+            plain.append(segment)
+    return ([(plain, False)] if plain else []) + [(some, True) for some in marked.values()]
+
+
+def table_view(root: Path, table: Table) -> str:
+    """The rows of *table* now, as a select."""
+    listed = groups(table, segments_of(root, table.name))
+    return sql.typed_rows(table, [([segment.path for segment in some], repeats) for some, repeats in listed])
+
+
+def statements(root: Path, schema: str | None = None) -> Iterator[str]:
+    """Statements that make a view for each table, and for the latest of what replaces itself."""
+    into = f"{sql.quoted(schema)}." if schema else ""
+    for table in TABLES.values():
+        yield f"CREATE VIEW {into}{sql.quoted(table.name)} AS {table_view(root, table)}"
+    for table in (DEVICES, ALLOCATIONS):
+        keys = ", ".join(sql.quoted(name) for name in table.keys)
+        yield (
+            f"CREATE VIEW {into}{sql.quoted(f'{table.name}_now')} AS SELECT * FROM {into}{sql.quoted(table.name)} "
+            f"QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY time DESC) = 1"
+        )
+
+
+def publish(root: Path, files: Files) -> Path:
+    """
+    Write the views database and put it in place of the one before, in one rename.
+
+    Raises: StoreError.
+    """
+    final = root / DATABASE
+    temporary = root / f".{DATABASE}.{os.getpid()}.{threading.get_ident()}.tmp"
+    with as_store_error(final):
+        try:
+            connection = connect(temporary, threads=1)
+            try:
+                for statement in statements(root):
+                    connection.execute(statement).fetchall()
+            finally:
+                connection.close()
+            files.commit(temporary, final)
+        finally:
+            temporary.unlink(missing_ok=True)
+            temporary.with_name(f"{temporary.name}.wal").unlink(missing_ok=True)
+    return final

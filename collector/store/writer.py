@@ -1,0 +1,333 @@
+"""The agent's way into the store: rows wait in memory for seconds, then become a segment."""
+
+import logging
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from collector.errors import StoreError
+from collector.sample import Event, Reading, Severity
+from collector.store.compaction import compact
+from collector.store.engine import Engine, as_store_error
+from collector.store.files import FILES, Files, WriterLock
+from collector.store.rows import Describer, Values, event_row, rows_of
+from collector.store.schema import EVENTS, TABLES, Table
+from collector.store.segments import (
+    Segment,
+    checked_writer,
+    day_folder,
+    day_of,
+    days,
+    next_id,
+    present,
+    segment_name,
+)
+
+log = logging.getLogger(__name__)
+
+# One seal of a backlog takes this many rows, so that the memory of a seal is bounded.
+_BATCH_ROWS = 20_000
+# A store that cannot be written is tried again after the usual seconds, then ever later up to this.
+_LONGEST_WAIT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class WriterStatus:
+    """How the writer is doing; counts are since it started."""
+
+    ok: bool = True
+    waiting: int = 0
+    sealed: int = 0
+    segments: int = 0
+    dropped: int = 0
+    errors: int = 0
+    last_error: str | None = None
+    seal_s: float = 0.0
+    sealed_ns: int = 0
+
+
+class Writer:
+    """
+    A sink that seals what it took every `seal_s` into the store, in a thread of its own.
+
+    `take` never blocks on the disk and never fails for it: while the store cannot be written, rows wait, the oldest are
+    given up when `spool_rows` wait, and `status` and an event say so.
+
+    Raises: StoreError if the name is not one or another process writes under it.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        name: str,
+        *,
+        seal_s: float = 5.0,
+        spool_rows: int = 200_000,
+        host: str | None = None,
+        publish: Callable[[], None] | None = None,
+        publish_s: float = 60.0,
+        compact_s: float = 60.0,
+        files: Files = FILES,
+        clock_ns: Callable[[], int] = time.time_ns,
+        on_sealed: Callable[[Segment], None] | None = None,
+        background: bool = True,
+    ) -> None:
+        self.root = root
+        self.name = checked_writer(root, name)
+        self._seal_s = seal_s
+        self._spool_rows = spool_rows
+        self._host = host or socket.gethostname()
+        self._publish = publish
+        self._publish_s = publish_s
+        self._compact_s = compact_s
+        self._files = files
+        self._clock_ns = clock_ns
+        self._on_sealed = on_sealed
+        self._describer = Describer()
+        self._waiting: deque[tuple[Table, Values]] = deque()
+        self._last_times: dict[tuple[Any, ...], int] = {}
+        self._next_ids: dict[str, int] = {}
+        self._on_disk_ns: dict[str, int] = {}
+        self._status = WriterStatus()
+        self._guard = threading.Lock()  # the rows that wait and the status
+        self._sealing = threading.Lock()  # one seal at a time
+        self._stop = threading.Event()
+        self._lock: WriterLock | None = None
+        self._engine: Engine | None = None
+        self._failures = 0
+        self._due_publish = self._due_compact = 0.0
+        try:
+            self._open()
+        except OSError as error:  # read-only or full: rows wait, as they would if it happened later
+            self._failed(StoreError(error.filename or root, error.strerror or str(error)))
+        self._thread = threading.Thread(target=self._run, name=f"store-{name}", daemon=True) if background else None
+        if self._thread is not None:
+            self._thread.start()
+
+    # ------------------------------------------------------------------------------------------------ the agent's side
+
+    @property
+    def status(self) -> WriterStatus:
+        """Counts and the last error, as of now."""
+        with self._guard:
+            return replace(self._status, waiting=len(self._waiting))
+
+    def take(self, readings: Sequence[Reading]) -> None:
+        """Keep the rows of *readings* for the next seal."""
+        rows = list(rows_of(readings, self._describer, self._clock_ns))
+        with self._guard:
+            self._waiting.extend(rows)
+            self._drop_oldest()
+
+    def close(self) -> None:
+        """Seal what waits, and give the name back. Rows that cannot be sealed now are lost, and logged."""
+        self._stop.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+        self.seal()
+        if self._publish is not None and self._lock is not None:
+            self._try_publish()
+        with self._sealing:
+            if self._engine is not None:
+                self._engine.close()
+                self._engine = None
+            if self._lock is not None:
+                self._lock.close()
+                self._lock = None
+        lost = self.status.waiting
+        if lost:
+            log.error("rows lost at close", extra={"rows": lost, "store": str(self.root)})
+
+    def seal(self) -> bool:
+        """Seal everything that waits, now; False if the store could not be written."""
+        with self._sealing:
+            started = time.perf_counter()
+            try:
+                with as_store_error(self.root):
+                    if self._lock is None:
+                        self._open()
+                    while self._seal_batch():
+                        pass
+            except StoreError as error:
+                self._failed(error)
+                return False
+            self._succeeded(time.perf_counter() - started)
+            return True
+
+    # ------------------------------------------------------------------------------------------------ the disk's side
+
+    def _open(self) -> None:
+        self._files.make_folder(self.root)
+        lock = WriterLock(self.root, self.name, files=self._files)
+        try:
+            for table in TABLES:
+                self._next_ids[table] = next_id(self.root, table, self.name, self._clock_ns())
+                for day in days(self.root, table):
+                    for left in day_folder(self.root, table, day).glob(f".{self.name}-*.tmp"):
+                        self._files.remove(left)  # half a file from a crash; the lock says nobody is writing it
+                    mine = [
+                        segment.last_ns for segment in present(self.root, table, day) if segment.writer == self.name
+                    ]
+                    self._on_disk_ns[table] = max([self._on_disk_ns.get(table, 0), *mine])
+        except BaseException:
+            lock.close()
+            raise
+        self._lock = lock
+
+    def _seal_batch(self) -> bool:
+        """Seal some of what waits; False when nothing is left."""
+        with self._guard:
+            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _BATCH_ROWS))]
+        if not batch:
+            return False
+        by_day: dict[tuple[str, date], list[Values]] = {}
+        for table, row in batch:
+            by_day.setdefault((table.name, day_of(row["time"])), []).append(row)
+        done: set[tuple[str, date]] = set()
+        try:
+            for (name, day), rows in by_day.items():
+                self._write(TABLES[name], day, rows)
+                done.add((name, day))
+        finally:
+            if len(done) < len(by_day):
+                # Those not sealed go back to where they were: the front.
+                with self._guard:
+                    self._waiting.extendleft(
+                        (table, row) for table, row in reversed(batch) if (table.name, day_of(row["time"])) not in done
+                    )
+                    self._drop_oldest()
+        return True
+
+    def _write(self, table: Table, day: date, rows: list[Values]) -> None:
+        if self._engine is None:
+            self._engine = Engine()
+        latest = {(*(row.get(key) for key in table.keys), row["time"]): row for row in rows}
+        used = set().union(*latest.values())
+        names = tuple(name for name in table.names if name in used or name in table.keys)
+        repeats = not table.shared and self._may_repeat(table, latest.keys())
+        times = [row["time"] for row in latest.values()]
+        number = max(self._next_ids[table.name], self._clock_ns() // 1_000_000)
+        final = day_folder(self.root, table.name, day) / segment_name(
+            self.name, 0, number, number, min(times), max(times), repeats=repeats
+        )
+        temporary = final.with_name(f".{final.name}.tmp")
+        try:
+            self._files.make_folder(final.parent)
+            values = (tuple(map(row.get, names)) for row in latest.values())
+            self._engine.write_rows(table, names, values, temporary)
+            self._files.commit(temporary, final)
+        except BaseException:
+            self._remove_quietly(temporary)
+            raise
+        self._next_ids[table.name] = number + 1
+        for *key, at in latest:
+            place = (table.name, *key)
+            self._last_times[place] = max(self._last_times.get(place, 0), at)
+        size = final.stat().st_size
+        with self._guard:
+            self._status = replace(
+                self._status, sealed=self._status.sealed + len(rows), segments=self._status.segments + 1
+            )
+        if self._on_sealed is not None:
+            midnight_ns = (min(times), max(times))
+            self._on_sealed(
+                Segment(final, table.name, day, self.name, 0, number, number, *midnight_ns, repeats=repeats, bytes=size)
+            )
+
+    def _may_repeat(self, table: Table, keys: Any) -> bool:
+        """Whether a row may have the keys and time of one sealed before: not later than the last of its series."""
+        before = self._on_disk_ns.get(table.name, 0)
+        return any(at <= self._last_times.get((table.name, *key), before) for *key, at in keys)
+
+    def _remove_quietly(self, path: Path) -> None:
+        try:
+            self._files.remove(path)
+        except OSError:
+            # A store that went read-only keeps its half file until the next start; the error that matters is on its way.
+            log.debug("temporary file left", extra={"path": str(path)})
+
+    # ------------------------------------------------------------------------------------------------ when it fails
+
+    def _drop_oldest(self) -> None:
+        excess = len(self._waiting) - self._spool_rows
+        for _ in range(excess):
+            self._waiting.popleft()
+        if excess > 0:
+            self._status = replace(self._status, dropped=self._status.dropped + excess)
+
+    def _failed(self, error: StoreError) -> None:
+        self._failures += 1
+        first = self._failures == 1
+        with self._guard:
+            self._status = replace(self._status, ok=False, errors=self._status.errors + 1, last_error=str(error))
+        if first:
+            log.error("store cannot be written", extra={"error": str(error), "store": str(self.root)})
+            self._note("store_failed", Severity.CRITICAL, str(error))
+
+    def _succeeded(self, took_s: float) -> None:
+        if self._failures:
+            self._failures = 0
+            log.info("store written again", extra={"store": str(self.root)})
+            self._note("store_recovered", Severity.INFO, "", float(self._status.dropped))
+        with self._guard:
+            self._status = replace(self._status, ok=True, seal_s=took_s, sealed_ns=self._clock_ns())
+
+    def _note(self, kind: str, severity: Severity, message: str, value: float | None = None) -> None:
+        """Put an event of the store's own among the rows that wait."""
+        event = Event(
+            time_ns=self._clock_ns(), kind=kind, host=self._host, severity=severity, message=message, value=value
+        )
+        with self._guard:
+            self._waiting.append((EVENTS, event_row(event, f"store:{self.name}")))
+            self._drop_oldest()
+
+    # ------------------------------------------------------------------------------------------------ the thread
+
+    def _run(self) -> None:
+        due = time.monotonic() + self._seal_s
+        while not self._stop.wait(max(0.0, due - time.monotonic())):
+            ok = self.seal()
+            pause = self._seal_s if ok else min(self._seal_s * 2 ** min(self._failures, 8), _LONGEST_WAIT_S)
+            now = time.monotonic()
+            due = max(due + pause, now) if ok else now + pause
+            if ok:
+                self._tidy(now)
+
+    def _tidy(self, now: float) -> None:
+        if now >= self._due_compact:
+            self._due_compact = now + self._compact_s
+            self.compact()
+        if self._publish is not None and now >= self._due_publish:
+            self._due_publish = now + self._publish_s
+            self._try_publish()
+
+    def compact(self) -> int:
+        """Merge what is due of this writer's segments; gives the number of segments made."""
+        with self._sealing:
+            if self._engine is None or self._lock is None:
+                return 0
+            try:
+                with as_store_error(self.root):
+                    return compact(self._engine, self._files, self.root, self.name, self._clock_ns())
+            except StoreError as error:
+                self._failed_aside(error)
+                return 0
+
+    def _try_publish(self) -> None:
+        if self._publish is not None:
+            try:
+                self._publish()
+            except StoreError as error:
+                self._failed_aside(error)
+
+    def _failed_aside(self, error: StoreError) -> None:
+        """Count what failed beside the sealing of rows, which goes on."""
+        log.warning("store upkeep failed", extra={"error": str(error)})
+        with self._guard:
+            self._status = replace(self._status, errors=self._status.errors + 1, last_error=str(error))
