@@ -204,6 +204,9 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version = "perfwatt"
     sys_version = ""
+    # Headers and body leave together: in two small packets the second would wait 40 ms for the first's acknowledgement.
+    wbufsize = -1
+    disable_nagle_algorithm = True
     server: Server
 
     def __init__(self, request: Any, client_address: Any, server: Server, connection: _Connection) -> None:
