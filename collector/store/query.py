@@ -25,8 +25,9 @@ from typing import IO, Any, Final
 
 from collector.errors import QueryError, StoreError
 from collector.store import sql as statements
-from collector.store.schema import TABLES, VERSION
-from collector.store.segments import Segment, segments_of
+from collector.store import views
+from collector.store.schema import ALLOCATIONS, DEVICES, TABLES, VERSION
+from collector.store.segments import segments_of
 
 MIB: Final = 1 << 20
 _CHILD = Path(__file__).with_name("query_child.py")
@@ -45,7 +46,7 @@ class Limits:
     """
 
     timeout_s: float = 30.0
-    memory_bytes: int = 3072 * MIB
+    memory_bytes: int = 2048 * MIB
     working_bytes: int = 1024 * MIB
     row_bytes: int = 16 * MIB
     files: int = 256
@@ -120,25 +121,29 @@ def _request(
 ) -> dict[str, Any]:
     everything = bool(_INDIRECT.search(sql))
     words = set(re.findall(r"\w+", sql.lower()))
-    views: list[str] = []
+    made: list[str] = []
     files: list[Path] = []
     for table in TABLES.values():
+        latest = f"{table.name}_now"
         # Opening the footers of a table's segments is what costs; a table that is not named can stay empty.
-        named = everything or table.name in words
+        named = everything or table.name in words or latest in words
         segments = segments_of(root, table.name, start_ns, end_ns) if named else []
-        groups = [([path.relative_to(root) for path in paths], repeats) for paths, repeats in _groups(segments)]
-        files += [path for paths, _ in groups for path in paths]
-        where = _within(start_ns, end_ns)
-        views.append(f"CREATE VIEW {statements.quoted(table.name)} AS {statements.typed_rows(table, groups)}{where}")
-    metadata = statements.metadata(files)
+        # Relative to the store, where the child works: its definitions do not tell where that is.
+        listed = [
+            ([segment.path.relative_to(root) for segment in some], repeats)
+            for some, repeats in views.groups(table, segments)
+        ]
+        files += [path for paths, _ in listed for path in paths]
+        select = statements.typed_rows(table, listed) + _within(start_ns, end_ns)
+        made.append(f"CREATE VIEW {statements.quoted(table.name)} AS {select}")
+        if table in (DEVICES, ALLOCATIONS):
+            made.append(f"CREATE VIEW {statements.quoted(latest)} AS {statements.latest_of(table)}")
     return {
         "sql": sql,
-        "views": views,
+        "views": made,
         "files": [str(path) for path in files],
-        "versions": f"SELECT * EXCLUDE (k) FROM ({metadata}) AS m(f, k, v) WHERE k = '{statements.VERSION_KEY}'"
-        if files
-        else "",
-        "newest": VERSION,
+        "metadata": statements.metadata(files) if files else "",
+        "version": [statements.VERSION_KEY, VERSION],
         "limit": limit,
         "tz": tz,
         "limits": {
@@ -150,12 +155,6 @@ def _request(
             "cpu_s": int(limits.timeout_s * limits.threads) + 2,
         },
     }
-
-
-def _groups(segments: Sequence[Segment]) -> list[tuple[list[Path], bool]]:
-    plain = [segment.path for segment in segments if not segment.repeats]
-    groups = [(plain, False)] if plain else []
-    return groups
 
 
 def _within(start_ns: int | None, end_ns: int | None) -> str:

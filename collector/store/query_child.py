@@ -80,9 +80,10 @@ def connect(request: dict[str, Any]) -> Any:
     con.execute(f"SET TimeZone = {literal(request['tz'])}")
     con.execute(f"SET allowed_paths = [{', '.join(map(literal, request['files']))}]")
     con.execute("SET enable_external_access = false")
-    for path, version in con.execute(request["versions"]).fetchall() if request["versions"] else ():
-        if int(version) > request["newest"]:
-            raise Refused(f"{path}: schema version {version} is newer than {request['newest']}, the newest known here")
+    wanted, newest = request["version"]
+    for path, key, version in con.execute(request["metadata"]).fetchall() if request["metadata"] else ():
+        if key == wanted and int(version) > newest:
+            raise Refused(f"{path}: schema version {version} is newer than {newest}, the newest that this perfwatt reads")
     for statement in request["views"]:
         con.execute(statement)
     con.execute("SET lock_configuration = true")

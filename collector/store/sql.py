@@ -61,6 +61,13 @@ def latest_rows(table: Table, paths: Sequence[Path]) -> str:
     )
 
 
+def latest_of(table: Table) -> str:
+    """Of the rows of *table* with the same keys, the latest."""
+    keys = ", ".join(quoted(name) for name in table.keys)
+    latest = f"row_number() OVER (PARTITION BY {keys} ORDER BY time DESC) = 1"
+    return f"SELECT * FROM {quoted(table.name)} QUALIFY {latest}"
+
+
 def order(table: Table) -> str:
     """The sort of a segment: keys, then time, so that a series is one run and time is delta-encoded."""
     return ", ".join(quoted(name) for name in (*table.keys, "time"))
