@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 from collector.catalogue import Metric, Scope
 
@@ -13,7 +14,8 @@ class Device:
     An accelerator, or a partition of one, as observed; a change of any field is a new row of the devices table.
 
     `id` is the vendor's own lasting id (UUID, serial), never an index. A partition names its `parent`.
-    `power_method` is counter, instant, average or modelled; `power_scope` is device, module, package or die.
+    `power_method` is counter, instant, average or modelled; `power_scope` is device, module, package or die. The energy
+    counter may cover more than the power reading does (GH200): `energy_scope` says what.
     """
 
     id: str
@@ -31,6 +33,7 @@ class Device:
     power_method: str | None = None
     power_scope: str | None = None
     power_window_s: float | None = None
+    energy_scope: str | None = None
     power_limit_w: float | None = None
     memory_total_bytes: float | None = None
 
@@ -139,3 +142,11 @@ class Reading:
     gone: Sequence[str] = ()
     gap: Gap | None = None
     read_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Coded:
+    """A text column of many rows: integer codes (an array; a negative code is null) into `words`."""
+
+    codes: Any
+    words: tuple[str, ...]
