@@ -104,7 +104,7 @@ CLIENTS = {
     "client_ca_file: c.pem": "client_auth_type: missing; a client CA has no effect",
     "client_ca: nonsense\n  client_auth_type: RequireAndVerifyClientCert": "client_ca_file: no usable certificate",
     "client_allowed_sans: [a]": "client_allowed_sans: needs client_auth_type RequireAndVerifyClientCert",
-    "client_allowed_sans: [a]\n  client_ca_file: c.pem\n  client_auth_type: VerifyClientCertIfGiven": "may come without",
+    "client_allowed_sans: [a]\n  client_ca: x\n  client_auth_type: VerifyClientCertIfGiven": "may come without",
 }
 
 
