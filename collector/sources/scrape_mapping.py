@@ -92,7 +92,7 @@ class Rule:
         return all(condition.holds(labels) for condition in self.when)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Table:
     """A mapping: how it is recognised, where identity stands in the labels, and its rules by name."""
 
@@ -114,14 +114,10 @@ class Table:
 
     def recognises(self, names: Iterable[str]) -> bool:
         """Whether an exporter with *names* is one that this mapping is for."""
-        return any(
-            fnmatch.fnmatchcase(known, pattern)
-            for name in names
-            for known in self._spellings(name)
-            for pattern in self.detect
-        )
+        return any(_recognised(self, name) for name in names)
 
-    def _spellings(self, name: str) -> Iterable[str]:
+    def spellings(self, name: str) -> Iterable[str]:
+        """The names that *name* may stand for: itself, and what follows each of its words where sites add a prefix."""
         yield name
         if self.prefixed:
             at = name.find("_")
@@ -131,14 +127,25 @@ class Table:
 
     def find(self, name: str) -> tuple[Rule, ...]:
         """The rules for *name*; none when the mapping does not know it."""
-        for spelling in self._spellings(name):
-            if found := self.rules.get(spelling):
-                return found
-        for spelling in self._spellings(name):
-            for pattern, reason in self.drops:
-                if fnmatch.fnmatchcase(spelling, pattern):
-                    return (Rule(name=name, mapping=self.name, order=0, drop=reason),)
-        return ()
+        return _found(self, name)
+
+
+# A thousand targets speak the same few hundred names.
+@functools.lru_cache(maxsize=1 << 16)
+def _recognised(table: Table, name: str) -> bool:
+    return any(fnmatch.fnmatchcase(known, pattern) for known in table.spellings(name) for pattern in table.detect)
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _found(table: Table, name: str) -> tuple[Rule, ...]:
+    for spelling in table.spellings(name):
+        if found := table.rules.get(spelling):
+            return found
+    for spelling in table.spellings(name):
+        for pattern, reason in table.drops:
+            if fnmatch.fnmatchcase(spelling, pattern):
+                return (Rule(name=name, mapping=table.name, order=0, drop=reason),)
+    return ()
 
 
 _RULE_KEYS: Final = {

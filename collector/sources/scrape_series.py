@@ -24,6 +24,8 @@ _FLOOR: Final = 5e-324
 _ENDLESS: Final = 1.7e308
 # What exporters write into a label when they have nothing to say.
 _NOTHING: Final = frozenset({"", "N/A", "[N/A]", "n/a", "None", "none", "null", "unknown", "<no value>"})
+# Fields whose labels tell who had the device, not what was counted: a series copied for each job is one series.
+_SAME_SUBJECT: Final = ("job", "pod", "namespace", "container", "user", "index", "host")
 # No CPU socket draws more for long: a counter that fell from further below its limit than this allows did not wrap.
 _ZONE_W: Final = 2000.0
 
@@ -133,6 +135,8 @@ class Reader:
         self._rules: dict[str, tuple[Table, tuple[Rule, ...]] | None] = {}
         self._names: set[str] = set()
         self._shared: dict[Facts, Facts] = {}
+        # By the identity of the labels, which are kept beside so that no other labels can take it.
+        self._read_facts: dict[tuple[int, str, bool, bool], tuple[Mapping[str, str], Facts | None]] = {}
         self._whole: dict[str, str] = {}
         self._guessed: set[str] = set()
         self._guessed_wrong = False
@@ -162,7 +166,7 @@ class Reader:
                 values = self._layout.read(body)
         except ExpositionError as error:
             raise ReadRetry(f"{self.source}: {error}", reason="parse") from error
-        if not self._names:
+        if not self._layout.series:
             # An exporter that reloads answers with nothing; its devices are not gone.
             raise ReadRetry(f"{self.source}: no series in {len(body)} bytes", reason="empty")
         if self._layout.timestamps_ms:
@@ -252,7 +256,7 @@ class Reader:
         facts: Facts | None = None
         subject, model = host, ""
         if rule.scope is Scope.DEVICE:
-            facts = self._facts(table, rule, labels, host)
+            facts = self._facts_of(table, rule, labels, host)
             if facts is None:
                 self.dropped.setdefault(series.name, "no label says which device is meant, or it speaks for another")
                 return None
@@ -260,16 +264,7 @@ class Reader:
         elif rule.scope is Scope.WORKLOAD:
             model = _first(labels, table.labels.get("model", ()))
             subject = self._labels.get("workload") or f"{self._instance}/{model}".removesuffix("/")
-        merged = set(rule.same)
-        for kind in ("job", "pod", "namespace", "container", "user", "index", "host") + (
-            () if rule.part else ("part", "partition")
-        ):
-            merged.update(table.labels.get(kind, ()))
-        group = (
-            tuple(sorted((key, value) for key, value in labels.items() if key not in merged))
-            if rule.merging in {"sum", "total"} or rule.event == "xid_count"
-            else ()
-        )
+        group = self._group(table, rule, labels) if rule.merging in {"sum", "total"} or rule.event else ()
         if rule.metric is not None:
             self.mapped.setdefault(series.name, set()).add(rule.metric)
         elif rule.bits:
@@ -278,7 +273,22 @@ class Reader:
             self.mapped.setdefault(series.name, set())
         return _Bound(rule, subject, facts, model, group, host)
 
+    @staticmethod
+    def _group(table: Table, rule: Rule, labels: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+        """The labels by which a series is another one of those to be added, and not the same one again."""
+        merged = set(rule.same)
+        for kind in _SAME_SUBJECT if rule.part else (*_SAME_SUBJECT, "part", "partition"):
+            merged.update(table.labels.get(kind, ()))
+        return tuple(sorted((key, value) for key, value in labels.items() if key not in merged))
+
     # ------------------------------------------------------------------------------------------------- who was measured
+
+    def _facts_of(self, table: Table, rule: Rule, labels: Mapping[str, str], host: str) -> Facts | None:
+        key = id(labels), table.name, rule.part, rule.metric is not None
+        known = self._read_facts.get(key)
+        if known is None:
+            known = self._read_facts[key] = labels, self._facts(table, rule, labels, host)
+        return known[1]
 
     def _facts(self, table: Table, rule: Rule, labels: Mapping[str, str], host: str) -> Facts | None:
         at = table.labels
@@ -352,7 +362,8 @@ class Reader:
         for bound in self._layout.bound:
             if isinstance(bound, _Bound) and bound.facts is not None:
                 seen = bound.facts.device
-                present[seen.id] = _join(present[seen.id], seen) if seen.id in present else seen
+                known = present.get(seen.id)
+                present[seen.id] = seen if known is None or known is seen else _join(known, seen)
         for plan in self._plans:
             if plan.subject in present and plan.text.get("power_method"):
                 present[plan.subject] = replace(
@@ -374,6 +385,7 @@ class Reader:
         self._devices = present
         kept = {bound.facts for bound in self._layout.bound if isinstance(bound, _Bound) and bound.facts is not None}
         self._shared = {facts: facts for facts in kept}
+        self._read_facts.clear()
 
     def _follow_jobs(self, time_ns: int, allocations: list[Allocation]) -> None:
         now: dict[str, dict[str, Allocation]] = {}

@@ -1,6 +1,5 @@
 """Which targets there are: from the configuration, and from files that a service discovery writes."""
 
-import glob
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +16,7 @@ log = logging.getLogger(__name__)
 
 DEFAULT_INTERVAL_S: Final = 15.0
 DEFAULT_TIMEOUT_S: Final = 10.0
-_LOOPBACK: Final = {"localhost", "127.0.0.1", "::1", "0.0.0.0"}  # noqa: S104  (names of this host, not an address to bind)
+_LOOPBACK: Final = {"localhost", "127.0.0.1", "::1", "0.0.0.0"}
 # Keys of a [[source]] table that are not this source's own.
 _OUTER: Final = {"type", "name", "period_s", "deadline_s"}
 _GROUP: Final = {
@@ -217,6 +216,10 @@ def _parse_yaml(path: Path, text: str) -> object:
         raise ConfigError("target_files", f"is not YAML: {error}", path=path) from error
 
 
+def _files(pattern: Path) -> list[str]:
+    return sorted(str(found) for found in pattern.parent.glob(pattern.name))
+
+
 class TargetFiles:
     """
     The targets that files name, in the form of Prometheus' file_sd: JSON or YAML, a list of ``targets`` with
@@ -240,8 +243,7 @@ class TargetFiles:
         changed = False
         present: set[tuple[int, str]] = set()
         for number, group in enumerate(self._groups):
-            for name in [found for pattern in group.files for found in sorted(glob.glob(pattern)) or [pattern]]:  #
-            noqa: PTH207  (an absolute pattern)
+            for name in (found for pattern in group.files for found in _files(Path(pattern))):
                 key = number, name
                 try:
                     status = Path(name).stat()

@@ -41,21 +41,31 @@ def _unescape(text: str) -> str:
     return _ESCAPE.sub(lambda found: _ESCAPED.get(found[1], found[0]), text) if "\\" in text else text
 
 
-def read_series(line: str) -> tuple[Series, int]:
+def read_series(line: str, known: dict[str, Mapping[str, str]] | None = None) -> tuple[Series, int]:
     """
     The series that *line* begins with, and where its value begins.
+
+    *known* remembers what labels were read from which text: the lines of one device mostly carry the same ones.
 
     Raises: ValueError.
     """
     at = _skip(line, 0)
     name: str | None = None
-    labels: dict[str, str] = {}
+    labels: Mapping[str, str] = {}
     if found := _NAME.match(line, at):
         name, at = found[0], _skip(line, found.end())
     if line.startswith("{", at):
-        at, quoted = _read_labels(line, at + 1, labels)
+        end = line.rfind("}") + 1
+        if known is not None and name is not None and (before := known.get(line[at:end])) is not None:
+            return Series(name, before), _skip(line, end)
+        start = at
+        fresh: dict[str, str] = {}
+        at, quoted = _read_labels(line, at + 1, fresh)
         if quoted is not None and name is not None:
             raise ValueError("two names")
+        labels = fresh
+        if known is not None and name is not None:
+            known[line[start:at]] = labels
         name = name if name is not None else quoted
         at = _skip(line, at)
     if not name:
@@ -113,7 +123,7 @@ def read_value(tail: bytes) -> Value:
     Raises: ValueError.
     """
     words = tail.split(b"#", 1)[0].split()
-    if not words or len(words) > 2 or b"_" in tail:
+    if not words or len(words) > 2 or b"_" in words[0]:
         raise ValueError("no value, or more than a value and a timestamp")
     if len(words) == 1:
         return Value(float(words[0]))
@@ -140,6 +150,8 @@ class Layout:
         self._cuts: list[int] = []
         self.bound: Sequence[object] = ()
         self.changed = True
+        self.series = 0
+        """How many series the text has, wanted or not."""
         self.timestamps_ms: Mapping[int, int] = {}
         """The series (by place in `bound`) that came with a timestamp of their own in the last `read`."""
 
@@ -188,6 +200,7 @@ class Layout:
         heads: list[bytes] = []
         ends: list[int | None] = []
         kept: list[object | None] = []
+        labels: dict[str, Mapping[str, str]] = {}
         for number, line in enumerate(lines, 1):
             head = line[: line.rfind(b" ") + 1]
             before = known.get(head)
@@ -204,7 +217,7 @@ class Layout:
                 continue
             try:
                 text = line.decode("utf-8")
-                series, start = read_series(text)
+                series, start = read_series(text, labels)
                 end = len(text[:start].encode("utf-8"))
                 read_value(line[end:])
             except ValueError as error:
@@ -215,5 +228,6 @@ class Layout:
         self._heads, self._ends, self._kept = heads, ends, kept
         self._lines = [at for at, binding in enumerate(kept) if binding is not None]
         self._cuts = [end for at, end in enumerate(ends) if end is not None and kept[at] is not None]
+        self.series = sum(end is not None for end in ends)
         self.bound = [binding for binding in kept if binding is not None]
         self.changed = True
