@@ -1,6 +1,6 @@
 """The store: immutable Parquet segments, written and queried with DuckDB."""
 
-from collector.store.bulk import Coded
+from collector.sample import Coded
 from collector.store.schema import TABLES, VERSION, Column, Table
 from collector.store.segments import Segment
 from collector.store.store import Store

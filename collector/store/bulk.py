@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from collector.errors import StoreError
+from collector.sample import Coded
 from collector.store import sql
 from collector.store.engine import Engine
 from collector.store.files import Files
@@ -27,14 +28,6 @@ class Frame(Protocol):
     def write_parquet(self, file: Any, *, compression: Any = ...) -> None:
         """Write the frame to a file."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Coded:
-    """A text column as integer codes (an array; a negative code is null) into `words`: far cheaper than millions of strings."""
-
-    codes: Any
-    words: tuple[str, ...]
 
 
 Columns = Mapping[str, Any]
