@@ -25,13 +25,6 @@ VENDOR: Final = "nvidia"
 PCI_DEVICES: Final = "bus/pci/devices"
 
 _RATES: Final = ((c.FABRIC_TX_TOTAL, c.FABRIC_TX), (c.FABRIC_RX_TOTAL, c.FABRIC_RX))
-_BOUNDS: Final = {
-    metric: (
-        -math.inf if metric.low is None else metric.low,
-        math.inf if metric.high is None else metric.high,
-    )
-    for metric in c.metrics(Scope.DEVICE)
-}
 _FINDINGS: Final = {
     "energy_disagrees": Severity.WARNING,
     "energy_agrees": Severity.INFO,
@@ -76,9 +69,7 @@ class Partition:
         self._readers.read(values)
         if self._activity is not None:
             self._activity.read(values)
-        return Sample(
-            scope=Scope.DEVICE, subject=self.device.id, host=self.device.host, time_ns=time_ns, values=plausible(values)
-        )
+        return Sample(scope=Scope.DEVICE, subject=self.device.id, host=self.device.host, time_ns=time_ns, values=values)
 
     def close(self) -> None:
         """Give back what the library lent."""
@@ -182,7 +173,7 @@ class Board:
             fresh[c.XID_ERRORS] = float(self._xid_count)
         if self._xid_last is not None:
             fresh[c.XID_LAST] = float(self._xid_last)
-        values = plausible({**self._slow, **fresh})
+        values = {**self._slow, **fresh}
         samples = [
             Sample(
                 scope=Scope.DEVICE, subject=self.id, host=self._host, time_ns=time_ns, values=values, text=self._text
@@ -222,6 +213,8 @@ class Board:
         if power_w is None:
             return None
         values[c.POWER] = power_w
+        if not c.POWER.plausible(power_w):  # whoever takes the sample drops it and counts it; here it must not add up
+            return None
         module_w = values.get(c.POWER_MODULE) if meaning.scope == "device" else None
         finding = self._check.take(time_s, power_w, module_w=module_w, energy_j=energy_j)
         values[c.ENERGY_INTEGRATED] = self._check.integrated_j
@@ -398,12 +391,6 @@ class Board:
             partition.instance: key for key, partition in self._partitions.items() if partition.instance is not None
         }
         return self._processes.read(time_ns, host=self._host, device=self.id, instances=instances)
-
-
-def plausible(values: Values) -> Values:
-    """Without the values that cannot be true: sentinels that a driver gives for what it does not know."""
-    bounds = _BOUNDS
-    return {metric: value for metric, value in values.items() if bounds[metric][0] <= value <= bounds[metric][1]}
 
 
 def bus_of(handle: Any) -> str | None:

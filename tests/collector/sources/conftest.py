@@ -33,6 +33,7 @@ class DeviceSwitches(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("module_scope", "architecture", "pstate", "pcie_wraps")),
         ("power_limit_mw", ctypes.c_int64),
         ("reset_at_mj", ctypes.c_int64),
+        ("power_reads", ctypes.c_int64),
         *((name, ctypes.c_double) for name in ("mean_w", "swing_w", "period_s", "counter_gain")),
     )
 

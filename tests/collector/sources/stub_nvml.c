@@ -36,7 +36,7 @@ struct device {
     int64_t xid[8], xid_made, xid_taken;
     int64_t reasons, processes, pid, sleeping;
     int64_t module_scope, architecture, pstate, pcie_wraps;
-    int64_t power_limit_mw, reset_at_mj;                        /* the counter is what it would be less reset_at_mj */
+    int64_t power_limit_mw, reset_at_mj, power_reads;           /* the counter is what it would be less reset_at_mj */
     double mean_w, swing_w, period_s, counter_gain;
 };
 
@@ -281,6 +281,7 @@ API int nvmlDeviceGetComputeMode(void *h, unsigned *out) { BOARD(h); *out = 0; r
 
 API int nvmlDeviceGetPowerUsage(void *h, unsigned *out) {       /* of a partition: the whole board's, as seen in the field */
     ENTER(h);
+    d->power_reads++;
     *out = boxcar(d, averages(d) ? control->average_ms : control->instant_ms) * 1e3;
     return OK;
 }
