@@ -4,7 +4,3 @@ History from elsewhere, into the store: MLPerf and nvidia-smi logs, a Prometheus
 Each reader yields `Unit`s (what is stored whole or not at all) with an `Account` of every line of every file; `take_in`
 writes the units and adds up the report. Nothing is stored of a unit with bad lines unless the caller says `partial`.
 """
-
-from collector.imports.report import Account, BadLine, Report, Unit, take_in
-
-__all__ = ["Account", "BadLine", "Report", "Unit", "take_in"]

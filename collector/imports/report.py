@@ -124,7 +124,7 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         """The report as ``-o json`` prints it."""
         return {
-            "schema": 1,
+            "schema": "perfwatt.import/1",
             "kind": self.kind,
             "source": self.source,
             "dry_run": self.dry_run,
