@@ -4,9 +4,9 @@ SQL over a store, for people: in a child process that can be stopped and has not
     with query(root, "SELECT device, max(power_w) FROM device_samples GROUP BY 1") as result:
         for row in result.rows: ...
 
-The statement runs in `query_child.py`; what it may do and what stops it is said there. This side counts the time it waits
-for the child, not the time its own reader takes: a person who pages through an answer is not cut off, which is why
-DuckDB's `max_execution_time`, which counts the reader's time too, is not used.
+The statement runs in `query_child.py`; what it may do and what stops it is said there. This side counts the time that
+it waits for the child, not the time that its own reader takes: who pages through an answer is not cut off. DuckDB's
+`max_execution_time` counts the reader's time too, and is not used.
 """
 
 import json
@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
@@ -33,7 +33,9 @@ MIB: Final = 1 << 20
 _CHILD = Path(__file__).with_name("query_child.py")
 # SQL that can name a table by a string put together at run time: every table must be there.
 _INDIRECT = re.compile(r"\bquery(_table)?\s*\(|u&\"", re.IGNORECASE)
-_VANISHED = re.compile(r"No such file|No files found|Cannot open file", re.IGNORECASE)
+_OTHER_FILES: Final = 64
+# Of a file that is gone DuckDB says the first; or it takes the name for a folder's, which is no allowed path.
+_VANISHED = re.compile(r"No such file|No files found|Cannot open file|\.parquet/\*\*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,15 +43,14 @@ class Limits:
     """
     What one statement may use.
 
-    `timeout_s` is wall-clock time spent waiting for the statement. `memory_bytes` bounds the whole process (address space,
-    of which DuckDB and Python take 0.6 GB without using it), `working_bytes` what DuckDB gives to sorts and joins.
+    `timeout_s` is wall-clock time spent waiting for the statement. `memory_bytes` bounds the address space of the whole
+    process, of which DuckDB and Python take 0.6 GB unused; `working_bytes` what DuckDB gives to sorts and joins.
     """
 
     timeout_s: float = 30.0
     memory_bytes: int = 2048 * MIB
     working_bytes: int = 1024 * MIB
     row_bytes: int = 16 * MIB
-    files: int = 256
     threads: int = 2
 
 
@@ -66,7 +67,7 @@ class Result:
     """
     An answer: columns, and rows that come while the statement runs.
 
-    Numbers, booleans and text are themselves; times are text in UTC as DuckDB writes it; lists and structs are JSON text.
+    Numbers, booleans and text are themselves; times are text in UTC as DuckDB writes it; lists and structs are JSON.
     Iterating `rows` raises QueryError when the statement fails or runs over a limit.
     """
 
@@ -150,7 +151,8 @@ def _request(
             "memory_bytes": limits.memory_bytes,
             "working_bytes": limits.working_bytes,
             "row_bytes": limits.row_bytes,
-            "files": limits.files,
+            # DuckDB keeps every file of a view open to see its columns.
+            "files": len(files) + _OTHER_FILES,
             "threads": limits.threads,
             "cpu_s": int(limits.timeout_s * limits.threads) + 2,
         },
@@ -183,11 +185,9 @@ class _Child:
             stderr=subprocess.PIPE,
         )
         assert self._process.stdin is not None
-        try:
+        with suppress(BrokenPipeError):  # it died; reading its answer says of what
             self._process.stdin.write(json.dumps(request).encode())
             self._process.stdin.close()
-        except BrokenPipeError:
-            pass  # it died; reading its answer says of what
 
     def columns(self) -> tuple[Column, ...]:
         """
@@ -258,7 +258,5 @@ class _Child:
 
 def _close(pipe: IO[bytes] | None) -> None:
     if pipe is not None:
-        try:
+        with suppress(BrokenPipeError):  # what was still to be written to a dead process
             pipe.close()
-        except BrokenPipeError:
-            pass  # what was still to be written to a dead process

@@ -1,10 +1,10 @@
 """
 The child process in which a statement runs: DuckDB with everything taken away but the store's segments.
 
-Run by `query.py` as a program of its own (``python -I query_child.py``), not imported: it needs the standard library and
-duckdb only, starts in 0.15 s, and its limits bind nobody else. A request is one JSON object on stdin; answers are frames
-on stdout, four bytes of length and that many bytes of JSON: ``{"columns": ...}``, ``{"rows": ...}`` any number of times,
-then ``{"end": true}`` or ``{"error": ..., "kind": ...}``.
+Run by `query.py` as a program of its own (``python -I query_child.py``), not imported: it needs the standard library
+and duckdb only, starts in 0.15 s, and its limits bind nobody else. A request is one JSON object on stdin; answers are
+frames on stdout, four bytes of length and that many bytes of JSON: ``{"columns": ...}``, ``{"rows": ...}`` any number
+of times, then ``{"end": true}`` or ``{"error": ..., "kind": ...}``.
 
 DuckDB has no privilege boundary of its own, so several fences stand one behind the other: one statement of a reading
 type; wrapped as a subquery, which alone refuses an INSERT hidden in a WITH (its type says SELECT); external access off,
@@ -13,6 +13,7 @@ with the segments as the only paths; configuration locked; and rlimits, since `m
 """
 
 import ctypes
+import itertools
 import json
 import os
 import re
@@ -83,7 +84,9 @@ def connect(request: dict[str, Any]) -> Any:
     wanted, newest = request["version"]
     for path, key, version in con.execute(request["metadata"]).fetchall() if request["metadata"] else ():
         if key == wanted and int(version) > newest:
-            raise Refused(f"{path}: schema version {version} is newer than {newest}, the newest that this perfwatt reads")
+            raise Refused(
+                f"{path}: schema version {version} is newer than {newest}, the newest that this perfwatt reads"
+            )
     for statement in request["views"]:
         con.execute(statement)
     con.execute("SET lock_configuration = true")
@@ -206,11 +209,14 @@ def answer(request: dict[str, Any], frames: Frames) -> None:
     columns = describe(con, sql, kind)
     if explained:
         head = _EXPLAIN.match(request["sql"])
-        columns, found = [("plan", "VARCHAR")], plan(con, sql, head.group() if head else "EXPLAIN ")
+        columns = [("plan", "VARCHAR")]
+        found: Iterator[tuple[Any, ...]] = plan(con, sql, head.group() if head else "EXPLAIN ")
     else:
         found = rows(con, sql, columns, request["limit"])
+    # The first row comes before the columns: until then the other side may ask again, should a segment have vanished.
+    first = next(found, None)
     frames.send(json.dumps({"columns": columns}).encode())
-    for row in found:
+    for row in itertools.chain([first] if first is not None else [], found):
         frames.row(row)
     frames.flush()
     frames.send(b'{"end":true}')
