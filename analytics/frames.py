@@ -24,6 +24,9 @@ TYPES = {
 }
 
 
+_TICKS_NS = {pl.Datetime("ms"): 1_000_000, pl.Datetime("us"): 1_000, pl.Datetime("ns"): 1}
+
+
 def schema(table: Table) -> pl.Schema:
     """The columns of *table* as `scan` gives them."""
     return pl.Schema({column.name: TYPES[column.type] for column in table})
@@ -48,8 +51,9 @@ def scan(
     """
     The rows of *table* in [start, end) for which *where* holds, in the schema's columns and types.
 
-    Out: every column of the table: metrics as Float64, `time` as Datetime("ns") in UTC, what was not measured as null. Only
-    segments that can hold such rows are opened. Collect it within minutes: superseded files are deleted after a grace.
+    Out: every column of the table: metrics as Float64, `time` as Datetime("ns") in UTC, what was not measured as null.
+    Only segments that can hold such rows are opened. Collect it within minutes: superseded files are deleted after a
+    grace. The order of rows is not defined.
 
     Raises: StoreError (no store, no such table, a segment that is damaged or of a newer schema).
     """
@@ -59,9 +63,7 @@ def scan(
     end_ns = None if end is None else nanoseconds(end)
     parts: list[pl.LazyFrame] = []
     for segments, repeats in opened.groups(table, start_ns, end_ns):
-        rows = _rows(found, [segment.path for segment in segments])
-        # Only what can meet has to be compared, so the window is cut first.
-        rows = _within(rows, start_ns, end_ns)
+        rows = _rows(found, [segment.path for segment in segments], start_ns, end_ns)
         parts.append(rows.unique([*found.keys, "time"], keep="last", maintain_order=True) if repeats else rows)
     frame = pl.concat(parts) if parts else pl.LazyFrame(schema=schema(found))
     return frame if where is None else frame.filter(where)
@@ -71,24 +73,17 @@ def latest(
     store: Store | Path | str, table: str, start: Moment | None = None, end: Moment | None = None
 ) -> pl.LazyFrame:
     """
-    The last row of each key of *table* in [start, end): what is, of tables in which a later row replaces an earlier one.
+    The last row of each key of *table* in [start, end): the present state, where a later row replaces an earlier one.
 
     Out: as `scan`, one row for each key.
     """
-    keys = list(Store(store).table(table).keys if not isinstance(store, Store) else store.table(table).keys)
-    return scan(store, table, start, end).sort("time").unique(keys, keep="last", maintain_order=True)
+    opened = store if isinstance(store, Store) else Store(store)
+    keys = list(opened.table(table).keys)
+    return scan(opened, table, start, end).sort("time").unique(keys, keep="last", maintain_order=True)
 
 
-def _within(rows: pl.LazyFrame, start_ns: int | None, end_ns: int | None) -> pl.LazyFrame:
-    if start_ns is not None:
-        rows = rows.filter(pl.col("time") >= pl.lit(start_ns, dtype=pl.Int64).cast(pl.Datetime("ns")))
-    if end_ns is not None:
-        rows = rows.filter(pl.col("time") < pl.lit(end_ns, dtype=pl.Int64).cast(pl.Datetime("ns")))
-    return rows
-
-
-def _rows(table: Table, paths: Sequence[Path]) -> pl.LazyFrame:
-    """The rows of some segments in the schema's types, in the order of the paths."""
+def _rows(table: Table, paths: Sequence[Path], start_ns: int | None, end_ns: int | None) -> pl.LazyFrame:
+    """The rows of some segments within a window in the schema's types, in the order of the paths."""
     runs: list[tuple[pl.Schema, list[Path]]] = []
     for path in paths:
         stored = _stored_schema(path)
@@ -98,26 +93,33 @@ def _rows(table: Table, paths: Sequence[Path]) -> pl.LazyFrame:
             runs[-1][1].append(path)
         else:
             runs.append((pl.Schema(stored), [path]))
-    return pl.concat([_typed(table, stored, run) for stored, run in runs])
+    return pl.concat([_typed(table, stored, run, start_ns, end_ns) for stored, run in runs])
 
 
 def _alike(one: pl.Schema, other: pl.Schema) -> bool:
     return all(one.get(name, kind) == kind for name, kind in other.items())
 
 
-def _typed(table: Table, stored: pl.Schema, paths: list[Path]) -> pl.LazyFrame:
+def _typed(
+    table: Table, stored: pl.Schema, paths: list[Path], start_ns: int | None, end_ns: int | None
+) -> pl.LazyFrame:
     rows = pl.scan_parquet(
         paths, schema=stored, missing_columns="insert", extra_columns="ignore", hive_partitioning=False, glob=False
     )
-    wanted = schema(table)
-    return rows.select(
-        pl.lit(None, dtype=kind).alias(name)
-        if name not in stored
-        else pl.col(name)
-        if stored[name] == kind
-        else pl.col(name).cast(kind)
-        for name, kind in wanted.items()
-    )
+    # In the unit that is stored, so that row groups outside the window are skipped by their statistics.
+    time = stored["time"]
+    ticks = _TICKS_NS[time]
+    for bound, compare in ((start_ns, pl.Expr.ge), (end_ns, pl.Expr.lt)):
+        if bound is not None:
+            # Rounded up for both: a moment between two ticks is after the first of them.
+            rows = rows.filter(compare(pl.col("time"), pl.lit(-(-bound // ticks), dtype=pl.Int64).cast(time)))
+    return rows.select(_column(name, kind, stored.get(name)) for name, kind in schema(table).items())
+
+
+def _column(name: str, kind: pl.DataType, stored: pl.DataType | None) -> pl.Expr:
+    if stored is None:
+        return pl.lit(None, dtype=kind).alias(name)
+    return pl.col(name) if stored == kind else pl.col(name).cast(kind)
 
 
 # A segment never changes, so what its footer says is read once; a day of one writer is some dozens of files.

@@ -12,8 +12,9 @@ from collector.sample import Coded
 from collector.store import sql
 from collector.store.engine import Engine
 from collector.store.files import Files
+from collector.store.packing import packed_columns
 from collector.store.schema import Table
-from collector.store.segments import DAY_NS, day_folder, day_of, day_start_ns
+from collector.store.segments import DAY_NS, day_folder, day_of
 
 
 @runtime_checkable
@@ -42,7 +43,6 @@ class Written:
     path: Path
     first_ns: int
     last_ns: int
-    rows: int
 
 
 @contextmanager
@@ -89,10 +89,11 @@ def _nanoseconds(value: Any) -> int | None:
     return None if value is None else int(value)
 
 
-def _typed(engine: Engine, table: Table, source: str, coded: Mapping[str, Coded]) -> str:
-    """A select of *source* in the schema's types; refuses what the table does not have."""
+def _typed(engine: Engine, table: Table, source: str, coded: Mapping[str, Coded]) -> tuple[str, list[str]]:
+    """A select of *source* in the schema's types, and its columns; refuses what the table does not have."""
     given = {name: kind for name, kind, *_ in engine.run(f"DESCRIBE SELECT * FROM {source}")}
     _refuse(table, set(given))
+    names = [column.name for column in table if column.name in given]
     chosen = []
     for column in table:
         if column.name not in given:
@@ -112,7 +113,7 @@ def _typed(engine: Engine, table: Table, source: str, coded: Mapping[str, Coded]
         elif kind != column.type:
             value = f"{name}::{column.type}"
         chosen.append(f"{value} AS {name}")
-    return f"SELECT {', '.join(chosen)} FROM {source}"
+    return f"SELECT {', '.join(chosen)} FROM {source}", names
 
 
 def _refuse(table: Table, given: set[str]) -> None:
@@ -143,7 +144,7 @@ def write_days(
     files.make_folder(root / table.name)
     written: list[Written] = []
     with _visible_to(engine, table, data, root / table.name / f".{label}.tmp") as (source, coded):
-        rows = _typed(engine, table, source, coded)
+        rows, names = _typed(engine, table, source, coded)
         count, timed, first, last = engine.run(
             f"SELECT count(*), count(time), epoch_ns(min(time)), epoch_ns(max(time)) FROM ({rows})"
         )[0]
@@ -151,76 +152,84 @@ def write_days(
             raise StoreError(table.name, f"{count - timed} of {count} rows have no time")
         if not count:
             return []
-        if first // DAY_NS != last // DAY_NS:
+        one_day = first // DAY_NS == last // DAY_NS
+        keys = [name for name in table.keys if name in names]
+        in_order = _in_order(engine, source, keys, coded) if one_day else False
+        if not one_day:
             # Each day is a pass over the rows, which is cheaper over DuckDB's own columns than over what was given.
             engine.run(f"CREATE OR REPLACE TEMP TABLE of_many_days AS {rows}")
             rows = "SELECT * FROM of_many_days"
         try:
-            packed = ", ".join(engine.packed_columns(table, f"({rows})"))
-            held = engine.run(f"SELECT DISTINCT epoch_ns(time) // {DAY_NS} AS d FROM ({rows}) ORDER BY d")
+            columns = packed_columns(engine, table, f"({rows})", count, keep=list(coded))
+            packed = f"SELECT {', '.join(columns)} FROM ({rows})"
+            held = [(first // DAY_NS,)]
+            if not one_day:
+                held = engine.run(f"SELECT DISTINCT epoch_ns(time) // {DAY_NS} AS d FROM ({rows}) ORDER BY d")
             for (number,) in held:
-                written.append(
-                    _write_day(
-                        engine,
-                        files,
-                        root,
-                        table,
-                        f"SELECT {packed} FROM ({rows})",
-                        day_of(number * DAY_NS),
-                        label,
-                        metadata,
-                    )
-                )
+                start = number * DAY_NS
+                folder = day_folder(root, table.name, day_of(start))
+                files.make_folder(folder)
+                path = folder / f".{label}.tmp"
+                within = f"time >= make_timestamp_ns({start}) AND time < make_timestamp_ns({start + DAY_NS})"
+                select = packed if one_day else f"{packed} WHERE {within}"
+                written.append(Written(day_of(start), path, 0, 0))
+                _write_sorted(engine, table, select, columns, path, metadata, in_order=in_order)
+                times = (first, last) if one_day else _time_range(engine, path)
+                written[-1] = Written(day_of(start), path, *times)
         except BaseException:
             for part in written:
                 part.path.unlink(missing_ok=True)
             raise
         finally:
-            engine.run("DROP TABLE IF EXISTS of_many_days")
+            if not one_day:
+                engine.run("DROP TABLE IF EXISTS of_many_days")
     return written
 
 
-def _write_day(
+def _time_range(engine: Engine, path: Path) -> tuple[int, int]:
+    ends = ", ".join(f"epoch_ns({end}(time)::TIMESTAMP_NS)" for end in ("min", "max"))
+    first, last = engine.run(f"SELECT {ends} FROM read_parquet({sql.text(path)})")[0]
+    return first, last
+
+
+def _in_order(engine: Engine, source: str, keys: list[str], coded: Mapping[str, Coded]) -> bool:
+    """Whether the rows, as given, rise strictly by keys and time: then there is nothing to sort, and no row twice."""
+    if any(list(column.words) != sorted(set(column.words)) for name, column in coded.items() if name in keys):
+        return False
+    rises = "time > lag(time) OVER ()"
+    for name in reversed([sql.quoted(key) for key in keys]):
+        before = f"lag({name}) OVER ()"
+        rises = f"({name} > {before} OR ({name} = {before} AND {rises}))"
+    return not engine.run(f"SELECT count(*) FROM (SELECT {rises} AS up FROM {source} OFFSET 1) WHERE up IS NOT TRUE")[
+        0
+    ][0]
+
+
+def _write_sorted(
     engine: Engine,
-    files: Files,
-    root: Path,
     table: Table,
-    rows: str,
-    day: date,
-    label: str,
+    select: str,
+    columns: list[str],
+    path: Path,
     metadata: Mapping[str, str],
-) -> Written:
-    folder = day_folder(root, table.name, day)
-    files.make_folder(folder)
-    path = folder / f".{label}.tmp"
-    start = day_start_ns(day)
-    within = f"time >= make_timestamp_ns({start}) AND time < make_timestamp_ns({start + DAY_NS})"
-    keys = ", ".join(sql.quoted(name) for name in table.keys if f"AS {sql.quoted(name)}" in rows)
-    ordered = f"{keys}, time"
-    try:
-        engine.run(
-            sql.copy(f"SELECT * FROM ({rows}) WHERE {within} ORDER BY {ordered}", path, table, metadata=metadata)
-        )
-        if _repeated(engine, path, ordered):
-            once = f"SELECT * FROM ({rows}) WHERE {within} QUALIFY row_number() OVER (PARTITION BY {ordered} ORDER BY nth DESC) = 1"
-            numbered = once.replace(f"FROM ({rows})", f"FROM (SELECT *, row_number() OVER () AS nth FROM ({rows}))")
-            engine.run(
-                sql.copy(f"SELECT * EXCLUDE (nth) FROM ({numbered}) ORDER BY {ordered}", path, table, metadata=metadata)
-            )
-        count, first, last = engine.run(
-            f"SELECT count(*), epoch_ns(min(time)), epoch_ns(max(time)) FROM read_parquet({sql.text(path)})"
-        )[0]
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-    return Written(day, path, first, last, count)
+    *,
+    in_order: bool,
+) -> None:
+    if in_order:
+        engine.run(sql.copy(select, path, table, metadata=metadata))
+        return
+    order = sql.order(table, columns)
+    engine.run(sql.copy(f"{select} ORDER BY {order}", path, table, metadata=metadata))
+    if _repeated(engine, path, order):
+        # The rare case pays: of the rows with the same keys and time the one given last stays.
+        numbered = f"SELECT *, row_number() OVER () AS nth FROM ({select})"
+        last = f"row_number() OVER (PARTITION BY {order} ORDER BY nth DESC) = 1"
+        once = f"SELECT * EXCLUDE (nth) FROM ({numbered}) QUALIFY {last}"
+        engine.run(sql.copy(f"{once} ORDER BY {order}", path, table, metadata=metadata))
 
 
-def _repeated(engine: Engine, path: Path, ordered: str) -> bool:
+def _repeated(engine: Engine, path: Path, order: str) -> bool:
     """Whether a row of a sorted file has the keys and time of the one before it."""
-    row = f"row({ordered})"
-    found = engine.run(
-        f"SELECT count(*) FROM (SELECT {row} IS NOT DISTINCT FROM lag({row}) OVER () AS again "
-        f"FROM read_parquet({sql.text(path)})) WHERE again"
-    )
-    return bool(found[0][0])
+    same = " AND ".join(f"{name} IS NOT DISTINCT FROM lag({name}) OVER ()" for name in order.split(", "))
+    file = f"read_parquet({sql.text(path)})"
+    return bool(engine.run(f"SELECT count(*) FROM (SELECT {same} AS again FROM {file} OFFSET 1) WHERE again")[0][0])

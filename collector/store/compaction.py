@@ -1,9 +1,9 @@
 """
 Fewer, larger segments; and the end of old days.
 
-Seals of a few seconds become segments of five minutes, then of an hour, then of a day. A merged segment covers the ids of
-those it was merged from, so its rename is the one moment at which it takes their place; they are deleted after a grace in
-which readers that listed them earlier can finish.
+Seals of a few seconds become segments of five minutes, then of an hour, then of a day. A merged segment covers the ids
+of those it was merged from, so its rename is the one moment at which it takes their place; they are deleted after a
+grace in which readers that listed them earlier can finish.
 """
 
 import logging
@@ -16,6 +16,7 @@ from collector.errors import StoreError
 from collector.store import sql
 from collector.store.engine import Engine, as_store_error, check_version
 from collector.store.files import Files
+from collector.store.packing import packed_columns
 from collector.store.schema import TABLES, Table
 from collector.store.segments import (
     DAY_NS,
@@ -37,6 +38,8 @@ _STEP_MS = 300_000
 _HOUR_MS = 3_600_000
 # A day is merged whole once nothing more is expected of it, not while its last rows are still on their way.
 _SETTLED_NS = 900_000_000_000
+# An agent's rows reach the store within seconds, after an outage within days: what comes later is history, imported.
+_LATE_NS = 3 * DAY_NS
 # Merging rewrites a segment; beyond this size one file less is not worth it.
 _LARGEST_BYTES = 2 * 1024**3
 
@@ -108,14 +111,11 @@ def merge(
     temporary, final = folder / f".{name}.tmp", folder / name
     rows = sql.latest_rows(table, paths) if may_repeat else f"SELECT * FROM {sql.read_segments(paths)}"
     try:
-        packed = engine.packed_columns(table, sql.read_segments(paths))
-        keys = [
-            word for word in sql.order(table).split(", ") if any(column.endswith(f"AS {word}") for column in packed)
-        ]
-        engine.run(sql.copy(f"SELECT {', '.join(packed)} FROM ({rows}) ORDER BY {', '.join(keys)}", temporary, table))
-        before, after = (
-            engine.run(f"SELECT count(*) FROM {sql.read_segments(some)}")[0][0] for some in (paths, [temporary])
-        )
+        before = _count(engine, paths)
+        columns = packed_columns(engine, table, sql.read_segments(paths), before)
+        chosen = f"SELECT {', '.join(columns)} FROM ({rows}) ORDER BY {sql.order(table, columns)}"
+        engine.run(sql.copy(chosen, temporary, table))
+        after = _count(engine, [temporary])
         if after > before or (after < before and not may_repeat):
             raise StoreError(final, f"merging {len(group)} segments of {before} rows gave {after}: nothing was changed")
         files.commit(temporary, final)
@@ -135,6 +135,10 @@ def merge(
         repeats=reaches_back,
         bytes=final.stat().st_size,
     )
+
+
+def _count(engine: Engine, paths: Sequence[Path]) -> int:
+    return int(engine.run(f"SELECT count(*) FROM {sql.read_segments(paths)}")[0][0])
 
 
 def compact(engine: Engine, files: Files, root: Path, writer: str, now_ns: int, *, only: date | None = None) -> int:
@@ -193,17 +197,21 @@ def _remove_day(files: Files, folder: Path) -> int:
 
 
 def expire(files: Files, root: Path, retain_days: Mapping[str, int | None], now_ns: int) -> int:
-    """Mark the days that are older than their table keeps; readers no longer see them, `sweep` deletes them."""
+    """
+    Mark the days that are older than their table keeps; readers no longer see them, `sweep` deletes them.
+
+    A day is kept while it holds rows that were written days after it: somebody imported that history to have it.
+    """
     marked = 0
     for table, keep in retain_days.items():
         for day in days(root, table) if keep is not None else ():
+            over_ns = day_start_ns(day) + DAY_NS
             folder = day_folder(root, table, day)
-            if (
-                keep is not None
-                and day_start_ns(day) + (keep + 1) * DAY_NS <= now_ns
-                and not (folder / EXPIRED).exists()
-            ):
-                (folder / EXPIRED).touch()
-                files.sync_folder(folder)
-                marked += 1
+            if keep is None or over_ns + keep * DAY_NS > now_ns or (folder / EXPIRED).exists():
+                continue
+            if any(segment.last * 1_000_000 >= over_ns + _LATE_NS for segment in present(root, table, day)):
+                continue
+            (folder / EXPIRED).touch()
+            files.sync_folder(folder)
+            marked += 1
     return marked

@@ -32,7 +32,7 @@ def connect(
 
 @contextmanager
 def as_store_error(path: Path | str) -> Iterator[None]:
-    """Turn DuckDB's and the operating system's errors into StoreError, with the path and the first line of their text."""
+    """Turn DuckDB's and the operating system's errors into StoreError: the path and the first line of their text."""
     try:
         yield
     except duckdb.Error as error:
@@ -98,28 +98,6 @@ class Engine:
             self.run(sql.copy(f"SELECT {select} FROM {buffer} ORDER BY {sql.order(table)}", path, table, level=1))
         finally:
             self.run(f"TRUNCATE {buffer}")
-
-    def packed_columns(self, table: Table, source: str) -> list[str]:
-        """The columns of *source* that hold a value, as expressions in the types they are stored in."""
-        stored = {name: kind for name, kind, *_ in self.run(f"DESCRIBE SELECT * FROM {source}")}
-        columns = [column for column in table if column.name in stored]
-        tests = {
-            column.name: sql.fits(column)
-            if column.metric is not None
-            else f"count({sql.quoted(column.name)}) > 0 OR NULL"
-            for column in columns
-            if stored[column.name] != column.packed or column.metric is None
-        }
-        fit: dict[str, bool | None] = {column.name: True for column in columns}
-        if tests:
-            found = self.run(f"SELECT {', '.join(tests.values())} FROM {source}")[0]
-            fit.update(zip(tests, found, strict=True))
-        needed = (*table.keys, "time")
-        return [
-            sql.packed(column, fit[column.name])
-            for column in columns
-            if fit[column.name] is not None or column.name in needed
-        ]
 
     def versions(self, paths: Sequence[Path]) -> dict[str, int]:
         """The schema version of each segment (0: none, so not a segment of ours)."""

@@ -71,7 +71,7 @@ def process_row(process: Process, source: str) -> Values:
 
 
 class Describer:
-    """Knows each device's last description, and gives a row when it changed or a day began (so that a day is complete)."""
+    """Knows each device's last description, and tells when it changed or a day began (so that each day is complete)."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, str], tuple[Device, int]] = {}

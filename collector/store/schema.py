@@ -5,7 +5,6 @@ A row is found by its key columns and `time`; a later row with the same key repl
 Only ever add columns.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -23,22 +22,6 @@ class Column:
     name: str
     type: str
     metric: Metric | None = None
-
-    @property
-    def packed(self) -> str:
-        """
-        The type a segment stores this column in, where every value fits it: a decimal of the metric's resolution.
-
-        Scaled integers with delta encoding take half the bytes of doubles; what does not fit is stored as a double.
-        """
-        if self.metric is None:
-            return self.type
-        step = self.metric.resolution
-        if step is None or step >= 1:
-            return "BIGINT"
-        digits = round(-math.log10(step))
-        high = self.metric.high
-        return f"DECIMAL({9 if high is not None and high * 10**digits < 1e9 else 18},{digits})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,12 @@ Segments: how a file's name says what it holds, and which files make up a table 
     <root>/<table>/date=YYYY-MM-DD/<writer>-<generation>[x]-<first>-<last>-<from>-<to>.parquet
 
 `first` and `last` are the ids of the seals a segment holds: a writer numbers its seals upwards, and a merged segment
-covers a range of them. `from` and `to` are the earliest and latest row, in milliseconds of the day. An ``x`` says that the
-segment may repeat a row (same keys, same time) of an earlier segment of its writer.
+covers a range of them. `from` and `to` are the earliest and latest row, in milliseconds of the day. An ``x`` says that
+the segment may repeat a row (same keys, same time) of an earlier segment of its writer.
 
-One rule makes every change atomic: **a segment is hidden by one of the same writer, table and day that covers its ids and
-has a higher generation.** So one rename publishes a merged segment and retires those it was merged from, and a file can be
-deleted long after, when no reader can still be reading it.
+One rule makes every change atomic: **a segment is hidden by one of the same writer, table and day that covers its ids
+and has a higher generation.** So one rename publishes a merged segment and retires those it was merged from, and a file
+can be deleted long after, when no reader can still be reading it.
 """
 
 import os

@@ -87,7 +87,7 @@ class Store:
     def groups(
         self, table: str, start_ns: int | None = None, end_ns: int | None = None
     ) -> list[tuple[list[Segment], bool]]:
-        """The segments in groups: True with those of which a later row may replace an earlier one (same keys and time)."""
+        """The segments in groups: True where a later row may replace an earlier one (same keys and time)."""
         return views.groups(self.table(table), self.segments(table, start_ns, end_ns))
 
     @contextmanager
@@ -136,7 +136,7 @@ class Store:
         Raises: StoreError; then nothing of *data* is in the store, unless a rename failed between two days.
         """
         checked_writer(self.root, writer)
-        with self._bulk(self.table(table), data, writer, threads, {}) as (found, written):
+        with self._bulk(self.table(table), data, writer, threads, {}) as (engine, found, written):
             number = next_id(self.root, table, writer, time.time_ns())
             return [
                 self._commit(
@@ -146,7 +146,7 @@ class Store:
                     0,
                     number,
                     number,
-                    repeats=not found.shared and self._meets(found, part, writer),
+                    repeats=self._meets(engine, found, part, writer),
                 )
                 for part in written
             ]
@@ -170,7 +170,7 @@ class Store:
         Raises: StoreError.
         """
         checked_writer(self.root, part)
-        with self._bulk(self.table(table), data, part, None, metadata or {}) as (found, written):
+        with self._bulk(self.table(table), data, part, None, metadata or {}) as (engine, found, written):
             kept = {
                 day: [
                     s
@@ -188,7 +188,7 @@ class Store:
     @contextmanager
     def _bulk(
         self, table: Table, data: Frame | Columns, writer: str, threads: int | None, metadata: Mapping[str, str]
-    ) -> Iterator[tuple[Table, list[Written]]]:
+    ) -> Iterator[tuple[Engine, Table, list[Written]]]:
         """Write *data* to temporary files, then hold the writer's name while they are given theirs."""
         label = f"{writer}.{os.getpid()}.{threading.get_ident()}"
         with as_store_error(self.root / table.name):
@@ -198,7 +198,7 @@ class Store:
             try:
                 written = write_days(engine, self.files, self.root, table, data, label, metadata)
                 with WriterLock(self.root, writer, wait_s=60.0, files=self.files):
-                    yield table, written
+                    yield engine, table, written
             finally:
                 engine.close()
                 for item in written:
@@ -237,10 +237,19 @@ class Store:
             engine.close()
             temporary.unlink(missing_ok=True)
 
-    def _meets(self, table: Table, item: Written, writer: str) -> bool:
-        """Whether the writer has a segment that reaches into the time of *item*."""
-        mine = (s for s in visible(present(self.root, table.name, item.day)) if s.writer == writer)
-        return any(segment.overlaps(item.first_ns, item.last_ns + 1) for segment in mine)
+    def _meets(self, engine: Engine, table: Table, item: Written, writer: str) -> bool:
+        """Whether a row of *item* has the keys and time of one that the writer has written before."""
+        mine = [s for s in visible(present(self.root, table.name, item.day)) if s.writer == writer]
+        paths = [segment.path for segment in mine if segment.overlaps(item.first_ns, item.last_ns + 1)]
+        if table.shared or not paths:
+            return False
+        new, old = (sql.typed_rows(table, [(some, False)]) for some in ([item.path], paths))
+        same = " AND ".join(
+            f"n.{sql.quoted(key)} IS NOT DISTINCT FROM o.{sql.quoted(key)}" for key in (*table.keys, "time")
+        )
+        window = f"time >= make_timestamp_ns({item.first_ns}) AND time <= make_timestamp_ns({item.last_ns})"
+        statement = f"SELECT count(*) FROM ({new}) n SEMI JOIN (SELECT * FROM ({old}) WHERE {window}) o ON {same}"
+        return bool(engine.run(statement)[0][0])
 
     # ------------------------------------------------------------------------------------------------ upkeep
 

@@ -1,4 +1,4 @@
-"""The tables as DuckDB views: exact lists of files, so that a reader never sees a superseded one beside its successor."""
+"""The tables as DuckDB views over exact lists of files: never a superseded one beside its successor."""
 
 import os
 import threading
@@ -18,8 +18,8 @@ def groups(table: Table, segments: Sequence[Segment]) -> list[tuple[list[Segment
     """
     *segments* in groups, with True those in which a later row may replace an earlier one (same keys, same time).
 
-    In a shared table that is all of them. Otherwise a row belongs to one writer, which marks the segments that may repeat
-    a row: then its segments of that day, up to the last one marked, are such a group.
+    In a shared table that is all of them. Otherwise a row belongs to one writer, which marks the segments that may
+    repeat a row: then its segments of that day, up to the last one marked, are such a group.
     """
     if table.shared:
         return [(list(segments), True)] if segments else []

@@ -249,7 +249,7 @@ class Writer:
         try:
             self._files.remove(path)
         except OSError:
-            # A store that went read-only keeps its half file until the next start; the error that matters is on its way.
+            # A store that went read-only keeps its half file until the next start; the error that matters is raised.
             log.debug("temporary file left", extra={"path": str(path)})
 
     # ------------------------------------------------------------------------------------------------ when it fails
