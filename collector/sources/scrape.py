@@ -19,6 +19,7 @@ from typing import Final
 
 import aiohttp
 
+from collector.catalogue import Scope
 from collector.errors import ReadRetry, SourceUnavailable
 from collector.sample import Gap, Reading
 from collector.sources import Options
@@ -223,6 +224,15 @@ class Scrape:
         self._arrived.set()
 
 
+def check_options(options: Options) -> None:
+    """
+    Whether *options* are right, certificates and mappings included; no target is asked.
+
+    Raises: ConfigError.
+    """
+    TargetFiles(read_options(options, "localhost"), "localhost").read(strict=True)
+
+
 @contextmanager
 def open_scrape(options: Options, host: str) -> Iterator[Scrape]:
     """
@@ -284,6 +294,6 @@ def doctor(
         mapped={name: sorted(metric.column for metric in found) for name, found in sorted(reader.mapped.items())},
         dropped=dict(sorted((name, why) for name, why in reader.dropped.items() if name not in reader.mapped)),
         unknown=sorted(reader.unknown),
-        samples=sum(len(sample.values) for sample in reading.samples),
+        samples=sum(len(sample.values) for sample in reading.samples if sample.scope is not Scope.AGENT),
         read_s=reading.read_s,
     )

@@ -63,13 +63,17 @@ class Secret:
 
 
 class Door:
-    """An `Access` made ready: the TLS context and the header lines."""
+    """
+    An `Access` made ready: the TLS context and the header lines.
 
-    def __init__(self, access: Access) -> None:
+    Raises: ConfigError, under *key*, when the certificates cannot be used.
+    """
+
+    def __init__(self, access: Access, *, key: str = "tls") -> None:
         self.access = access
         self._token = Secret(access.bearer_token_file) if access.bearer_token_file else None
         self._password = Secret(access.password_file) if access.password_file else None
-        self.tls = _context(access)
+        self.tls = _context(access, key)
 
     def headers(self) -> dict[str, str]:
         """
@@ -87,14 +91,14 @@ class Door:
         return headers
 
 
-def _context(access: Access) -> ssl.SSLContext:
+def _context(access: Access, key: str) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=str(access.ca_file) if access.ca_file else None)
         if access.cert_file:
             context.load_cert_chain(access.cert_file, access.key_file)
     except (OSError, ssl.SSLError) as error:
         named = access.cert_file or access.ca_file
-        raise ConfigError("tls", f"{named}: cannot be used: {error}") from error
+        raise ConfigError(key, f"{named}: cannot be used: {error}") from error
     if access.insecure_skip_verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Final
 
-from collector.catalogue import XID_ERRORS, XID_LAST, Kind, Metric, Scope
+from collector.catalogue import UNKNOWN_NAMES, XID_ERRORS, XID_LAST, Kind, Metric, Scope
 from collector.errors import ReadRetry
 from collector.sample import Allocation, Device, Event, Reading, Sample, Severity
 from collector.sources.scrape_mapping import OWN_NAMES, Rule, Table
@@ -148,6 +148,7 @@ class Reader:
         self._zones: dict[tuple[str, ...], tuple[float, int]] = {}
         self._sums: dict[tuple[str, Metric], float] = {}
         self._first_scrape = True
+        self._unknown_told = 0
 
     def read(self, body: bytes, *, time_ns: int, read_s: float = 0.0) -> Reading:
         """
@@ -191,6 +192,12 @@ class Reader:
             for plan in self._plans
             if (found := self._fill(plan, values, time_ns, events))
         ]
+        if self._layout.changed and len(self.unknown) != self._unknown_told:
+            self._unknown_told = len(self.unknown)
+            told = {UNKNOWN_NAMES: float(self._unknown_told)}
+            samples.append(
+                Sample(scope=Scope.AGENT, subject=self.source, host=self._host, time_ns=time_ns, values=told)
+            )
         self._first_scrape = False
         return Reading(
             source=self.source,

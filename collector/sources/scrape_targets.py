@@ -111,23 +111,23 @@ def read_options(options: Mapping[str, Any], local_host: str) -> list[Group]:
 
     Raises: ConfigError.
     """
-    _known(options, _OUTER | _GROUP | {"group"}, "source.")
+    _known(options, _OUTER | _GROUP | {"group"}, "")
     outer = {key: value for key, value in options.items() if key in _GROUP}
     groups = []
     if "targets" in outer or "target_files" in outer:
-        groups.append(_group(outer, "source.", local_host))
+        groups.append(_group(outer, "", local_host))
     shared = {key: value for key, value in outer.items() if key not in {"targets", "target_files"}}
     for number, inner in enumerate(options.get("group", ())):
-        where = f"source.group[{number}]."
+        where = f"group[{number}]."
         _known(inner, _GROUP, where)
         groups.append(_group({**shared, **inner}, where, local_host))
     if not groups:
-        raise ConfigError("source.targets", "a scrape source needs targets, target_files or a group with one of them")
+        raise ConfigError("targets", "a scrape source needs targets, target_files or a group with one of them")
     return groups
 
 
 def _group(options: Mapping[str, Any], where: str, local_host: str) -> Group:
-    door = Door(_access(options, where))
+    door = Door(_access(options, where), key=f"{where}tls")
     tables = choose(options.get("mapping", "auto"), key=f"{where}mapping")
     files = options.get("target_files", ())
     if isinstance(files, str) or not all(isinstance(name, str) for name in files):

@@ -1,4 +1,4 @@
-"""What real exporters really print: every capture is read without an error, and agrees with the nvidia-smi beside it."""
+"""What real exporters print: every capture is read without an error and agrees with the nvidia-smi beside it."""
 
 import csv
 import io

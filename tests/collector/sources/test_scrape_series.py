@@ -35,6 +35,7 @@ from collector.catalogue import (
     TOKENS_CACHED,
     TOKENS_IN,
     TOKENS_OUT,
+    UNKNOWN_NAMES,
     UTILIZATION,
     XID_ERRORS,
     XID_LAST,
@@ -71,7 +72,7 @@ def values(text: str, subject: str | None = None, **labels: str) -> Mapping[Metr
 
 GPU0 = 'gpu="0",UUID="GPU-a",device="nvidia0",modelName="NVIDIA H100 80GB HBM3",Hostname="n1"'
 
-# ------------------------------------------------------------------------------------------------------- dcgm-exporter
+# -------------------------------------------------------------------------------------------------------- dcgm-exporter
 
 
 def test_dcgm_units_become_si() -> None:
@@ -117,8 +118,10 @@ def test_old_and_new_dcgm_names_mean_the_same_and_both_together_count_once(
 
 @pytest.mark.parametrize(
     "blank",
-    ["2147483632", "2147483633", "2147483634", "2147483635", "9223372036854775792", "9223372036854775794"]
-    + ["9223372036854775795", "140737488355328", "140737488355328.1", "140737488355328.3", "NaN", "+Inf", "-1"],
+    [
+        *("2147483632", "2147483633", "2147483634", "2147483635", "9223372036854775792", "9223372036854775794"),
+        *("9223372036854775795", "140737488355328", "140737488355328.1", "140737488355328.3", "NaN", "+Inf", "-1"),
+    ],
 )
 def test_a_dcgm_blank_is_absent(blank: str) -> None:
     found = values(
@@ -129,7 +132,8 @@ def test_a_dcgm_blank_is_absent(blank: str) -> None:
         f"DCGM_FI_DEV_XID_ERRORS{{{GPU0}}} {blank}\n"
         f"DCGM_FI_DEV_CLOCK_THROTTLE_REASONS{{{GPU0}}} {blank}\n"
         # Twice, so that merging cannot let one through either.
-        f'DCGM_FI_DEV_MEMORY_TEMP{{{GPU0},hpc_job="1"}} {blank}\nDCGM_FI_DEV_MEMORY_TEMP{{{GPU0},hpc_job="2"}} {blank}\n'
+        f'DCGM_FI_DEV_MEMORY_TEMP{{{GPU0},hpc_job="1"}} {blank}\n'
+        f'DCGM_FI_DEV_MEMORY_TEMP{{{GPU0},hpc_job="2"}} {blank}\n'
     )
     assert found == {TEMPERATURE: 40.0}
 
@@ -185,7 +189,7 @@ def test_series_copied_for_each_job_are_one_and_the_jobs_share_the_device() -> N
         ("102", "GPU-a", 0.5, None),
     ]
     assert not exporter.say(lines).allocations
-    later = exporter.say(lines.replace('"102"', '"101"').replace(' 400\n', ' 401\n', 1))
+    later = exporter.say(lines.replace('"102"', '"101"').replace(" 400\n", " 401\n", 1))
     told = {(a.workload, a.start_ns, a.end_ns, a.share) for a in later.allocations}
     now, then = exporter.now_ns, T0 + 15 * S
     assert told == {("101", then, now, 0.5), ("102", then, now, 0.5), ("101", now, None, 1.0)}
@@ -235,8 +239,14 @@ def test_the_throttle_bitmask_becomes_reasons() -> None:
 
 @pytest.mark.parametrize(
     ("model", "method"),
-    [("NVIDIA H100 80GB HBM3", "average"), ("NVIDIA A100-SXM4-80GB", "instant"), ("NVIDIA A10G", "average")]
-    + [("Tesla V100-SXM2-16GB", "instant"), ("NVIDIA L40S", "average"), ("NVIDIA A30", "instant")],
+    [
+        ("NVIDIA H100 80GB HBM3", "average"),
+        ("NVIDIA A100-SXM4-80GB", "instant"),
+        ("NVIDIA A10G", "average"),
+        ("Tesla V100-SXM2-16GB", "instant"),
+        ("NVIDIA L40S", "average"),
+        ("NVIDIA A30", "instant"),
+    ],
 )
 def test_power_says_by_which_method_it_was_read(model: str, method: str) -> None:
     reading = Exporter().say(f'DCGM_FI_DEV_POWER_USAGE{{gpu="0",UUID="GPU-a",modelName="{model}"}} 300\n')
@@ -252,11 +262,15 @@ def test_a_counter_whose_unit_is_not_known_is_left_out_with_the_reason() -> None
 
 def test_names_that_no_mapping_knows_are_listed() -> None:
     exporter = Exporter()
-    exporter.say(f"DCGM_FI_DEV_BRAND_NEW{{{GPU0}}} 5\nDCGM_FI_DEV_GPU_TEMP{{{GPU0}}} 50\ngo_goroutines 9\nup 1\n")
+    text = f"DCGM_FI_DEV_BRAND_NEW{{{GPU0}}} 5\nDCGM_FI_DEV_GPU_TEMP{{{GPU0}}} 50\ngo_goroutines 9\nup 1\n"
+    first = exporter.say(text)
     assert exporter.reader.unknown == {"DCGM_FI_DEV_BRAND_NEW"}
+    # Counted for the agent's own metrics, once for as long as it is so.
+    assert [sample.values for sample in first.samples if sample.scope is Scope.AGENT] == [{UNKNOWN_NAMES: 1.0}]
+    assert all(sample.scope is Scope.DEVICE for sample in exporter.say(text).samples)
 
 
-# ------------------------------------------------------------------------------------------------- devices come and go
+# -------------------------------------------------------------------------------------------------- devices come and go
 
 
 def test_a_device_that_left_is_an_event_and_its_series_end() -> None:
@@ -314,7 +328,7 @@ def test_an_old_timestamp_is_no_value() -> None:
     assert found.values == {TEMPERATURE: 40.0}
 
 
-# ------------------------------------------------------------------------------------------------ nvidia_gpu_exporter
+# -------------------------------------------------------------------------------------------------- nvidia_gpu_exporter
 
 
 def test_nvidia_gpu_exporters_shortened_uuid_is_made_whole() -> None:
@@ -345,7 +359,7 @@ def test_counted_xids_are_events_from_the_first_one_after_the_start() -> None:
 
 def test_a_gpu_instance_of_nvidia_gpu_exporter_is_a_part_with_its_profile() -> None:
     reading = Exporter().say(
-        'nvidia_smi_mig_info{uuid="a",mig_uuid="MIG-1",gpu_instance_id="3",compute_instance_id="0",profile="2g.20gb"} 1\n'
+        'nvidia_smi_mig_info{uuid="a",gpu_instance_id="3",compute_instance_id="0",profile="2g.20gb"} 1\n'
         'nvidia_smi_mig_memory_used_bytes{uuid="a",gpu_instance_id="3"} 5e9\n'
         'nvidia_smi_power_draw_watts{uuid="a"} 200\n'
     )
@@ -354,7 +368,7 @@ def test_a_gpu_instance_of_nvidia_gpu_exporter_is_a_part_with_its_profile() -> N
     assert (part.parent, part.partition) == ("GPU-a", "2g.20gb")
 
 
-# ------------------------------------------------------------------------------------------------------------- others
+# --------------------------------------------------------------------------------------------------------------- others
 
 
 def test_all_smi_watts_of_amd_boards_are_left_out_and_others_are_not() -> None:
@@ -430,7 +444,8 @@ def test_gaudi_power_is_milliwatts_under_both_names_and_its_energy_is_left_out()
     exporter = Exporter()
     reading = exporter.say(
         f"habanalabs_power_mW{{{card}}} 312000\naccelerator_power_usage_watts{{{card}}} 312000\n"
-        f"habanalabs_energy{{{card}}} 123456\naccelerator_sm_clock_hertz{{{card}}} 1650\nhabanalabs_clock_soc_mhz{{{card}}} 1650\n"
+        f"habanalabs_energy{{{card}}} 123456\n"
+        f"accelerator_sm_clock_hertz{{{card}}} 1650\nhabanalabs_clock_soc_mhz{{{card}}} 1650\n"
     )
     assert reading.samples[0].values == {POWER: 312.0, CLOCK_SM: 1.65e9}
     assert "unit" in exporter.reader.dropped["habanalabs_energy"]
@@ -452,7 +467,8 @@ def test_intel_power_of_the_card_is_not_added_to_its_parts() -> None:
 
 def test_older_xpum_tiles_are_parts_of_the_device() -> None:
     found = values(
-        'xpum_power_watts{uuid="u",dev_name="Max 1550"} 400\nxpum_power_watts{uuid="u",dev_name="Max 1550",sub_device_id="0"} 190\n'
+        'xpum_power_watts{uuid="u",dev_name="Max 1550"} 400\n'
+        'xpum_power_watts{uuid="u",dev_name="Max 1550",sub_device_id="0"} 190\n'
     )
     assert found[POWER] == 400.0
 
@@ -462,7 +478,8 @@ def test_omnistat_cards_are_named_by_host_and_place_and_zero_watts_are_absent() 
         'rocm_average_socket_power_watts{card="0",source="current_socket_power"} 410\n'
         'rocm_average_socket_power_watts{card="1",source="current_socket_power"} 0\n'
         'rocm_utilization_percentage{card="1"} 50\n'
-        'rocm_temperature_celsius{card="0",location="hbm_0"} 46\nrocm_temperature_celsius{card="0",location="hbm_1"} 49\n'
+        'rocm_temperature_celsius{card="0",location="hbm_0"} 46\n'
+        'rocm_temperature_celsius{card="0",location="hbm_1"} 49\n'
     )
     assert {sample.subject: sample.values for sample in reading.samples} == {
         "node7/amd-0": {POWER: 410.0, TEMPERATURE_MEMORY: 49.0},
@@ -501,7 +518,7 @@ def test_triton_energy_is_joules_and_inferences_are_no_tokens() -> None:
     assert by_subject == {"GPU-1": {ENERGY: 4567.5, UTILIZATION: 0.9}, "node7:9400/bert": {SAMPLES: 120.0}}
 
 
-# ----------------------------------------------------------------------------------------------------------------- hosts
+# ---------------------------------------------------------------------------------------------------------------- hosts
 
 
 def rapl(zone: str, index: int, joules: float, path: str = "intel-rapl") -> str:
@@ -553,7 +570,8 @@ def test_a_rapl_zone_that_cannot_be_read_once_is_not_taken_for_a_wrap() -> None:
 def test_kepler_gives_the_node_and_not_its_own_attribution() -> None:
     exporter = Exporter()
     reading = exporter.say(
-        'kepler_node_cpu_watts{zone="package",node_name="w1"} 80\nkepler_node_cpu_watts{zone="psys",node_name="w1"} 200\n'
+        'kepler_node_cpu_watts{zone="package",node_name="w1"} 80\n'
+        'kepler_node_cpu_watts{zone="psys",node_name="w1"} 200\n'
         'kepler_node_cpu_watts{zone="core",node_name="w1"} 60\nkepler_process_cpu_watts{pid="1",zone="package"} 4\n'
         'kepler_node_gpu_watts{gpu="0",gpu_uuid="GPU-a",gpu_name="T4",vendor="nvidia",node_name="w1"} 65.5\n'
     )
@@ -583,7 +601,7 @@ def test_scaphandre_is_microwatts_and_its_wrapping_sum_is_left_out() -> None:
     assert "wrap" in exporter.reader.dropped["scaph_host_energy_microjoules"]
 
 
-# ---------------------------------------------------------------------------------------------------------------- serving
+# -------------------------------------------------------------------------------------------------------------- serving
 
 VLLM = """\
 # TYPE vllm:generation_tokens_total counter

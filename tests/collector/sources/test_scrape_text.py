@@ -42,9 +42,8 @@ label_values = st.text(alphabet=st.sampled_from(list('abc 09"\\\n{},=#ä€\t/-.
 numbers = st.one_of(
     st.floats(allow_nan=True, allow_infinity=True).map(repr),
     st.integers(min_value=-(2**70), max_value=2**70).map(str),
-    st.sampled_from(["NaN", "+Inf", "-Inf", "Inf", "7.307144e+06", "5.32523487232e+011", "1E3", "-0", ".5", "1.", "0x10"])
-    .filter(lambda text: text != "0x10"),
-)  # fmt: skip
+    st.sampled_from(["NaN", "+Inf", "-Inf", "Inf", "7.307144e+06", "5.32523487232e+011", "1E3", "-0", ".5", "1."]),
+)
 
 
 def escaped(value: str) -> str:
@@ -68,8 +67,11 @@ def lines(draw: st.DrawFn) -> tuple[str, list[str]]:
 
 
 others = st.sampled_from(
-    ["", "   ", "# a comment", "#", "# HELP some_name it helps, says { } \" and \\\\", "# TYPE other_name gauge", "# EOF", "\r"]
-)  # fmt: skip
+    [
+        *("", "   ", "\r", "#", "# a comment", "# TYPE other_name gauge", "# EOF"),
+        '# HELP some_name it helps, says { } " and \\\\',
+    ]
+)
 
 
 @settings(max_examples=400, deadline=None)
