@@ -68,21 +68,21 @@ def zone_of(text: str, *, key: str = "--tz") -> Zone:
     return Zone(text, None)
 
 
-def out_of_order(column: str, *, limit_s: int = 60) -> pl.Expr:
+def out_of_order(column: str, *, limit_s: int = 60, end_days: int = 30) -> pl.Expr:
     """
     Whether a line's time lies more than *limit_s* outside the times of its neighbours: a damaged date or hour.
 
-    A gap, a restart and the hour that autumn repeats are no such thing: one neighbour is near.
+    A gap and a restart are no such thing: time goes on from one neighbour to the other. The first and the last line have
+    one neighbour only, and are believed up to *end_days* from it.
     """
     time, before, after = pl.col(column), pl.col(column).shift(1), pl.col(column).shift(-1)
     limit = timedelta(seconds=limit_s)
     earliest, latest = pl.min_horizontal(before, after), pl.max_horizontal(before, after)
     between = before.is_not_null() & after.is_not_null()
-    near_end = (time - pl.col(column).median()).abs() <= timedelta(days=1)
     return (
         pl.when(between)
         .then((time < earliest - limit) | (time > latest + limit))
-        .otherwise(~near_end & (pl.len() > 2))
+        .otherwise((time - earliest).abs() > timedelta(days=end_days))
         .fill_null(False)
     )
 

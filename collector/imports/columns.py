@@ -112,7 +112,7 @@ def to_utc(lines: Lines, account: Account, data: pl.DataFrame, zone: Zone) -> pl
     utc, unsure = zone.utc(data["local"])
     if unsure:
         account.notes.append(f"{unsure} readings in the hour that occurs twice are taken as the first")
-    data = data.with_columns(time=utc).with_columns(wrong=out_of_order("local"))
+    data = data.with_columns(time=utc).with_columns(wrong=out_of_order("time"))
     for line, local, time, wrong in data.select("line", "local", "time", "wrong").iter_rows():
         if local is None:
             account.refuse(line, "its time is no time", lines.texts[line - 1])
