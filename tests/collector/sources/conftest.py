@@ -16,7 +16,7 @@ from collector.sample import Reading
 from collector.sources.nvml_inventory import Inventory
 from collector.sources.nvml_settings import settings_of
 
-_LISTED, _NAME = 32, 64
+_LISTED, _NAME = 64, 64
 
 
 class DeviceSwitches(ctypes.Structure):
@@ -110,27 +110,27 @@ class NvmlStub:
         return {"library": str(self.library), "sysfs": "/nonexistent", "processes_s": 0.0, **more}
 
 
-@pytest.fixture(scope="session")
-def nvml_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if shutil.which("gcc") is None:
-        pytest.skip("gcc is not installed; the stub of libnvidia-ml.so.1 is compiled with it")
-    library = tmp_path_factory.mktemp("nvml") / "libnvidia-ml.so.1"
-    source = Path(__file__).parent / "stub_nvml.c"
+def compile_stub(folder: Path) -> tuple[Path, Path]:
+    """Compile the stub into *folder*; gives the library and a file for its switches. The benchmarks do so, too."""
+    library, control = folder / "libnvidia-ml.so.1", folder / "switches"
     flags = ["-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden"]
     flags.append("-Wl,-soname,libnvidia-ml.so.1")
+    source = Path(__file__).parent / "stub_nvml.c"
     subprocess.run(["gcc", *flags, "-o", str(library), str(source), "-lm"], check=True)
-    return library
+    control.write_bytes(bytes(ctypes.sizeof(Switches)))
+    assert ctypes.CDLL(str(library)).stub_size() == ctypes.sizeof(Switches)
+    return library, control
 
 
 @pytest.fixture(scope="session")
-def _nvml_process_stub(nvml_library: Path) -> Iterator[NvmlStub]:
+def _nvml_process_stub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NvmlStub]:
+    if shutil.which("gcc") is None:
+        pytest.skip("gcc is not installed; the stub of libnvidia-ml.so.1 is compiled with it")
+    library, control = compile_stub(tmp_path_factory.mktemp("nvml"))
     # The library maps the file once for the process, so it is one file for all tests.
-    control = nvml_library.parent / "control"
-    control.write_bytes(bytes(ctypes.sizeof(Switches)))
     before = os.environ.get("PERFWATT_STUB_NVML")
     os.environ["PERFWATT_STUB_NVML"] = str(control)
-    assert ctypes.CDLL(str(nvml_library)).stub_size() == ctypes.sizeof(Switches)
-    yield NvmlStub(nvml_library, control)
+    yield NvmlStub(library, control)
     if before is None:
         del os.environ["PERFWATT_STUB_NVML"]
     else:
