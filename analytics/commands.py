@@ -1,0 +1,175 @@
+"""The commands that analyse: devices, energy, efficiency."""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from collector.options import (
+    CheckOption,
+    ConfigOption,
+    FileOption,
+    LimitOption,
+    OutputOption,
+    QuietOption,
+    Request,
+    SinceOption,
+    StoreOption,
+    TzOption,
+    UntilOption,
+    give,
+    request,
+    say,
+    store_root,
+)
+from collector.output import Field, Format
+
+if TYPE_CHECKING:
+    import polars as pl
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+class Per(StrEnum):
+    """What a row of `efficiency` is about."""
+
+    WORKLOAD = "workload"
+    DEVICE = "device"
+    HOST = "host"
+    FLEET = "fleet"
+
+
+ByOption = Annotated[
+    str | None, typer.Option("--by", metavar="WINDOW", help="A row for each window, such as 5m or 1h, too.")
+]
+GapOption = Annotated[
+    float, typer.Option("--max-gap", metavar="SECONDS", min=0.001, help="Readings further apart than this are a gap.")
+]
+
+
+@app.command()
+def devices(
+    store: StoreOption = None,
+    output: OutputOption = Format.TABLE,
+    file: FileOption = None,
+    limit: LimitOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    tz: TzOption = "UTC",
+    check: CheckOption = None,
+    quiet: QuietOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """List the devices: as they last described themselves, and when they were measured."""
+    from analytics.frames import scan
+    from analytics.inventory import inventory
+
+    asked, root = request(output, file, limit, since, until, tz), store_root(store)
+    # A device describes itself once and is measured for years: the window is one of samples only.
+    samples = scan(root, "device_samples", asked.start_ns, asked.end_ns)
+    _answer("devices", inventory(scan(root, "devices"), samples), asked, check)
+
+
+@app.command()
+def energy(
+    store: StoreOption = None,
+    by: ByOption = None,
+    max_gap: GapOption = 10.0,
+    output: OutputOption = Format.TABLE,
+    file: FileOption = None,
+    limit: LimitOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    tz: TzOption = "UTC",
+    check: CheckOption = None,
+    quiet: QuietOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Joules per device, with the seconds they cover and how much of them was measured, not modelled."""
+    from analytics.energy import energy as energy_of
+    from analytics.frames import scan
+
+    asked, root = request(output, file, limit, since, until, tz), store_root(store)
+    samples = scan(root, "device_samples", asked.start_ns, asked.end_ns)
+    _answer(
+        "energy",
+        energy_of(samples, by=_window(by), max_gap_s=max_gap, devices=scan(root, "devices")),
+        asked,
+        check,
+    )
+
+
+@app.command()
+def efficiency(
+    store: StoreOption = None,
+    per: Annotated[Per, typer.Option("--per", help="What a row is about.")] = Per.WORKLOAD,
+    by: ByOption = None,
+    max_gap: GapOption = 10.0,
+    output: OutputOption = Format.TABLE,
+    file: FileOption = None,
+    limit: LimitOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    tz: TzOption = "UTC",
+    check: CheckOption = None,
+    quiet: QuietOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """What the energy brought: joules per token, tokens per second per watt; per workload, device, host or fleet."""
+    from analytics.efficiency import efficiency as efficiency_of
+    from analytics.efficiency import efficiency_by_place
+    from analytics.frames import scan
+
+    asked, root = request(output, file, limit, since, until, tz), store_root(store)
+    tables = [scan(root, name, asked.start_ns, asked.end_ns) for name in ("device_samples", "workload_samples")]
+    # An allocation that began before the window may hold in it.
+    options: dict[str, Any] = {"max_gap_s": max_gap, "by": _window(by), "devices": scan(root, "devices")}
+    allocations = scan(root, "allocations", None, asked.end_ns)
+    if per is Per.WORKLOAD:
+        frame = efficiency_of(*tables, allocations, **options)
+    else:
+        frame = efficiency_by_place(*tables, allocations, place=per.value, **options)
+    _answer("efficiency", frame, asked, check)
+
+
+# ----------------------------------------------------------------------------------------------------- what they share
+
+
+def _window(text: str | None) -> str | None:
+    """
+    A window as the jobs take it.
+
+    Raises: ConfigError.
+    """
+    if text is None:
+        return None
+    from collector.moments import NS, parse_span
+
+    return f"{parse_span(text, option='--by') / NS:g}s"
+
+
+def _answer(schema: str, frame: "pl.LazyFrame", asked: Request, check: Sequence[str] | None) -> None:
+    """Collect *frame* and write it; empty, say where nothing was found."""
+    import polars as pl
+
+    found = frame.collect()
+    # Python's datetime ends at microseconds, so times leave as nanoseconds.
+    times = [name for name, kind in found.schema.items() if isinstance(kind, pl.Datetime)]
+    fields = [Field(name, _TYPES.get(str(kind).split("(")[0], "VARCHAR")) for name, kind in found.schema.items()]
+    rows = found.with_columns(pl.col(times).cast(pl.Datetime("ns")).cast(pl.Int64)).iter_rows()
+    if found.is_empty():
+        say("nothing found; 'perfwatt doctor' says what the store holds")
+    give(schema, fields, rows, asked, check)
+
+
+_TYPES = {
+    "Datetime": "TIMESTAMP_NS",
+    "Float64": "DOUBLE",
+    "Float32": "FLOAT",
+    "Int64": "BIGINT",
+    "Int32": "INTEGER",
+    "UInt32": "UINTEGER",
+    "UInt64": "UBIGINT",
+    "Boolean": "BOOLEAN",
+}

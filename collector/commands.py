@@ -1,0 +1,183 @@
+"""The commands that need no analysis: metrics, query, export, doctor, config, agent."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from collector.options import (
+    CheckOption,
+    ConfigOption,
+    FileOption,
+    LimitOption,
+    OutputOption,
+    QuietOption,
+    SinceOption,
+    StoreOption,
+    TzOption,
+    UntilOption,
+    give,
+    request,
+    say,
+    store_root,
+)
+from collector.output import Field, Format
+
+app = typer.Typer(rich_markup_mode=None)
+config_app = typer.Typer(
+    name="config", help="Show, check and begin a configuration.", no_args_is_help=True, rich_markup_mode=None
+)
+
+
+# ------------------------------------------------------------------------------------------------------------ metrics
+
+
+@app.command()
+def metrics(
+    store: StoreOption = None,
+    stored: Annotated[bool, typer.Option("--stored", help="Only metrics that the store has values of.")] = False,
+    output: OutputOption = Format.TABLE,
+    file: FileOption = None,
+    limit: LimitOption = 0,
+    quiet: QuietOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """List the metrics: column, Prometheus name, unit, kind, and whether the store has values."""
+    root = store_root(store)
+    if store is None and not stored and not root.is_dir():
+        held: dict[str, frozenset[str]] | None = None
+    else:
+        from collector.store import Store
+        from collector.store.presence import holdings
+
+        held = {holding.table: holding.columns for holding in holdings(Store(root))}
+    fields = [Field(name) for name in ("scope", "column", "unit", "kind", "prometheus", "stored", "help")]
+    give("metrics", fields, _metric_rows(held, stored), request(output, file, limit, None, None, "UTC"), None)
+
+
+def _metric_rows(held: dict[str, frozenset[str]] | None, stored: bool) -> Iterator[tuple[str | None, ...]]:
+    from collector.catalogue import CATALOGUE, Scope
+    from collector.store.schema import SAMPLE_TABLES
+
+    for metric in CATALOGUE:
+        there = None
+        if held is not None and metric.scope is not Scope.AGENT:
+            there = metric.column in held.get(SAMPLE_TABLES[metric.scope].name, ())
+        if stored and not there:
+            continue
+        labels = ",".join(f'{name}="{value}"' for name, value in metric.labels)
+        name = f"{metric.prometheus}{{{labels}}}" if labels else metric.prometheus
+        word = None if there is None else "yes" if there else "no"
+        yield metric.scope.value, metric.column, metric.unit.symbol or "1", metric.kind.value, name, word, metric.help
+
+
+# -------------------------------------------------------------------------------------------------------------- query
+
+
+@app.command()
+def query(
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="One statement that reads; - takes it from stdin.")],
+    store: StoreOption = None,
+    timeout: Annotated[float, typer.Option("--timeout", min=0.1, max=86_400, help="Seconds it may take.")] = 30.0,
+    memory: Annotated[int, typer.Option("--memory", min=64, help="MiB that sorts and joins may take.")] = 1024,
+    output: OutputOption = Format.TABLE,
+    file: FileOption = None,
+    limit: LimitOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    tz: TzOption = "UTC",
+    check: CheckOption = None,
+    quiet: QuietOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """
+    Run SQL (DuckDB's) over the store, in a process that can read the store's tables and nothing else.
+
+    Tables: device_samples, host_samples, workload_samples, facility_samples, devices, allocations, processes, events;
+    devices_now and allocations_now hold the latest row of each. "SHOW TABLES" and "DESCRIBE device_samples" tell more.
+    --since and --until bound the rows that the tables have.
+    """
+    from collector.store.query import MIB, Limits
+    from collector.store.query import query as run
+
+    asked = request(output, file, limit, since, until, tz)
+    limits = Limits(timeout_s=timeout, working_bytes=memory * MIB, memory_bytes=(memory + 1024) * MIB)
+    with run(
+        store_root(store),
+        sys.stdin.read() if sql == "-" else sql,
+        start_ns=asked.start_ns,
+        end_ns=asked.end_ns,
+        limit=0 if check else asked.output.fetch,
+        limits=limits,
+        tz=tz,
+    ) as result:
+        give("query", [Field(column.name, column.type) for column in result.columns], result.rows, asked, check)
+
+
+# ------------------------------------------------------------------------------------------------------------- config
+
+
+@config_app.command("show")
+def config_show(
+    output: OutputOption = Format.TABLE,
+    file: FileOption = None,
+    quiet: QuietOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Show every key with its value and where the value is from; secrets are hidden."""
+    from collector.config import load
+
+    rows = ((key, _value_text(value), origin) for key, value, origin in load(env=os.environ).rows())
+    fields = [Field("key"), Field("value"), Field("origin")]
+    give("config", fields, rows, request(output, file, 0, None, None, "UTC"), None)
+
+
+def _value_text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+@config_app.command("validate")
+def config_validate(quiet: QuietOption = False, config: ConfigOption = None) -> None:
+    """Check the configuration, the options of each source too. Exit code 2 when something is wrong."""
+    from collector.config import check_options, load
+
+    loaded = load(env=os.environ)
+    check_options(loaded)
+    files = sorted({origin.removeprefix("file ") for origin in loaded.origins.values() if origin.startswith("file ")})
+    say(f"valid: {', '.join(files) or 'defaults, no file'}; {len(loaded.sources)} source(s)")
+
+
+@config_app.command("schema")
+def config_schema() -> None:
+    """Print the JSON schema of the configuration."""
+    from collector.config import schema
+
+    typer.echo(json.dumps(schema(), indent=2))
+
+
+@config_app.command("init")
+def config_init(
+    file: Annotated[
+        Path | None, typer.Option("--file", metavar="PATH", help="Write there instead of to stdout; never over a file.")
+    ] = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Write a configuration to begin with: every key, its default and what it means."""
+    from collector.config import example
+    from collector.errors import ConfigError
+
+    if file is None:
+        typer.echo(example(), nl=False)
+        return
+    try:
+        with file.open("x", encoding="utf-8") as out:
+            out.write(example())
+    except FileExistsError as error:
+        raise ConfigError("--file", "exists, and is not overwritten", path=file) from error
+    except OSError as error:
+        raise ConfigError("--file", f"cannot be written: {error.strerror}", path=file) from error
+    say(f"written: {file}")
