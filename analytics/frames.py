@@ -24,7 +24,7 @@ TYPES = {
 }
 
 
-_TICKS_NS = {pl.Datetime("ms"): 1_000_000, pl.Datetime("us"): 1_000, pl.Datetime("ns"): 1}
+_TICKS_NS: dict[pl.DataType, int] = {pl.Datetime("ms"): 1_000_000, pl.Datetime("us"): 1_000, pl.Datetime("ns"): 1}
 
 
 def schema(table: Table) -> pl.Schema:

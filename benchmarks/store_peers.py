@@ -225,7 +225,7 @@ def _snappy(raw: bytes) -> bytes:
 
 
 def _remote_writes(data: Sampled, hour_ms: int = 3_600_000) -> Iterator[bytes]:
-    """Requests in order of time, an hour of some hundred series each: a head takes nothing much older than its newest."""
+    """Requests in order of time, an hour of some hundred series each: a head takes nothing that is hours older."""
     series = list(data.series())
     first, last = int(data.time_ms.min()), int(data.time_ms.max())
     for start in range(first, last + 1, hour_ms):

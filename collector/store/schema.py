@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from collector.catalogue import Metric, Scope, metrics
+from collector.catalogue import Kind, Metric, Scope, metrics
 
 VERSION: Final = 1
 """Stored in each segment; a segment with a higher number is refused."""
@@ -129,6 +129,54 @@ EVENTS: Final = Table(
     shared=True,
 )
 
+SUBJECT: Final = {Scope.DEVICE: "device", Scope.HOST: "host", Scope.WORKLOAD: "workload", Scope.FACILITY: "meter"}
+"""The column that holds a sample's subject, by scope."""
+STATISTICS: Final = {Kind.GAUGE: ("min", "mean", "max"), Kind.COUNTER: ("increase",)}
+"""What a rollup keeps of a metric, by kind."""
+
+
+def rollup_column(metric: Metric, statistic: str) -> str:
+    """
+    The column of a rollup: the unit still ends the name.
+
+    >>> from collector.catalogue import POWER
+    >>> rollup_column(POWER, "max")
+    'power_max_w'
+    """
+    return "_".join(word for word in (metric.name, statistic, metric.unit.suffix) if word)
+
+
+def _rollup(scope: Scope, *text: str) -> Table:
+    """
+    What the samples of a scope were over a window that starts at `time` and lasts `window_s` (300 or 3600).
+
+    `rows` counts samples; `covered_s` is the time between samples no further apart than the gap rule allows. A pair of
+    samples counts to the window of the later one, as its counters' increase does: so sums over windows are exact.
+    """
+    subject = SUBJECT[scope]
+    return Table(
+        f"{scope.value}_rollups",
+        (subject, "source", "window_s"),
+        (
+            *_text(subject),
+            TIME,
+            *_text("source"),
+            Column("window_s", "INTEGER"),
+            *_text("host", *text),
+            Column("rows", "BIGINT"),
+            Column("covered_s", "DOUBLE"),
+            *(
+                Column(rollup_column(metric, statistic), "DOUBLE", metric)
+                for metric in metrics(scope)
+                for statistic in STATISTICS[metric.kind]
+            ),
+        ),
+    )
+
+
+DEVICE_ROLLUPS: Final = _rollup(Scope.DEVICE, "power_method", "power_scope")
+WORKLOAD_ROLLUPS: Final = _rollup(Scope.WORKLOAD, "model", "framework")
+
 TABLES: Final = {
     table.name: table
     for table in (
@@ -140,6 +188,8 @@ TABLES: Final = {
         ALLOCATIONS,
         PROCESSES,
         EVENTS,
+        DEVICE_ROLLUPS,
+        WORKLOAD_ROLLUPS,
     )
 }
 
@@ -149,5 +199,5 @@ SAMPLE_TABLES: Final = {
     Scope.WORKLOAD: WORKLOAD_SAMPLES,
     Scope.FACILITY: FACILITY_SAMPLES,
 }
-SUBJECT: Final = {Scope.DEVICE: "device", Scope.HOST: "host", Scope.WORKLOAD: "workload", Scope.FACILITY: "meter"}
-"""The column that holds a sample's subject, by scope."""
+ROLLUP_TABLES: Final = {DEVICE_SAMPLES.name: DEVICE_ROLLUPS, WORKLOAD_SAMPLES.name: WORKLOAD_ROLLUPS}
+"""The table of rollups of a table of samples."""

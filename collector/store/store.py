@@ -16,6 +16,7 @@ from collector.store.bulk import Columns, Frame, Written, write_days
 from collector.store.compaction import GRACE_S, compact, expire, sweep
 from collector.store.engine import Engine, as_store_error, check_version, connect
 from collector.store.files import FILES, Files, WriterLock
+from collector.store.rollups import roll_up
 from collector.store.schema import TABLES, Table
 from collector.store.segments import (
     Segment,
@@ -43,17 +44,25 @@ class Store:
     """
     A store at *root*, for reading and for writing whole tables; `writer` gives what an agent writes with.
 
+    `threads` and `memory` ("96MB") bound what writing and upkeep may use; an agent bounds them, an import does not.
+
     Raises: StoreError if *root* is not a folder (`create` makes one).
     """
 
-    def __init__(self, root: Path | str, *, files: Files = FILES) -> None:
+    def __init__(
+        self, root: Path | str, *, files: Files = FILES, threads: int | None = None, memory: str | None = None
+    ) -> None:
         self.root = Path(root).absolute()
         self.files = files
+        self._threads = threads
+        self._memory = memory
         if not self.root.is_dir():
             raise StoreError(self.root, "no store here: not a folder")
 
     @classmethod
-    def create(cls, root: Path | str, *, files: Files = FILES) -> "Store":
+    def create(
+        cls, root: Path | str, *, files: Files = FILES, threads: int | None = None, memory: str | None = None
+    ) -> "Store":
         """
         Open the store at *root*, making the folder if there is none.
 
@@ -62,7 +71,7 @@ class Store:
         path = Path(root).absolute()
         with as_store_error(path):
             files.make_folder(path)
-        return cls(path, files=files)
+        return cls(path, files=files, threads=threads, memory=memory)
 
     # ------------------------------------------------------------------------------------------------ reading
 
@@ -122,6 +131,7 @@ class Store:
         """
         options.setdefault("files", self.files)
         options.setdefault("publish", self._publish_once)
+        options.setdefault("maintain", self.maintain)
         return Writer(self.root, name, seal_s=seal_s, spool_rows=spool_rows, **options)
 
     def _publish_once(self) -> None:
@@ -170,7 +180,7 @@ class Store:
         Raises: StoreError.
         """
         checked_writer(self.root, part)
-        with self._bulk(self.table(table), data, part, None, metadata or {}) as (engine, found, written):
+        with self._bulk(self.table(table), data, part, None, metadata or {}) as (_, found, written):
             kept = {
                 day: [
                     s
@@ -193,7 +203,7 @@ class Store:
         label = f"{writer}.{os.getpid()}.{threading.get_ident()}"
         with as_store_error(self.root / table.name):
             spill = self.root / ".spill" / label
-            engine = Engine(threads=threads, memory=None, spill=spill)
+            engine = Engine(threads=threads or self._threads, memory=self._memory, spill=spill)
             written: list[Written] = []
             try:
                 written = write_days(engine, self.files, self.root, table, data, label, metadata)
@@ -259,16 +269,17 @@ class Store:
         *,
         retain_days: Mapping[str, int | None] | None = None,
         grace_s: float = GRACE_S,
-        memory: str | None = None,
     ) -> None:
         """
-        Merge segments, expire days, delete what is superseded, and publish; each writer that runs merges its own.
+        Roll up, merge segments, expire days, delete what is superseded, publish; a writer that runs merges its own.
 
         Raises: StoreError for the first thing that failed, after everything else was done.
         """
         now_ns = time.time_ns() if now_ns is None else now_ns
         failures: list[StoreError] = []
-        engine = Engine(threads=None, memory=memory, spill=self.root / ".spill" / f"maintain.{os.getpid()}")
+        engine = Engine(
+            threads=self._threads, memory=self._memory, spill=self.root / ".spill" / f"maintain.{os.getpid()}"
+        )
         try:
             for writer in sorted(
                 {s.writer for t in TABLES for day in days(self.root, t) for s in present(self.root, t, day)}
@@ -282,6 +293,7 @@ class Store:
                         compact(engine, self.files, self.root, writer, now_ns)
                     except StoreError as error:
                         failures.append(error)
+            roll_up(self, engine, now_ns)
             with as_store_error(self.root):
                 expire(self.files, self.root, {**RETAIN_DAYS, **(retain_days or {})}, now_ns)
                 sweep(self.files, self.root, grace_s=grace_s)

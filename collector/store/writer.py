@@ -72,6 +72,8 @@ class Writer:
         host: str | None = None,
         publish: Callable[[], None] | None = None,
         publish_s: float = 60.0,
+        maintain: Callable[[], None] | None = None,
+        maintain_s: float = 300.0,
         compact_s: float = 60.0,
         files: Files = FILES,
         clock_ns: Callable[[], int] = time.time_ns,
@@ -85,6 +87,8 @@ class Writer:
         self._host = host or socket.gethostname()
         self._publish = publish
         self._publish_s = publish_s
+        self._maintain = maintain
+        self._maintain_s = maintain_s
         self._compact_s = compact_s
         self._files = files
         self._clock_ns = clock_ns
@@ -102,6 +106,7 @@ class Writer:
         self._engine: Engine | None = None
         self._failures = 0
         self._due_publish = self._due_compact = 0.0
+        self._due_maintain = time.monotonic() + maintain_s
         try:
             self._open()
         except OSError as error:  # read-only or full: rows wait, as they would if it happened later
@@ -132,7 +137,7 @@ class Writer:
             self._thread.join()
         self.seal()
         if self._publish is not None and self._lock is not None:
-            self._try_publish()
+            self._try(self._publish)
         with self._sealing:
             if self._engine is not None:
                 self._engine.close()
@@ -303,9 +308,13 @@ class Writer:
         if now >= self._due_compact:
             self._due_compact = now + self._compact_s
             self.compact()
+        if self._maintain is not None and now >= self._due_maintain:
+            self._due_maintain = now + self._maintain_s
+            self._due_publish = now + self._publish_s  # upkeep ends with publishing
+            self._try(self._maintain)
         if self._publish is not None and now >= self._due_publish:
             self._due_publish = now + self._publish_s
-            self._try_publish()
+            self._try(self._publish)
 
     def compact(self) -> int:
         """Merge what is due of this writer's segments; gives the number of segments made."""
@@ -319,12 +328,11 @@ class Writer:
                 self._failed_aside(error)
                 return 0
 
-    def _try_publish(self) -> None:
-        if self._publish is not None:
-            try:
-                self._publish()
-            except StoreError as error:
-                self._failed_aside(error)
+    def _try(self, upkeep: Callable[[], None]) -> None:
+        try:
+            upkeep()
+        except StoreError as error:
+            self._failed_aside(error)
 
     def _failed_aside(self, error: StoreError) -> None:
         """Count what failed beside the sealing of rows, which goes on."""
