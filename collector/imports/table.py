@@ -225,10 +225,7 @@ def read_table(
 def _unit(path: Path, account: Account, data: pl.DataFrame, mapping: TableMapping) -> Unit:
     subject = SUBJECT[mapping.scope]
     names = [metric.column for metric, _, _ in mapping.metrics]
-    data = data.drop(subject, strict=False) if subject != "subject" else data
-    if subject == "host":
-        data = data.drop("host")
-    data = data.rename({"subject": subject})
+    data = data.drop(subject, strict=False).rename({"subject": subject})
     empty = data.filter(pl.all_horizontal(pl.col(names).is_null()))
     data = data.filter(~pl.all_horizontal(pl.col(names).is_null()))
     once = data.unique([subject, "time"], keep="last", maintain_order=True)
