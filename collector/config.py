@@ -64,9 +64,15 @@ def _check_listen(value: str) -> str | None:
 
 
 def _check_retain(value: Mapping[str, object]) -> str | None:
-    for key, days in value.items():
-        if isinstance(days, bool) or not isinstance(days, int | float) or not days > 0:
-            return f"has {key} = {days!r}, which is not a number of days above 0"
+    if not value:
+        return None
+    from collector.store.schema import TABLES  # brings duckdb, which most who read a configuration can do without
+
+    for table, days in value.items():
+        if table != "raw" and table not in TABLES:
+            return f"names {table!r}, which is no table; known: raw, {', '.join(TABLES)}"
+        if isinstance(days, bool) or not isinstance(days, int) or not 0 <= days <= 36_500:
+            return f"has {table} = {days!r}, which is not a whole number of days from 0 (for ever) to 36500"
     return None
 
 
@@ -87,9 +93,9 @@ class StoreConfig:
 
     root: str = _option("/var/lib/perfwatt", "Directory of the store; empty: store nothing.")
     seal_s: float = _option(5.0, "Seconds between segments: what a crash can lose.", low=0.1, high=3600)
-    maintain_s: float = _option(600.0, "Seconds between compactions; 0: never.", low=0, high=86400)
-    retain_days: Mapping[str, float] = _option(
-        {}, "Days to keep, by table; 'raw' stands for every table not named.", check=_check_retain
+    maintain_s: float = _option(3600.0, "Seconds between clean-ups (expiry, left-overs); 0: never.", low=0, high=1e6)
+    retain_days: Mapping[str, int] = _option(
+        {}, "Days to keep, by table, 0 for ever; 'raw' stands for the tables of samples.", check=_check_retain
     )
 
 

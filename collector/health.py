@@ -84,12 +84,17 @@ class Health:
 
     def forget(self, source: str) -> None:
         """End the series of a source that is configured no more."""
+        self.forget_reads(source)
         with self._lock:
-            self._sources.pop(source, None)
             tables: tuple[dict[_Series, float], ...] = (self._totals, self._levels)
             for table in tables:
                 for key in [key for key in table if ("source", source) in key[1]]:
                     del table[key]
+
+    def forget_reads(self, source: str) -> None:
+        """End what is told of the reads of *source*; what is counted by worker goes on."""
+        with self._lock:
+            self._sources.pop(source, None)
 
     def started(self, source: str) -> None:
         """Begin the counters of the configured *source* at zero, so that a first restart is seen as an increase."""
