@@ -14,7 +14,7 @@ from collector.catalogue import POWER
 
 KEYS: Final = ("device", "source")
 TRUST: Final = (0.1, 10.0)
-"""A counter whose total over the integrated power lies outside is stuck or in a wrong unit, so not used (Zeus' rule)."""
+"""A counter whose total over the integrated power lies outside is stuck or in a wrong unit: not used (Zeus' rule)."""
 MAX_COUNTER_GAP_S: Final = 3600.0
 """A counter counts while nobody reads; beyond this a reboot between two readings is likelier than a quiet reader."""
 CHUNK_S: Final = 3600.0

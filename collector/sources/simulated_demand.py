@@ -23,7 +23,7 @@ class Job:
     A workload on a group of devices.
 
     Training alternates between computing and exchanging gradients, with all its devices in step: `period_s` is the
-    length of a step at full clocks, `duty` the share of it that computes. Serving follows demand, `tokens_per_s` at the most.
+    length of a step at full clocks, `duty` the share that computes. Serving follows demand, at most `tokens_per_s`.
     """
 
     id: str
@@ -380,7 +380,7 @@ class Surroundings:
 
 
 def surroundings(sites: tuple[Site, ...], seed: int, start_ns: int, cells: int) -> Surroundings:
-    """The year's and the day's swing, weather fronts of some hours, an evening peak in price, sun in the grid at noon."""
+    """The year's and the day's swing, weather fronts of some hours, an evening peak in price, the sun at noon."""
     at_s = start_ns / NS + CELL_S * np.arange(cells)[:, None]
 
     def each(name: str) -> Floats:

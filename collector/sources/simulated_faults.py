@@ -41,7 +41,7 @@ class Kind:
 
 
 KINDS: Final = {
-    "power_stuck": Kind(False, 1200, 7200, 1.0, 1.0, 1.0, "the power sensor repeats its last value; the counter goes on"),
+    "power_stuck": Kind(False, 1200, 7200, 1.0, 1.0, 1.0, "the power sensor repeats its last value"),
     "device_lost": Kind(False, 600, 5400, 1.0, 1.0, 1.0, "the device falls off the bus, and comes back reset"),
     "thermal_degradation": Kind(False, 3600, 14_400, 1.9, 1.0, 5.0, "thermal resistance times value"),
     "fan_failure": Kind(True, 1800, 7200, 0.35, 0.05, 1.0, "airflow times value"),
@@ -127,7 +127,9 @@ def given(fleet: Fleet, origin_ns: int, number: int, table: Mapping[str, Any]) -
     else:
         what = "host" if kind.of_host else "device"
         raise ConfigError(f"{key}.subject", f"{subject!r}: a {what}'s name or its number below {len(names)} is wanted")
-    start, end, value = table.get("start", 0), table.get("end"), table.get("value", kind.value)
+    start: Any = table.get("start", 0)
+    end: Any = table.get("end")
+    value: Any = table.get("value", kind.value)
     end = start + CELL_S if end is None and table["kind"] == "counter_reset" else end
     for name, number_ in (("start", start), ("end", end)):
         if isinstance(number_, bool) or not isinstance(number_, int | float) or number_ < 0 or number_ % CELL_S:

@@ -140,6 +140,7 @@ SITES: Final = (
          price_per_kwh=0.06, carbon_g_per_kwh=130),
 )  # fmt: skip
 
+DEVICES_PER_HOST: Final = 8
 HOSTS_PER_RACK: Final = 4
 RACKS_PER_ROW: Final = 8
 
@@ -149,7 +150,7 @@ class FleetOptions:
     """What the ``[[source]]`` table of a simulated fleet says; `parse` is the way to make one from it."""
 
     devices: int = 16
-    devices_per_host: int = 8
+    devices_per_host: int = DEVICES_PER_HOST
     sites: int = 1
     seed: int = 0
     step_s: float = 10.0
@@ -182,9 +183,9 @@ def parse(options: Mapping[str, Any]) -> FleetOptions:
     """
     Options from a table: devices or hosts, devices_per_host, sites, seed, step_s, mix, faults, origin, speed, noise.
 
-    *mix* is a table of shares by device type, given to whole hosts. *faults* is a number (faults for each device-day) or a
-    list of tables with kind, subject, start, end (seconds from the origin) and value. *origin* is when the simulation
-    begins: an ISO time or nanoseconds; None: midnight UTC before the first moment asked for.
+    *mix* is a table of shares by device type, given to whole hosts. *faults* is a number (of faults for each
+    device-day) or a list of tables with kind, subject, start, end (seconds from the origin) and value. *origin* is when
+    the simulation begins: an ISO time or nanoseconds; None: midnight UTC before the first moment asked for.
     Raises: ConfigError.
     """
     known = {*_LIMITS, "mix", "faults", "origin"}
@@ -192,7 +193,7 @@ def parse(options: Mapping[str, Any]) -> FleetOptions:
         if key not in known:
             raise ConfigError(key, f"unknown; a simulated fleet takes {', '.join(sorted(known))}")
     values: dict[str, Any] = {key: _number(key, options[key]) for key in _LIMITS if key in options}
-    per_host = values.get("devices_per_host", FleetOptions.devices_per_host)
+    per_host = values.get("devices_per_host", DEVICES_PER_HOST)
     hosts = values.pop("hosts", None)
     if hosts is not None:
         if values.get("devices", hosts * per_host) != hosts * per_host:
@@ -284,7 +285,8 @@ class Fleet:
     @property
     def site_of(self) -> Integers:
         """The site of each device."""
-        return self.host_site[self.host_of]
+        sites: Integers = self.host_site[self.host_of]
+        return sites
 
     def each(self, name: str) -> Floats:
         """A figure of the device type, for each device."""
@@ -292,7 +294,7 @@ class Fleet:
 
     def sku(self, device: int) -> Sku:
         """The type of a device."""
-        return self.skus[self.sku_of[device]]
+        return self.skus[int(self.sku_of[device])]
 
 
 def seed_of(*parts: object) -> int:

@@ -1,9 +1,9 @@
 """
 How simulated devices draw power, warm up and slow down.
 
-Time advances in cells. From cell to cell temperatures, fans, clocks and the progress of jobs are carried on; within a cell
-power is a square wave (computing and exchanging) whose integral has a closed form. So any reading at any moment, with any
-averaging window, is exact, and does not depend on which other moments were asked for.
+Time advances in cells. From cell to cell temperatures, fans, clocks and the progress of jobs are carried on; within a
+cell power is a square wave (computing and exchanging) whose integral has a closed form. So any reading at any moment,
+with any averaging window, is exact, and does not depend on which other moments were asked for.
 """
 
 from collections.abc import Mapping
@@ -23,12 +23,13 @@ BLOCK_NS: Final = CELLS * CELL_S * NS
 WARMING: Final = 1.0 - float(np.exp(-CELL_S / 25.0))
 """Share of the way to its steady temperature that a device goes in a cell: heat sinks take about 25 s."""
 RISE_C: Final = 38.0
-"""Degrees above the air that enters, at the rated power and full fans; thrice the share of the air path at third speed."""
+"""Degrees above the air that enters, at the rated power and full fans; the air's part of it grows as fans slow."""
 TARGET_C: Final = 72.0
 """What the fans hold the hottest device of a host at."""
 SUPPLY_EFFICIENCY: Final = 0.94
 _OF_DEVICES: Final = (
-    "clock", "high_w", "low_w", "duty", "wave_hz", "wave_at", "temperature_c", "mean_w", "power_limited", "heat_limited",
+    "clock", "high_w", "low_w", "duty", "wave_hz", "wave_at", "temperature_c", "mean_w", "power_limited",
+    "heat_limited",
 )  # fmt: skip
 UNIT_W: Final = 180.0
 """What a host draws besides devices, CPUs, memory and fans."""
@@ -129,7 +130,7 @@ class Faulty:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
     """
-    An hour of the fleet. Arrays are cells x devices (or hosts, sites, jobs); those that add up have one more, their end.
+    An hour of the fleet. Arrays are cells x devices (or hosts, sites, jobs); those that add up have one more, the end.
 
     Cell 0 repeats the last cell before the block, for windows that look back across its start: cell `i` begins at
     ``start_ns + (i - 1) * CELL_S``.
@@ -398,11 +399,14 @@ class Physics:
             return np.vstack([first, values])
 
         return Block(
-            start_ns=start_ns, jobs=jobs, job_of=job_of, faults=faults, faulty=faulty, present_before=was[0], limit_before=(limit_w[0] if before is None else before.limit_w[-1]),
+            start_ns=start_ns, jobs=jobs, job_of=job_of, faults=faults, faulty=faulty,
+            present_before=was[0], limit_before=limit_w[0] if before is None else before.limit_w[-1],
             clock=run["clock"], high_w=led("high_w", run["high_w"]), low_w=led("low_w", run["low_w"]),
             duty=led("duty", run["duty"]), wave_hz=led("wave_hz", run["wave_hz"]),
             wave_at=led("wave_at", run["wave_at"]), activity=led("activity", activity), memory=led("memory", memory),
-            utilization=np.where(faulty.hang | ~faulty.present, 0.0, wanted.utilization[np.arange(CELLS)[:, None], job_of]),
+            utilization=np.where(
+                faulty.hang | ~faulty.present, 0.0, wanted.utilization[np.arange(CELLS)[:, None], job_of]
+            ),
             temperature_c=np.vstack([run["temperature_c"], state.temperature_c[None, :]]), limit_w=limit_w,
             gain=led("gain", gain), true_j=led_total("true_j", true_j, spent),
             read_j=led_total("read_j", read_j, spent * gain), reset_j=reset_j[:-1], power_limited=power_limited,
@@ -418,7 +422,8 @@ class Physics:
 def _switching(clock: Floats, made: Parts) -> Floats:
     """V² f over that at the highest clock; voltage rises with the clock in a straight line."""
     volts = made.volts_low + (1.0 - made.volts_low) * (clock - made.clock_low) / (1.0 - made.clock_low)
-    return volts * volts * clock
+    switching: Floats = volts * volts * clock
+    return switching
 
 
 def _highest_clock(allowed: Floats, room_w: Floats, dynamic_w: Floats, made: Parts) -> Floats:
@@ -438,7 +443,7 @@ def _highest_clock(allowed: Floats, room_w: Floats, dynamic_w: Floats, made: Par
 
 
 def high_seconds(at: Floats, hz: Floats, duty: Floats, span_s: Floats | float) -> Floats:
-    """Seconds of the high part in *span_s* of a square wave of *hz* that begins *at* (in periods); a still one is mixed."""
+    """Seconds of the high part in *span_s* of a square wave of *hz* from *at* (in periods) on; a still one mixes."""
     end = at + hz * span_s
     first, last = np.floor(at), np.floor(end)
     parts_on = np.minimum(end - last, duty) - np.minimum(at - first, duty) + (last - first) * duty

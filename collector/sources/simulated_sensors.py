@@ -1,4 +1,4 @@
-"""What the sensors of the simulated fleet show of its physics: windows, ticks, steps, noise, and what cannot be read."""
+"""What the sensors of the simulated fleet show of its physics: windows, ticks, steps, noise, what cannot be read."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -34,18 +34,22 @@ _BELL: Final = _bell()
 
 def _noise(bits: Bits, part: int) -> Floats:
     """One of four independent normal values from random bits."""
-    return _BELL[(bits >> np.uint64(14 * part)) & np.uint64(_SLOTS - 1)]
+    values: Floats = _BELL[(bits >> np.uint64(14 * part)) & np.uint64(_SLOTS - 1)]
+    return values
 
 
 def _step(values: Floats, step: float) -> Floats:
     """*values* as a sensor with this resolution gives them."""
+    # Fractions are divided out, so that 0.1 is the nearest number to 0.1.
     per = round(1 / step) if step < 1 else 1
-    return np.rint(values * per) / per if step < 1 else np.rint(values / step) * step
+    rounded: Floats = np.rint(values * per) / per if step < 1 else np.rint(values / step) * step
+    return rounded
 
 
 def cells_of(block: Block, times_ns: Integers) -> Integers:
     """The cell of each moment; -1 is the last before the block."""
-    return np.maximum((times_ns - block.start_ns) // _CELL_NS, -1)
+    cells: Integers = np.maximum((times_ns - block.start_ns) // _CELL_NS, -1)
+    return cells
 
 
 class Sensors:
@@ -168,8 +172,10 @@ class Sensors:
         high = high_seconds(block.wave_at[place], block.wave_hz[place], block.duty[place], tau)
         within = block.low_w[place] * tau + (block.high_w[place] - block.low_w[place]) * high
         if true:
-            return block.true_j[place] + within
-        return block.read_j[place] + block.gain[place] * within
+            total: Floats = block.true_j[place] + within
+        else:
+            total = block.read_j[place] + block.gain[place] * within
+        return total
 
     def _power(self, block: Block, times_ns: Integers, window_ns: Integers, bits: Bits | None = None) -> Floats:
         """Power averaged over each device's own window before each moment: moments x devices."""
@@ -195,7 +201,7 @@ class Sensors:
 
 
 def hosts(block: Block, times_ns: Integers) -> Values:
-    """What each host shows: its powers as a BMC gives them (the mean of the last whole cell), its counters as they are."""
+    """What each host shows: its powers as a BMC gives them (the mean of a cell), its counters as they are."""
     now = cells_of(block, times_ns)
     tau = ((times_ns - block.start_ns) % _CELL_NS / NS)[:, None]
     led = now + 1
