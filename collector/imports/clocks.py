@@ -72,8 +72,8 @@ def out_of_order(column: str, *, limit_s: int = 60, end_days: int = 30) -> pl.Ex
     """
     Whether a line's time lies more than *limit_s* outside the times of its neighbours: a damaged date or hour.
 
-    A gap and a restart are no such thing: time goes on from one neighbour to the other. The first and the last line have
-    one neighbour only, and are believed up to *end_days* from it.
+    A gap and a restart are no such thing: time goes on from one neighbour to the other. The first and the last line
+    have one neighbour only, and are believed up to *end_days* from it.
     """
     time, before, after = pl.col(column), pl.col(column).shift(1), pl.col(column).shift(-1)
     limit = timedelta(seconds=limit_s)

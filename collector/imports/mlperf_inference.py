@@ -338,10 +338,16 @@ def _done(run: _Run) -> dict[Metric, float]:
     queries, per_query = run.detail.get("generated_query_count"), run.detail.get("generated_samples_per_query")
     rate = run.number("Samples per second", "Completed samples per second")
     tokens_per_s = run.number("Tokens per second", "Completed tokens per second")
-    if isinstance(queries, int) and isinstance(per_query, int):
+    longest_ns = run.number("Max latency (ns)")
+    if rate and longest_ns and run.scenario.lower() == "offline":
+        # LoadGen fills the one query up with whole passes over the data set and says the number before that: what it
+        # divides by is the time to the last sample.
+        done[SAMPLES] = float(round(rate * longest_ns / 1e9))
+    elif isinstance(queries, int) and isinstance(per_query, int):
         done[SAMPLES] = float(queries * per_query)
         if per_query == 1:
             done[REQUESTS] = float(queries)
+    if SAMPLES in done:
         if rate and tokens_per_s:
             done[TOKENS_OUT] = tokens_per_s * done[SAMPLES] / rate
         first_token_ns = run.number("Mean First Token latency (ns)")

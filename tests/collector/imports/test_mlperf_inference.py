@@ -31,6 +31,7 @@ Result is : VALID
 ================================================
 Additional Stats
 ================================================
+Max latency (ns)                : 120000000000
 50.00 percentile latency (ns)   : 1586150215723
 90.00 percentile latency (ns)   : 2821275392051
 99.00 percentile latency (ns)   : 3080286267875
@@ -43,7 +44,7 @@ def detail(begin: datetime = BEGIN, end: datetime = END) -> str:
         ("test_datetime", f"{begin - timedelta(hours=7):%Y-%m-%dT%H:%M:%SZ}"),
         ("effective_scenario", "Offline"),
         ("generated_query_count", 1),
-        ("generated_samples_per_query", 2400),
+        ("generated_samples_per_query", 2304),
         ("power_begin", f"{begin:%m-%d-%Y %H:%M:%S}.{begin.microsecond // 1000:03d}"),
         ("power_end", f"{end:%m-%d-%Y %H:%M:%S}.{end.microsecond // 1000:03d}"),
     ]
@@ -135,12 +136,28 @@ def test_the_analyzers_minus_one_is_absent_and_not_a_power(run: Path) -> None:
 
 
 def test_what_was_done_is_counted_from_the_start_to_the_end_of_the_window(run: Path) -> None:
+    # 20 samples/s for 120 s; the number of samples that LoadGen "generated" is before it filled the query up.
     rows = only(run).frames["workload_samples"]
     assert rows.select("time", "samples", "tokens_out", "throughput_tokens_per_s").rows() == [
         (BEGIN.replace(tzinfo=None), 0.0, 0.0, None),
         (END.replace(tzinfo=None), 2400.0, 600_000.0, 5000.0),
     ]
     assert rows["latency_p99_s"].to_list() == [None, 3080.286267875]
+
+
+def test_a_server_run_is_counted_in_queries(run: Path) -> None:
+    summary = SUMMARY.replace("Samples per second", "Completed samples per second")
+    (run / "mlperf_log_summary.txt").write_text(summary.replace("Tokens per second", "Completed tokens per second"))
+    said = (
+        detail()
+        .replace('"Offline"', '"Server"')
+        .replace(": 2304", ": 1")
+        .replace('"generated_query_count", "value": 1', '"generated_query_count", "value": 2400')
+    )
+    (run / "mlperf_log_detail.txt").write_text(said)
+    last = only(run).frames["workload_samples"].row(1, named=True)
+    assert (last["samples"], last["requests"], last["tokens_out"]) == (2400.0, 2400.0, 600_000.0)
+    assert last["first_token_time_s"] == pytest.approx(0.223764881 * 2400)
 
 
 @pytest.mark.parametrize(
