@@ -25,6 +25,15 @@ from collector.sources.nvml_settings import settings_of
 from collector.sources.one_by_one import OneByOne
 
 
+def check_options(options: Options) -> None:
+    """
+    Look at *options* without opening anything.
+
+    Raises: ConfigError.
+    """
+    settings_of(options)
+
+
 @contextmanager
 def open_nvml(
     options: Options,

@@ -217,7 +217,8 @@ class Board:
             return None
         module_w = values.get(c.POWER_MODULE) if meaning.scope == "device" else None
         finding = self._check.take(time_s, power_w, module_w=module_w, energy_j=energy_j)
-        values[c.ENERGY_INTEGRATED] = self._check.integrated_j
+        if self._check.integrated_j is not None:
+            values[c.ENERGY_INTEGRATED] = self._check.integrated_j
         if self._check.agreement is not None:
             values[c.ENERGY_AGREEMENT] = self._check.agreement
         return finding

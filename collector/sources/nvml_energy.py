@@ -129,12 +129,12 @@ class EnergyCheck:
     Integrates power beside the hardware counter and compares the two over the last five minutes.
 
     Both are taken over the same pairs of readings; a pair further apart than *max_gap_s*, or over which the counter
-    fell (the driver was reloaded), adds nothing. On a module (GH200) the counter may cover the CPU, too: where
+    fell (the driver was reloaded), adds nothing; until one did, `integrated_j` is None. On a module (GH200) the counter may cover the CPU, too: where
     the module's power agrees with it and the GPU's does not, `scope` becomes ``module`` and the comparison follows.
     """
 
     max_gap_s: float = 10.0
-    integrated_j: float = 0.0
+    integrated_j: float | None = None
     scope: str = "device"
     agreement: float | None = None
     _last: tuple[float, float, float | None, float | None] | None = None
@@ -154,7 +154,7 @@ class EnergyCheck:
         if not 0 < elapsed_s <= self.max_gap_s:
             return None
         joules = (power_w + then_w) / 2 * elapsed_s
-        self.integrated_j += joules
+        self.integrated_j = (self.integrated_j or 0.0) + joules
         if energy_j is None or then_j is None:
             return None
         if energy_j < then_j:

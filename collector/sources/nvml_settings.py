@@ -7,7 +7,6 @@ from typing import Any, Final
 from collector.errors import ConfigError
 from collector.sources import Options
 
-_COMMON: Final = frozenset({"type", "name", "period_s", "deadline_s"})
 _NUMBERS: Final = {
     "slow_s": (0.0, 3600.0),
     "processes_s": (0.0, 3600.0),
@@ -41,27 +40,25 @@ def settings_of(options: Options) -> Settings:
     """
     found: dict[str, Any] = {}
     for key, value in options.items():
-        if key in _COMMON:
-            continue
         if key in _NUMBERS:
             found[key] = _number(key, value, *_NUMBERS[key])
         elif key in _SWITCHES:
             if not isinstance(value, bool):
-                raise ConfigError(f"source.{key}", f"{value!r} is neither true nor false")
+                raise ConfigError(key, f"{value!r} is neither true nor false")
             found[key] = value
         elif key in _PATHS or key == "library":
             if not isinstance(value, str):
-                raise ConfigError(f"source.{key}", f"{value!r} is not a path")
+                raise ConfigError(key, f"{value!r} is not a path")
             found[key] = value if key == "library" else Path(value)
         else:
             known = ", ".join(sorted((*_NUMBERS, *_SWITCHES, *_PATHS, "library")))
-            raise ConfigError(f"source.{key}", f"an nvml source has no such option; it has {known}")
+            raise ConfigError(key, f"an nvml source has no such option; it has {known}")
     return Settings(**found)
 
 
 def _number(key: str, value: Any, low: float, high: float) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ConfigError(f"source.{key}", f"{value!r} is not a number")
+        raise ConfigError(key, f"{value!r} is not a number")
     if not low <= value <= high:
-        raise ConfigError(f"source.{key}", f"{value} is not between {low:g} and {high:g}")
+        raise ConfigError(key, f"{value} is not between {low:g} and {high:g}")
     return float(value)

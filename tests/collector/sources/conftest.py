@@ -43,7 +43,7 @@ class Switches(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("devices", "clock_ns", "tick_ms", "average_ms", "instant_ms")),
-        *((name, ctypes.c_int64) for name in ("driver_gone", "inits", "denied_count", "broken_count")),
+        *((name, ctypes.c_int64) for name in ("driver_gone", "inits", "denied_count", "broken_count", "broken_code")),
         ("driver", ctypes.c_char * _NAME),
         ("denied", (ctypes.c_char * _NAME) * _LISTED),
         ("broken", (ctypes.c_char * _NAME) * _LISTED),
@@ -73,8 +73,9 @@ class NvmlStub:
         """Let functions, or fields by ``field ID SCOPE``, be not supported."""
         self._list(self.switches.denied, "denied_count", names)
 
-    def break_(self, *names: str) -> None:
-        """Let functions or fields fail with an unknown error."""
+    def break_(self, *names: str, code: int = 999) -> None:
+        """Let functions or fields fail, with an unknown error where no other is given."""
+        self.switches.broken_code = code
         self._list(self.switches.broken, "broken_count", names)
 
     def _list(self, array: "ctypes.Array[ctypes.Array[ctypes.c_char]]", count: str, names: tuple[str, ...]) -> None:

@@ -42,10 +42,10 @@ struct device {
 
 struct control {
     int64_t devices, clock_ns, tick_ms, average_ms, instant_ms, driver_gone, inits;
-    int64_t denied_count, broken_count;
+    int64_t denied_count, broken_count, broken_code;
     char driver[NAME];
     char denied[LISTED][NAME];     /* "nvmlDeviceGetFanSpeed" or "field 186 0" (id and scope): not supported */
-    char broken[LISTED][NAME];     /* the same names: unknown error */
+    char broken[LISTED][NAME];     /* the same names: fail with broken_code, 999 (unknown) */
     struct device device[MAX_DEVICES];
 };
 
@@ -60,7 +60,7 @@ static int initialised;
 static void defaults(struct control *c) {
     const char *count = getenv("PERFWATT_STUB_DEVICES");
     c->devices = count ? atoi(count) : 16;
-    c->tick_ms = 100, c->average_ms = 1000, c->instant_ms = 25;
+    c->broken_code = UNKNOWN, c->tick_ms = 100, c->average_ms = 1000, c->instant_ms = 25;
     strcpy(c->driver, "590.48.01");
     for (int i = 0; i < MAX_DEVICES; i++) {
         struct device *d = &c->device[i];
@@ -97,7 +97,7 @@ static int listed(char names[LISTED][NAME], int64_t count, const char *name) {
 
 static int switched(const char *name) {
     if (control->denied_count && listed(control->denied, control->denied_count, name)) return NOT_SUPPORTED;
-    if (control->broken_count && listed(control->broken, control->broken_count, name)) return UNKNOWN;
+    if (control->broken_count && listed(control->broken, control->broken_count, name)) return (int)control->broken_code;
     return OK;
 }
 

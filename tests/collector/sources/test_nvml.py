@@ -301,6 +301,23 @@ def test_a_lost_board_is_gone_and_its_neighbour_is_not(bench: Any, nvml: Any) ->
     assert bench.values(1)["power_w"] > 0
 
 
+@pytest.mark.parametrize("reader", ["nvmlDeviceGetTemperature", "field 185 0", "nvmlDeviceGetFieldValues"])
+def test_a_board_that_one_reader_finds_lost_is_lost(bench: Any, nvml: Any, reader: str) -> None:
+    bench.open().read()
+    nvml.break_(reader, code=15)
+    with pytest.raises(DeviceGone):
+        bench.read()
+    assert [source.name for source in bench.open().sources] == []
+
+
+def test_a_board_that_wants_a_reset_is_a_gap_that_says_so(bench: Any, nvml: Any) -> None:
+    bench.open().read()
+    nvml.break_("nvmlDeviceGetUtilizationRates", code=16)
+    with pytest.raises(ReadRetry) as raised:
+        bench.read()
+    assert raised.value.reason == "reset_required"
+
+
 def test_a_driver_that_went_makes_the_source_unavailable(bench: Any, nvml: Any) -> None:
     bench.open().read()
     nvml.switches.driver_gone = 1

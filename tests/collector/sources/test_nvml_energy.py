@@ -95,6 +95,13 @@ def test_readings_further_apart_than_the_gap_are_not_integrated(bench: Any, nvml
     assert bench.values()["energy_integrated_j"] > before
 
 
+def test_where_nothing_can_be_integrated_there_is_no_integral(bench: Any, nvml: Any) -> None:
+    bench.open(max_gap_s=5.0)
+    for _ in range(5):
+        assert "energy_integrated_j" not in bench.values()
+        nvml.advance(15)
+
+
 def test_the_ratio_waits_for_half_a_minute_of_evidence(bench: Any, nvml: Any) -> None:
     bench.open().read()
     for second in range(1, 60):
@@ -132,6 +139,16 @@ def test_a_counter_that_jumps_about_the_bound_is_told_once() -> None:
     assert [kind for kind, _ in kinds] == ["energy_disagrees", "energy_agrees"]
     assert 500 < kinds[0][1] < 1000
     assert 1500 < kinds[1][1] < 2100
+
+
+def test_what_disagreed_agrees_again_only_well_within_the_bounds() -> None:
+    check = EnergyCheck()
+    energy, kinds = 0.0, []
+    for second in range(4000):
+        energy += 100 * (1.3 if second < 1000 else 1.08 if second < 3000 else 1.02)
+        if finding := check.take(second, 100, energy_j=energy):
+            kinds.append((finding.kind, second // 1000))
+    assert kinds == [("energy_disagrees", 0), ("energy_agrees", 3)]
 
 
 def test_a_short_disagreement_is_not_told() -> None:

@@ -12,9 +12,8 @@ import pytest
 
 from collector.errors import ConfigError, DeviceGone, ReadRetry, SourceUnavailable
 from collector.sources import OPENERS
-from collector.sources.nvml import open_nvml
+from collector.sources.nvml import check_options, open_nvml
 from collector.sources.nvml_library import load
-from collector.sources.nvml_settings import settings_of
 
 ROOT = Path(__file__).parents[3]
 
@@ -66,6 +65,11 @@ def test_a_board_that_fell_off_is_one_event_and_comes_back_by_its_id(nvml: Any) 
         assert [event.kind for event in seen[name(0)].events] == ["device_back"]
         assert nvml.switches.inits == 2  # opened anew: the library lists boards only then
         assert seen[name(1)].gap is None
+        nvml.advance(120)
+        time.sleep(0.11)
+        read(sources)
+        read(sources)
+        assert nvml.switches.inits == 2  # nobody is missing any more
 
 
 def test_opening_anew_keeps_what_the_other_boards_integrated(bench: Any, nvml: Any) -> None:
@@ -178,7 +182,7 @@ def test_a_board_that_may_not_sleep_costs_no_look_at_sysfs(bench: Any, nvml: Any
 HANG = """
 import sys
 sys.path.insert(0, {root!r})
-from collector.sources.nvml import open_nvml
+from collector.sources.nvml import check_options, open_nvml
 with open_nvml({options!r}, "node7") as sources:
     list(sources.tick(5))
     print("hang", flush=True)
@@ -219,21 +223,17 @@ def test_a_board_that_hangs_is_a_timeout_and_holds_nobody_else(nvml: Any) -> Non
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"slow": 3}, "source.slow: an nvml source has no such option"),
-        ({"slow_s": "10"}, "source.slow_s: '10' is not a number"),
-        ({"slow_s": -1}, "source.slow_s: -1 is not between 0 and 3600"),
-        ({"activity": 1}, "source.activity: 1 is neither true nor false"),
-        ({"library": 1}, "source.library: 1 is not a path"),
+        ({"slow": 3}, "slow: an nvml source has no such option"),
+        ({"slow_s": "10"}, "slow_s: '10' is not a number"),
+        ({"slow_s": -1}, "slow_s: -1 is not between 0 and 3600"),
+        ({"activity": 1}, "activity: 1 is neither true nor false"),
+        ({"library": 1}, "library: 1 is not a path"),
     ],
 )
 def test_a_wrong_option_is_named_with_its_value(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as raised:
-        settings_of(options)
-    assert message in str(raised.value)
-
-
-def test_common_options_of_a_source_are_not_this_ones_concern() -> None:
-    assert settings_of({"type": "nvml", "name": "gpus", "period_s": 1.0, "deadline_s": 0.5}) == settings_of({})
+        check_options(options)
+    assert str(raised.value).startswith(message)
 
 
 def test_a_library_that_is_not_there_is_named(nvml: Any) -> None:
