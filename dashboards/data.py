@@ -1,0 +1,401 @@
+"""
+What the pages show, as frames: a window and a filter in, numbers with their coverage out.
+
+Everything is computed by `analytics`; here the window is cut, downsampled on the server (mean, minimum and maximum of
+each bucket, so that a spike survives) and kept for as long as the store has nothing newer.
+"""
+
+import time
+import tomllib
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from functools import partial
+from pathlib import Path
+from threading import Lock
+from typing import Final
+
+import polars as pl
+
+from analytics.efficiency import efficiency_by_place
+from analytics.energy import energy, group_of, power_over_time, window_start, without_partitions
+from analytics.frames import scan
+from collector.catalogue import ENERGY, POWER, UTILIZATION
+from collector.errors import ConfigError
+from collector.store import Store
+from dashboards.selection import By, Selection
+
+BUCKETS: Final = 240
+"""Points of a line, at most: about one for each five pixels of a wide screen."""
+STEPS_S: Final = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400)
+NOW_S: Final = 30.0
+"""How old a reading may be and still say what a device draws now; three periods where that is longer."""
+ALL: Final = "all"
+"""The site of every host while there is no fleet.toml."""
+
+_NS: Final = 1_000_000_000
+_COLUMNS: Final = (
+    *("device", "source", "host", "time", "power_method", "power_scope"),
+    *(POWER.column, ENERGY.column, UTILIZATION.column),
+)
+_KEPT: Final = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """The selection as a whole; None is what was not measured."""
+
+    devices: int
+    power_now_w: float | None
+    power_now_devices: int
+    power_now_modelled_w: float
+    power_now_at: datetime | None
+    power_peak_w: float | None
+    power_mean_w: float | None
+    energy_j: float | None
+    covered_ratio: float
+    counter_ratio: float | None
+    modelled_ratio: float | None
+    utilization_ratio: float | None
+    utilization_devices: int
+    tokens: float | None
+    tokens_per_joule: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """
+    What one selection shows.
+
+    power: window, power_mean_w, power_min_w, power_max_w, covered_ratio, modelled_ratio of the whole selection.
+    groups: window, group, power_mean_w. utilization: window, group, utilization_ratio. efficiency: window, group,
+    tokens_per_s_per_w. table: group and its numbers, the one that used most energy first.
+    """
+
+    selection: Selection
+    start: datetime
+    end: datetime
+    every_s: int
+    max_gap_s: float
+    totals: Totals
+    power: pl.DataFrame
+    groups: pl.DataFrame
+    utilization: pl.DataFrame
+    efficiency: pl.DataFrame
+    table: pl.DataFrame
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What there is to choose from: hosts and devices seen in the window, the sites they are in, the newest sample."""
+
+    sites: tuple[str, ...]
+    hosts: tuple[str, ...]
+    devices: tuple[str, ...]
+    newest: datetime | None
+
+
+class FleetData:
+    """The store at *root*, for the pages."""
+
+    def __init__(self, root: Path | str, *, clock_ns: Callable[[], int] = time.time_ns) -> None:
+        """Open nothing yet: the store may come after the page."""
+        self._root = Path(root)
+        self._clock_ns = clock_ns
+        self._views: OrderedDict[object, View] = OrderedDict()
+        self._lock = Lock()
+
+    def view(self, selection: Selection) -> View:
+        """
+        What *selection* shows now.
+
+        Raises: StoreError, ConfigError (fleet.toml).
+        """
+        every_s = bucket_s(selection.window_s)
+        end_ns = selection.at(self._clock_ns())
+        start_ns = (end_ns - selection.window_s * _NS) // (every_s * _NS) * (every_s * _NS)
+        # Of a window that ends now the newest bucket is still growing, and the store says when it has grown.
+        end_ns = end_ns if selection.until is not None else end_ns // _NS * _NS + _NS
+        key = (selection, start_ns, self._version(start_ns, end_ns))
+        with self._lock:
+            found = self._views.get(key)
+            if found is None:
+                found = self._views[key] = self._compute(selection, start_ns, end_ns, every_s)
+                while len(self._views) > _KEPT:
+                    self._views.popitem(last=False)
+        return found
+
+    def known(self, selection: Selection) -> Known:
+        """
+        What there is to choose from in the window of *selection*, whatever is filtered.
+
+        Raises: StoreError, ConfigError (fleet.toml).
+        """
+        end_ns = selection.at(self._clock_ns())
+        store = self._store()
+        newest_ns = self._newest_ns(store)
+        if store is None:
+            return Known(sites=(), hosts=(), devices=(), newest=None)
+        seen = (
+            scan(store, "device_samples", end_ns - selection.window_s * _NS, end_ns + _NS)
+            .select("host", "device")
+            .unique()
+            .collect()
+        )
+        hosts = sorted(set(seen["host"].drop_nulls()))
+        return Known(
+            sites=tuple(sorted(set(self._sites(hosts).values()))),
+            hosts=tuple(hosts),
+            devices=tuple(sorted(set(seen["device"].drop_nulls()))),
+            newest=None if newest_ns is None else _datetime(newest_ns),
+        )
+
+    def _store(self) -> Store | None:
+        return Store(self._root) if self._root.is_dir() else None
+
+    def _newest_ns(self, store: Store | None) -> int | None:
+        segments = store.segments("device_samples") if store is not None else []
+        return max((segment.last_ns for segment in segments if segment.last_ns is not None), default=None)
+
+    def _version(self, start_ns: int, end_ns: int) -> object:
+        store = self._store()
+        if store is None:
+            return None
+        names = [
+            segment.path.name
+            for table in ("device_samples", "workload_samples", "allocations")
+            for segment in store.segments(table, start_ns if table != "allocations" else None, end_ns)
+        ]
+        fleet = self._root / "fleet.toml"
+        return hash(tuple(names)), fleet.stat().st_mtime_ns if fleet.exists() else None
+
+    def _sites(self, hosts: list[str]) -> dict[str, str]:
+        path = self._root / "fleet.toml"
+        if not path.exists():
+            return dict.fromkeys(hosts, ALL)
+        patterns = [(pattern, name) for name, patterns in sites_of(path).items() for pattern in patterns]
+        return {
+            host: next((name for pattern, name in patterns if fnmatchcase(host, pattern)), "unknown") for host in hosts
+        }
+
+    def _compute(self, selection: Selection, start_ns: int, end_ns: int, every_s: int) -> View:
+        samples, devices, work, allocations = self._read(start_ns, end_ns)
+        sites = self._sites(sorted(set(samples["host"].drop_nulls())))
+        samples = _filtered(samples, selection, sites)
+        whole = without_partitions(samples.lazy(), devices)
+        period_s = _period_s(samples)
+        max_gap_s = max(10.0, 3.0 * period_s)
+        by, grid_s = selection.by, max(10.0, period_s)
+        by_place = partial(
+            efficiency_by_place, samples.lazy(), work, allocations, hosts=sites, max_gap_s=max_gap_s, devices=devices
+        )
+        power = power_over_time(samples.lazy(), every_s=every_s, step_s=grid_s, max_gap_s=max_gap_s, devices=devices)
+        groups = power_over_time(
+            samples.lazy(), every_s=every_s, by=by, hosts=sites, step_s=grid_s, max_gap_s=max_gap_s, devices=devices
+        )
+        place = by_place(place=by, by=f"{every_s}s")
+        used = energy(samples.lazy(), max_gap_s=max_gap_s, devices=devices).with_columns(group=group_of(by, sites))
+        busy = _utilization(whole, every_s, by, sites)
+        now = _now(whole, end_ns, max(NOW_S, 3.0 * period_s)).with_columns(group=group_of(by, sites))
+        per_group = by_place(place=by)
+        overall = by_place(place="fleet")
+        frames = pl.collect_all([power, groups, place, used, busy, now, per_group, overall])
+        power_f, groups_f, place_f, used_f, busy_f, now_f, per_group_f, overall_f = frames
+        length_s = (end_ns - start_ns) / _NS
+        return View(
+            selection=selection,
+            start=_datetime(start_ns),
+            end=_datetime(end_ns),
+            every_s=every_s,
+            max_gap_s=max_gap_s,
+            totals=_totals(power_f, used_f, busy_f, now_f, overall_f, length_s),
+            power=power_f,
+            groups=groups_f.select("window", "group", "power_mean_w"),
+            utilization=busy_f.group_by("window", "group")
+            .agg(pl.col("utilization_ratio").mean())
+            .sort("window", "group"),
+            efficiency=place_f.select("window", "group", "tokens_per_s_per_w").drop_nulls(),
+            table=_table(groups_f, used_f, busy_f, now_f, per_group_f, length_s),
+        )
+
+    def _read(self, start_ns: int, end_ns: int) -> tuple[pl.DataFrame, pl.LazyFrame | None, pl.LazyFrame, pl.LazyFrame]:
+        store = self._store()
+        if store is None:
+            store = Store.create(self._root)
+        samples = scan(store, "device_samples", start_ns, end_ns).select(_COLUMNS).collect()
+        parents = scan(store, "devices").sort("time").unique("device", keep="last").select("device", "parent").collect()
+        work = scan(store, "workload_samples", start_ns, end_ns).collect()
+        edge = [pl.lit(ns, dtype=pl.Int64).cast(pl.Datetime("ns")) for ns in (start_ns, end_ns)]
+        held = (pl.col("start") < edge[1]) & (pl.col("end").is_null() | (pl.col("end") > edge[0]))
+        # Cut to the window: what a workload held before it is not in the samples either.
+        allocations = scan(store, "allocations", None, end_ns).filter(held).collect()
+        return samples, parents.lazy(), work.lazy(), allocations.lazy()
+
+
+def bucket_s(window_s: float) -> int:
+    """The shortest step that divides *window_s* into at most `BUCKETS` parts."""
+    return next((step for step in STEPS_S if window_s / step <= BUCKETS), STEPS_S[-1])
+
+
+def sites_of(path: Path) -> Mapping[str, tuple[str, ...]]:
+    """
+    The sites of a fleet.toml: ``[[site]]`` tables with a name and hosts, which may be patterns (``node-*``).
+
+    Raises: ConfigError.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError("site", f"cannot be read: {error}", path=path) from error
+    sites: dict[str, tuple[str, ...]] = {}
+    for number, site in enumerate(content.get("site", ())):
+        name, hosts = site.get("name"), site.get("hosts", [])
+        if not isinstance(name, str) or not name:
+            raise ConfigError(f"site[{number}].name", "missing", path=path)
+        if not isinstance(hosts, list) or not all(isinstance(host, str) for host in hosts):
+            raise ConfigError(f"site[{number}].hosts", f"{hosts!r}: must be a list of host names", path=path)
+        sites[name] = tuple(hosts)
+    return sites
+
+
+def _filtered(samples: pl.DataFrame, selection: Selection, sites: Mapping[str, str]) -> pl.DataFrame:
+    if selection.sites:
+        inside = [host for host, site in sites.items() if site in selection.sites]
+        samples = samples.filter(pl.col("host").is_in(inside))
+    if selection.hosts:
+        samples = samples.filter(pl.col("host").is_in(selection.hosts))
+    if selection.devices:
+        samples = samples.filter(pl.col("device").is_in(selection.devices))
+    return samples
+
+
+def _period_s(samples: pl.DataFrame) -> float:
+    """The usual time between two readings of a device by one source; 0 where nothing was read twice."""
+    steps = (
+        samples.lazy()
+        .sort("device", "source", "time")
+        .select(
+            step=pl.when(
+                (pl.col("device") == pl.col("device").shift(1)) & pl.col("source").eq_missing(pl.col("source").shift(1))
+            ).then((pl.col("time") - pl.col("time").shift(1)).dt.total_nanoseconds())
+        )
+        .select(pl.col("step").median())
+        .collect()
+        .item()
+    )
+    return 0.0 if steps is None else float(steps) / _NS
+
+
+def _utilization(whole: pl.LazyFrame, every_s: int, by: By, sites: Mapping[str, str]) -> pl.LazyFrame:
+    """Mean utilisation of each device in each bucket: window, device, group, utilization_ratio."""
+    return (
+        whole.filter(pl.col(UTILIZATION.column).is_not_null())
+        .with_columns(window=window_start("time", every_s))
+        .group_by("window", "device")
+        .agg(pl.col(UTILIZATION.column).mean(), pl.col("host").last())
+        .with_columns(group=group_of(by, sites))
+        .sort("window", "device")
+    )
+
+
+def _now(whole: pl.LazyFrame, end_ns: int, fresh_s: float) -> pl.LazyFrame:
+    """The last power of each device that was read in the last *fresh_s*: a measured one before a modelled one."""
+    edge = pl.lit(end_ns - round(fresh_s * _NS), dtype=pl.Int64).cast(pl.Datetime("ns"))
+    modelled = (pl.col("power_method") == "modelled").fill_null(False)
+    return (
+        whole.filter(pl.col(POWER.column).is_not_null() & (pl.col("time") >= edge))
+        .with_columns(modelled=modelled)
+        .sort("modelled", "time", descending=[True, False])
+        .group_by("device")
+        .agg(pl.col(POWER.column, "modelled", "host", "time").last())
+    )
+
+
+def _totals(
+    power: pl.DataFrame,
+    used: pl.DataFrame,
+    busy: pl.DataFrame,
+    now: pl.DataFrame,
+    overall: pl.DataFrame,
+    length_s: float,
+) -> Totals:
+    joules, covered_s = _sum(used, "energy_j"), float(used["covered_s"].sum() or 0.0)
+    tokens = None if overall.is_empty() else overall["tokens"].item()
+    return Totals(
+        devices=used.height,
+        power_now_w=_sum(now, POWER.column),
+        power_now_devices=now.height,
+        power_now_modelled_w=float(now.filter(pl.col("modelled"))[POWER.column].sum() or 0.0),
+        power_now_at=None if now.is_empty() else _datetime(int(now["time"].dt.timestamp("ns").max() or 0)),  # type: ignore[arg-type]
+        power_peak_w=_number(power["power_max_w"].max()),
+        power_mean_w=None if joules is None or not covered_s else joules / covered_s * used.height,
+        energy_j=joules,
+        covered_ratio=covered_s / (used.height * length_s) if used.height else 0.0,
+        counter_ratio=_share(used, "counter_j", joules),
+        modelled_ratio=_share(used, "modelled_j", joules),
+        utilization_ratio=_number(
+            busy.group_by("device").agg(pl.col("utilization_ratio").mean())["utilization_ratio"].mean()
+        ),
+        utilization_devices=busy["device"].n_unique(),
+        tokens=tokens,
+        tokens_per_joule=None if overall.is_empty() else overall["tokens_per_s_per_w"].item(),
+    )
+
+
+def _table(
+    groups: pl.DataFrame,
+    used: pl.DataFrame,
+    busy: pl.DataFrame,
+    now: pl.DataFrame,
+    place: pl.DataFrame,
+    length_s: float,
+) -> pl.DataFrame:
+    """One row for each group: what the tiles say of the whole."""
+    spent = used.group_by("group").agg(
+        devices=pl.len(),
+        energy_j=pl.when(pl.col("energy_j").count() > 0).then(pl.col("energy_j").sum()),
+        covered_s=pl.col("covered_s").sum(),
+        modelled_j=pl.col("modelled_j").sum(),
+    )
+    return (
+        spent.join(now.group_by("group").agg(power_now_w=pl.col(POWER.column).sum()), on="group", how="left")
+        .join(groups.group_by("group").agg(pl.col("power_max_w").max()), on="group", how="left")
+        .join(busy.group_by("group").agg(pl.col("utilization_ratio").mean()), on="group", how="left")
+        .join(place.select("group", "tokens", "joules_per_token", "tokens_per_s_per_w"), on="group", how="left")
+        .select(
+            "group",
+            "devices",
+            "power_now_w",
+            power_mean_w=pl.when(pl.col("covered_s") > 0).then(
+                pl.col("energy_j") / pl.col("covered_s") * pl.col("devices")
+            ),
+            power_max_w=pl.col("power_max_w"),
+            energy_j=pl.col("energy_j"),
+            covered_ratio=pl.col("covered_s") / (pl.col("devices") * length_s),
+            modelled_ratio=pl.when(pl.col("energy_j") > 0).then(pl.col("modelled_j") / pl.col("energy_j")),
+            utilization_ratio=pl.col("utilization_ratio"),
+            tokens=pl.col("tokens"),
+            tokens_per_joule=pl.col("tokens_per_s_per_w"),
+            joules_per_token=pl.col("joules_per_token"),
+        )
+        .sort("energy_j", "group", descending=[True, False], nulls_last=True)
+    )
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _sum(frame: pl.DataFrame, column: str) -> float | None:
+    """The sum of what is there; None where nothing is."""
+    return float(frame[column].sum()) if frame[column].count() else None
+
+
+def _share(frame: pl.DataFrame, column: str, whole: float | None) -> float | None:
+    return float(frame[column].sum() or 0.0) / whole if whole else None
+
+
+def _datetime(ns: int) -> datetime:
+    return datetime.fromtimestamp(ns / _NS, tz=UTC)

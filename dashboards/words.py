@@ -1,0 +1,67 @@
+"""Numbers as people read them: with a prefix, a unit and no more digits than they carry."""
+
+from datetime import UTC, datetime
+from typing import Final
+
+ABSENT: Final = "–"
+_PREFIXES: Final = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def scaled(value: float | None, unit: str) -> tuple[str, str]:
+    """
+    The number and the unit, apart.
+
+    >>> scaled(12345.6, "W")
+    ('12.3', 'kW')
+    >>> scaled(None, "W")
+    ('–', 'W')
+    """
+    if value is None:
+        return ABSENT, unit
+    # No prefixes below one: a mWh is too easily read as a thousand million of them.
+    factor, prefix = next(((f, p) for f, p in _PREFIXES if abs(value) >= f * 0.9995), (1.0, ""))
+    number = value / factor
+    digits = next((digits for limit, digits in ((99.95, 0), (9.995, 1), (0.9995, 2)) if abs(number) >= limit), 3)
+    return f"{number:.{0 if number == 0 else digits}f}", f"{prefix}{unit}"
+
+
+def joined(value: float | None, unit: str) -> str:
+    """The number and its unit in one piece."""
+    number, scaled_unit = scaled(value, unit)
+    return f"{number} {scaled_unit}" if scaled_unit else number
+
+
+def percent(ratio: float | None) -> str:
+    """
+    A share in whole percent where that says enough.
+
+    Almost all is not all, and a little is not nothing.
+
+    >>> percent(0.9996), percent(1.0), percent(0.0004), percent(0.514)
+    ('99.9 %', '100 %', '<0.1 %', '51 %')
+    """
+    if ratio is None:
+        return ABSENT
+    if 0.0 < ratio < 0.001:
+        return "<0.1 %"
+    if 0.995 <= ratio < 1.0:
+        return f"{min(ratio * 100, 99.9):.1f} %"
+    return f"{ratio * 100:.1f} %" if ratio < 0.1 and ratio > 0 else f"{ratio * 100:.0f} %"
+
+
+def when(moment: datetime | None) -> str:
+    """A time in UTC, to the second."""
+    return ABSENT if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def length(seconds: float) -> str:
+    """
+    A length of time in its largest whole unit.
+
+    >>> length(15), length(3600), length(604800)
+    ('15 s', '1 h', '7 d')
+    """
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size and seconds % size == 0:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:g} s"
