@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 GRACE_S = 900.0
 """How long a superseded or expired file stays for readers that listed it; a reader holds on to a listing no longer."""
+# No write takes a day: a temporary file older than that was left by a crash.
+_ABANDONED_S = 86_400.0
 _STEP_MS = 300_000
 _HOUR_MS = 3_600_000
 # A day is merged whole once nothing more is expected of it, not while its last rows are still on their way.
@@ -176,6 +178,10 @@ def sweep(files: Files, root: Path, *, grace_s: float = GRACE_S, now_s: float | 
                 if now_s - expired.stat().st_mtime >= grace_s:
                     removed += _remove_day(files, folder)
                 continue
+            for left in folder.glob(".*"):
+                if left.name != EXPIRED and now_s - left.stat().st_mtime >= max(grace_s, _ABANDONED_S):
+                    files.remove(left)
+                    removed += 1
             segments = present(root, table, day)
             shown = visible(segments)
             for segment in set(segments) - set(shown):

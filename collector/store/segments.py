@@ -151,6 +151,16 @@ def present(root: Path, table: str, day: date) -> list[Segment]:
     return sorted(found, key=lambda segment: (segment.first, segment.last, segment.generation, segment.writer))
 
 
+def unfinished(root: Path, table: str, day: date, writer: str) -> list[Path]:
+    """The temporary files of *writer* for a day: half files, if it does not run."""
+    found = []
+    for path in day_folder(root, table, day).glob(".*.tmp"):
+        match = _NAME.fullmatch(path.name.removeprefix(".").removesuffix(".tmp"))
+        if match is not None and match["writer"] == writer:
+            found.append(path)
+    return found
+
+
 def visible(segments: Iterable[Segment]) -> list[Segment]:
     """Those of one day's segments that make up the table now: the ones that no other covers."""
     by_writer: dict[str, list[Segment]] = {}

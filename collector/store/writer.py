@@ -27,6 +27,7 @@ from collector.store.segments import (
     next_id,
     present,
     segment_name,
+    unfinished,
 )
 
 log = logging.getLogger(__name__)
@@ -174,7 +175,7 @@ class Writer:
             for table in TABLES:
                 self._next_ids[table] = next_id(self.root, table, self.name, self._clock_ns())
                 for day in days(self.root, table):
-                    for left in day_folder(self.root, table, day).glob(f".{self.name}-*.tmp"):
+                    for left in unfinished(self.root, table, day, self.name):
                         self._files.remove(left)  # half a file from a crash; the lock says nobody is writing it
                     mine = [
                         segment.last_ns for segment in present(self.root, table, day) if segment.writer == self.name
@@ -211,7 +212,7 @@ class Writer:
 
     def _write(self, table: Table, day: date, rows: list[Values]) -> None:
         if self._engine is None:
-            self._engine = Engine()
+            self._engine = Engine(spill=self.root / ".spill" / self.name)
         latest = {(*(row.get(key) for key in table.keys), row["time"]): row for row in rows}
         used = set().union(*latest.values())
         names = tuple(name for name in table.names if name in used or name in table.keys)
