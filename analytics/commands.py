@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -27,6 +27,8 @@ from collector.output import Field, Format
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from analytics.energy import Group
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -122,14 +124,17 @@ def efficiency(
     from analytics.frames import scan
 
     asked, root = request(output, file, limit, since, until, tz), store_root(store)
-    tables = [scan(root, name, asked.start_ns, asked.end_ns) for name in ("device_samples", "workload_samples")]
+    samples = scan(root, "device_samples", asked.start_ns, asked.end_ns)
+    work = scan(root, "workload_samples", asked.start_ns, asked.end_ns)
     # An allocation that began before the window may hold in it.
-    options: dict[str, Any] = {"max_gap_s": max_gap, "by": _window(by), "devices": scan(root, "devices")}
-    allocations = scan(root, "allocations", None, asked.end_ns)
+    held, known = scan(root, "allocations", None, asked.end_ns), scan(root, "devices")
+    window = _window(by)
     if per is Per.WORKLOAD:
-        frame = efficiency_of(*tables, allocations, **options)
+        frame = efficiency_of(samples, work, held, by=window, max_gap_s=max_gap, devices=known)
     else:
-        frame = efficiency_by_place(*tables, allocations, place=per.value, **options)
+        frame = efficiency_by_place(
+            samples, work, held, place=cast("Group", per.value), by=window, max_gap_s=max_gap, devices=known
+        )
     _answer("efficiency", frame, asked, check)
 
 

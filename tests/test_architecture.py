@@ -39,6 +39,7 @@ ALLOWED = {
         "uvicorn",
     },
     "dashboards.commands": {"typer"},
+    "dashboards.terminal": {"rich"},
     "cli": {"typer", "rich"},
 }
 
