@@ -73,14 +73,14 @@ class Rule:
     drop: str = ""
     blanks: frozenset[float] = frozenset()
 
-    @property
+    @functools.cached_property
     def scope(self) -> Scope | None:
         """What the value is a property of."""
         if self.metric is not None:
             return self.metric.scope
         return Scope.DEVICE if self.bits or self.event or self.info else None
 
-    @property
+    @functools.cached_property
     def merging(self) -> str:
         """How several series for one metric of one subject become one value."""
         # A board's counter that every partition repeats was read at slightly different moments: the highest is the

@@ -7,9 +7,11 @@ filling of one dictionary for each subject. When series come or go the plan is m
 (a device came or left, a job began or ended) is told.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Final
 
 from collector.catalogue import UNKNOWN_NAMES, XID_ERRORS, XID_LAST, Kind, Metric, Scope
@@ -24,6 +26,7 @@ _FLOOR: Final = 5e-324
 _ENDLESS: Final = 1.7e308
 # What exporters write into a label when they have nothing to say.
 _NOTHING: Final = frozenset({"", "N/A", "[N/A]", "n/a", "None", "none", "null", "unknown", "<no value>"})
+_NAME: Final = re.compile(rb"[^\s{}#\"]+")
 # Fields whose labels tell who had the device, not what was counted: a series copied for each job is one series.
 _SAME_SUBJECT: Final = ("job", "pod", "namespace", "container", "user", "index", "host")
 # No CPU socket draws more for long: a counter that fell from further below its limit than this allows did not wrap.
@@ -133,6 +136,7 @@ class Reader:
         self._labels = dict(labels or {})
         self._layout = Layout(self._bind)
         self._rules: dict[str, tuple[Table, tuple[Rule, ...]] | None] = {}
+        self._plain: dict[str, tuple[Table, Rule]] = {}
         self._names: set[str] = set()
         self._shared: dict[Facts, Facts] = {}
         # By the identity of the labels, which are kept beside so that no other labels can take it.
@@ -216,19 +220,25 @@ class Reader:
         # layout, and again only when a name appears that was not there.
         if self._names:
             return
-        names = {
-            line[: min(at for at in (line.find(b"{"), line.find(b" "), len(line)) if at > 0)].decode("utf-8", "replace")
-            for line in body.split(b"\n")
-            if line[:1].strip() and not line.startswith(b"#")
-        }
-        self._choose(names)
+        names: set[bytes] = set()
+        begun = b"#"
+        for line in body.split(b"\n"):
+            # The series of one name stand together, and comments begin alike.
+            if not line.startswith(begun) and (found := _NAME.match(line)):
+                names.add(found[0])
+                begun = found[0] + line[found.end() : found.end() + 1]
+        self._choose({name.decode("utf-8", "replace") for name in names})
 
     def _choose(self, names: set[str]) -> None:
-        self.in_force = tuple(table for table in self._candidates if table.recognises(names))
+        self.in_force = _recognised(self._candidates, frozenset(names))
         self._rules.clear()
+        self._plain.clear()
 
     def _rule_for(self, series: Series) -> tuple[Table, Rule] | None:
         name = series.name
+        plain = self._plain.get(name)
+        if plain is not None:
+            return plain
         if name not in self._names:
             self._names.add(name)
             fresh = [table for table in self._candidates if table not in self.in_force and table.recognises((name,))]
@@ -251,6 +261,11 @@ class Reader:
         if rule.drop:
             self.dropped[name] = rule.drop
             return None
+        fills = self.mapped.setdefault(name, set())
+        fills.update([rule.metric] if rule.metric is not None else [metric for _, metric in rule.bits])
+        if not rules[0].when:
+            # Whatever its labels: the next series of this name need not be asked.
+            self._plain[name] = table, rule
         return table, rule
 
     def _bind(self, series: Series) -> _Bound | None:
@@ -272,12 +287,6 @@ class Reader:
             model = _first(labels, table.labels.get("model", ()))
             subject = self._labels.get("workload") or f"{self._instance}/{model}".removesuffix("/")
         group = self._group(table, rule, labels) if rule.merging in {"sum", "total"} or rule.event else ()
-        if rule.metric is not None:
-            self.mapped.setdefault(series.name, set()).add(rule.metric)
-        elif rule.bits:
-            self.mapped.setdefault(series.name, set()).update(metric for _, metric in rule.bits)
-        else:
-            self.mapped.setdefault(series.name, set())
         return _Bound(rule, subject, facts, model, group, host)
 
     @staticmethod
@@ -366,11 +375,14 @@ class Reader:
 
     def _follow_devices(self, time_ns: int, devices: list[Device], events: list[Event], gone: list[str]) -> None:
         present: dict[str, Device] = {}
-        for bound in self._layout.bound:
-            if isinstance(bound, _Bound) and bound.facts is not None:
-                seen = bound.facts.device
-                known = present.get(seen.id)
-                present[seen.id] = seen if known is None or known is seen else _join(known, seen)
+        facts_now = {
+            id(bound.facts): bound.facts
+            for bound in self._layout.bound
+            if isinstance(bound, _Bound) and bound.facts is not None
+        }
+        for facts in facts_now.values():
+            known = present.get(facts.device.id)
+            present[facts.device.id] = facts.device if known is None else _join(known, facts.device)
         for plan in self._plans:
             if plan.subject in present and plan.text.get("power_method"):
                 present[plan.subject] = replace(
@@ -390,8 +402,7 @@ class Reader:
             gone.append(device_id)
             events.append(_event(time_ns, "device_gone", self._devices[device_id], Severity.WARNING, self.source))
         self._devices = present
-        kept = {bound.facts for bound in self._layout.bound if isinstance(bound, _Bound) and bound.facts is not None}
-        self._shared = {facts: facts for facts in kept}
+        self._shared = {facts: facts for facts in facts_now.values()}
         self._read_facts.clear()
 
     def _follow_jobs(self, time_ns: int, allocations: list[Allocation]) -> None:
@@ -450,15 +461,10 @@ class Reader:
         self._plans = list(plans.values())
 
     def _plan_metric(self, plan: _Plan, metric: Metric, found: list[tuple[int, _Bound]]) -> None:
-        if any(bound.rule.unwrap for _, bound in found):
-            zones = [(bound.rule, at, _zone(bound)) for at, bound in found if bound.rule.unwrap]
-            first = min(rule.order for rule, _, _ in zones)
-            plan.unwrapped.append((metric, [zone for zone in zones if zone[0].order == first]))
-            return
         if len(found) == 1:
             at, bound = found[0]
             rule = bound.rule
-            if not (rule.blanks and plan.blanks and rule.blanks is not plan.blanks):
+            if not rule.unwrap and not (rule.blanks and plan.blanks and rule.blanks is not plan.blanks):
                 plan.blanks = plan.blanks or rule.blanks
                 plan.singles.append((metric, at, rule.scale, *_limits(rule)))
                 plan.text.update(self._power_text(bound))
@@ -467,6 +473,9 @@ class Reader:
         mappings = [table.name for table in self.in_force]
         ordered = sorted(found, key=lambda one: (mappings.index(one[1].rule.mapping), one[1].rule.order))
         lead = ordered[0][1].rule
+        if lead.unwrap:
+            plan.unwrapped.append((metric, [(lead, at, _zone(bound)) for at, bound in ordered if bound.rule is lead]))
+            return
         for at, bound in ordered:
             rule = lead if bound.rule.merge == "total" else bound.rule
             group = (*bound.group, ("", bound.rule.name)) if bound.rule.merge == "total" else bound.group
@@ -621,6 +630,11 @@ class Reader:
         if not ended and not self._devices:
             return None
         return Reading(source=self.source, allocations=ended, gone=list(self._devices))
+
+
+@lru_cache(maxsize=256)
+def _recognised(tables: tuple[Table, ...], names: frozenset[str]) -> tuple[Table, ...]:
+    return tuple(table for table in tables if table.recognises(names))
 
 
 def _zone(bound: _Bound) -> tuple[str, ...]:

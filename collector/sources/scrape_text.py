@@ -41,36 +41,56 @@ def _unescape(text: str) -> str:
     return _ESCAPE.sub(lambda found: _ESCAPED.get(found[1], found[0]), text) if "\\" in text else text
 
 
-def read_series(line: str, known: dict[str, Mapping[str, str]] | None = None) -> tuple[Series, int]:
+def read_series(line: str) -> tuple[Series, int]:
     """
     The series that *line* begins with, and where its value begins.
-
-    *known* remembers what labels were read from which text: the lines of one device mostly carry the same ones.
 
     Raises: ValueError.
     """
     at = _skip(line, 0)
     name: str | None = None
-    labels: Mapping[str, str] = {}
+    labels: dict[str, str] = {}
     if found := _NAME.match(line, at):
         name, at = found[0], _skip(line, found.end())
     if line.startswith("{", at):
-        end = line.rfind("}") + 1
-        if known is not None and name is not None and (before := known.get(line[at:end])) is not None:
-            return Series(name, before), _skip(line, end)
-        start = at
-        fresh: dict[str, str] = {}
-        at, quoted = _read_labels(line, at + 1, fresh)
+        at, quoted = _read_labels(line, at + 1, labels)
         if quoted is not None and name is not None:
             raise ValueError("two names")
-        labels = fresh
-        if known is not None and name is not None:
-            known[line[start:at]] = labels
         name = name if name is not None else quoted
         at = _skip(line, at)
     if not name:
         raise ValueError("no name")
     return Series(name, labels), at
+
+
+def _read_line(line: bytes, names: dict[bytes, str], labels: dict[bytes, Mapping[str, str]]) -> tuple[Series, int]:
+    """The series of *line* and where its value begins; its name and labels are remembered by their bytes."""
+    text = line.decode("utf-8")
+    series, start = read_series(text)
+    end = len(text[:start].encode("utf-8"))
+    read_value(line[end:])
+    brace = line.find(b"{")
+    if 0 < brace < end and not line[:brace].endswith((b" ", b"\t")):
+        names[line[:brace]] = series.name
+        labels[line[brace:end].rstrip()] = series.labels
+    return series, end
+
+
+def _like_another(
+    line: bytes, names: Mapping[bytes, str], labels: Mapping[bytes, Mapping[str, str]]
+) -> tuple[Series, int] | None:
+    """The same as `_read_line` for a line whose name and whose labels were both read before; most are."""
+    brace, after = line.find(b"{"), line.rfind(b"}") + 1
+    name = names.get(line[:brace]) if brace > 0 else None
+    known = labels.get(line[brace:after]) if name is not None else None
+    if name is None or known is None:
+        return None
+    tail = line[after:]
+    try:
+        float(tail)
+    except ValueError:
+        return None
+    return Series(name, known), len(line) - len(tail.lstrip(b" \t"))
 
 
 def _skip(line: str, at: int) -> int:
@@ -200,7 +220,8 @@ class Layout:
         heads: list[bytes] = []
         ends: list[int | None] = []
         kept: list[object | None] = []
-        labels: dict[str, Mapping[str, str]] = {}
+        names: dict[bytes, str] = {}
+        labels: dict[bytes, Mapping[str, str]] = {}
         for number, line in enumerate(lines, 1):
             head = line[: line.rfind(b" ") + 1]
             before = known.get(head)
@@ -215,13 +236,13 @@ class Layout:
                 ends.append(None)
                 kept.append(None)
                 continue
-            try:
-                text = line.decode("utf-8")
-                series, start = read_series(text, labels)
-                end = len(text[:start].encode("utf-8"))
-                read_value(line[end:])
-            except ValueError as error:
-                raise ExpositionError(f"line {number}: {error}: {line[:120]!r}") from error
+            found = _like_another(line, names, labels)
+            if found is None:
+                try:
+                    found = _read_line(line, names, labels)
+                except ValueError as error:
+                    raise ExpositionError(f"line {number}: {error}: {line[:120]!r}") from error
+            series, end = found
             heads.append(line[:end])
             ends.append(end)
             kept.append(self._wanted(series))
