@@ -173,8 +173,8 @@ class Feed:
             reason, message = worker.failure
         else:
             reason, message = "worker_lost", error or _cause_of(code)
-            culprit = f" while reading {worker.marked()}" if worker.marked() else ""
-            log.warning("worker lost", extra={"source": self.source.name, "cause": message + culprit})
+            message += f" while reading {worker.marked()}" if worker.marked() else ""
+            log.warning("worker lost", extra={"source": self.source.name, "cause": message})
         self._dismiss(worker, reason, message, now_s)
 
     def on_time(self, now_s: float) -> None:
@@ -419,6 +419,8 @@ class Feed:
     def _account(self, now_s: float) -> None:
         """A gap for each tick that passed and that no worker accounted for."""
         before_s = self._tick_before(now_s)
+        if not self.settled:
+            return  # the first opening: nothing was there to be lost
         if self._main is not None and self._main.ticked:
             for name, entry in self._quarantine.items():
                 self._intake.missed(

@@ -88,6 +88,7 @@ class Intake:
         state.tick_s, state.by, state.mentioned_s = tick_s, by, now_s
         events = [event if event.host else replace(event, host=self._host) for event in reading.events]
         gone = tuple(reading.gone)
+        devices = self._news(state, reading)
         if reading.gap is None:
             events += self._good(state, reading, now_s)
         else:
@@ -101,7 +102,6 @@ class Intake:
         samples = reading.samples
         if any(sample.scope is Scope.AGENT for sample in samples):
             samples = [sample for sample in samples if not self._own(sample, reading.source)]
-        devices = self._news(state, reading)
         self._deliver(replace(reading, samples=samples, devices=devices, events=events, gone=gone))
 
     def missed(self, name: str, gap: Gap, before_s: float, period_s: float) -> None:

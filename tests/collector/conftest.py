@@ -169,3 +169,8 @@ def start() -> Iterator[Callable[..., Running]]:
     yield begin
     for running in started:
         running.stop()
+
+
+@pytest.fixture
+def quick() -> Limits:
+    return QUICK
