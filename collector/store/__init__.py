@@ -6,4 +6,4 @@ from collector.store.segments import Segment
 from collector.store.store import Store
 from collector.store.writer import Writer, WriterStatus
 
-__all__ = ["TABLES", "VERSION", "Coded", "Column", "Segment", "Store", "Table", "Writer", "WriterStatus"]
+__all__ = ["TABLES", "VERSION", "Coded", "Column", "Problem", "Segment", "Store", "Table", "Writer", "WriterStatus"]

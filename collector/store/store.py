@@ -13,8 +13,9 @@ import duckdb
 from collector.errors import StoreError
 from collector.store import sql, views
 from collector.store.bulk import Columns, Frame, Written, write_days
+from collector.store.checking import Problem, check
 from collector.store.compaction import GRACE_S, compact, expire, sweep
-from collector.store.engine import Engine, as_store_error, check_version, connect
+from collector.store.engine import Engine, as_store_error, connect
 from collector.store.files import FILES, Files, WriterLock
 from collector.store.rollups import roll_up
 from collector.store.schema import TABLES, Table
@@ -305,16 +306,6 @@ class Store:
         if failures:
             raise failures[0]
 
-    def check_versions(self, table: str) -> None:
-        """
-        Raise if a segment of *table* was written by a newer perfwatt, or is none.
-
-        Raises: StoreError.
-        """
-        engine = Engine()
-        try:
-            with as_store_error(self.root / table):
-                for path, version in engine.versions([segment.path for segment in self.segments(table)]).items():
-                    check_version(path, version)
-        finally:
-            engine.close()
+    def check(self, *, whole: bool = False) -> list[Problem]:
+        """What is wrong with the segments: damaged, of a newer schema, foreign; with *whole* every value is decoded."""
+        return check(self.root, whole=whole)
