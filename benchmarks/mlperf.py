@@ -63,7 +63,7 @@ def whole(subject: str, report: Report) -> list[Row]:
     ]  # fmt: skip
 
 
-# ------------------------------------------------------------------------------------------------- what is to be checked
+# ------------------------------------------------------------------------------------------------ what is to be checked
 
 
 def imported(store: Store, table: str, key: str, column: str, begin_s: float, end_s: float) -> dict[str, float]:

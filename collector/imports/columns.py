@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from collector.imports.clocks import Zone, out_of_order
-from collector.imports.lines import Lines, is_text, looks_whole
+from collector.imports.lines import BROKEN, Lines, looks_whole
 from collector.imports.nvidia_fields import Field
 from collector.imports.report import Account
 from collector.imports.tables import implausible
@@ -96,7 +96,7 @@ def value(data: pl.DataFrame, column: Column, field: Field) -> pl.DataFrame:
 def refuse(lines: Lines, account: Account, data: pl.DataFrame, *, separator: str | None) -> pl.DataFrame:
     """*data* without the lines that have a reason or broken characters, or were cut off; those go into the account."""
     bad = dict(data.filter(pl.col("reason").is_not_null()).select("line", "reason").iter_rows())
-    bad |= {line: "broken characters" for line, said in data.select("line", "text").iter_rows() if not is_text(said)}
+    bad |= dict.fromkeys(data.filter(pl.col("text").str.contains(BROKEN))["line"], "broken characters")
     last = len(lines.texts)
     if lines.unfinished and last not in bad and data.height and data["line"][-1] == last:
         ends = (said.split(separator)[-1].strip() for said in data["text"][:-1].tail(1000) if said.strip())
@@ -113,14 +113,13 @@ def to_utc(lines: Lines, account: Account, data: pl.DataFrame, zone: Zone) -> pl
     if unsure:
         account.notes.append(f"{unsure} readings in the hour that occurs twice are taken as the first")
     data = data.with_columns(time=utc).with_columns(wrong=out_of_order("time"))
-    for line, local, time, wrong in data.select("line", "local", "time", "wrong").iter_rows():
-        if local is None:
-            account.refuse(line, "its time is no time", lines.texts[line - 1])
-        elif time is None:
-            account.refuse(line, f"its time does not exist in {zone.name}", lines.texts[line - 1])
-        elif wrong:
-            account.refuse(line, "its time does not fit the lines before and after", lines.texts[line - 1])
-    return data.filter(pl.col("time").is_not_null() & ~pl.col("wrong"))
+    good = pl.col("time").is_not_null() & ~pl.col("wrong")
+    for line, local, time in data.filter(~good).select("line", "local", "time").iter_rows():
+        reason = "its time does not fit the lines before and after"
+        if time is None:
+            reason = "its time is no time" if local is None else f"its time does not exist in {zone.name}"
+        account.refuse(line, reason, lines.texts[line - 1])
+    return data.filter(good)
 
 
 def best(columns: Iterable[tuple[Column, Field]]) -> list[tuple[Column, Field]]:

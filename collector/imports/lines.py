@@ -15,7 +15,9 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-_LINE_END = re.compile(r"\r\n|\n|\r")
+BROKEN = r"[\x00-\x08\x0a-\x1f\ufffd]"
+"""Broken bytes and control characters, which no line of text has (a tab is text)."""
+_BROKEN = re.compile(BROKEN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ def read_lines(path: Path) -> Lines:
         raise ImportFailed(path, f"cannot be read: {error}") from error
     encoding = _encoding(data)
     text = data.decode(encoding, errors="replace")
-    texts = _LINE_END.split(text)
+    texts = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     unfinished = texts[-1] != ""
     if not unfinished:
         texts.pop()
@@ -68,7 +70,7 @@ def _encoding(data: bytes) -> str:
 
 def is_text(line: str) -> bool:
     """Whether a line is free of broken bytes and control characters (a tab is text)."""
-    return "\ufffd" not in line and all(character >= " " or character == "\t" for character in line)
+    return _BROKEN.search(line) is None
 
 
 _DECIMALS = re.compile(r"[0-9]\.([0-9]+)")

@@ -105,6 +105,8 @@ def _blocks(lines: Lines, account: Account, fields: Sequence[str]) -> Iterator[t
 
 def _header(line: str, path: Path) -> list[Column] | None:
     """The columns, if the line is a header: all fields are words, and one is known."""
+    if not _HEADING.match(line.partition(",")[0].strip()):
+        return None
     parts = [part.strip() for part in line.split(",")]
     found = [_HEADING.match(part) for part in parts]
     if not all(found) or not any(match and _known(match[1]) for match in found):

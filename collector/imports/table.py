@@ -37,7 +37,7 @@ from collector.errors import ConfigError, ImportFailed
 from collector.imports import columns
 from collector.imports.clocks import Zone, zone_of
 from collector.imports.conversions import KNOWN, Conversion
-from collector.imports.lines import Lines, is_text, read_lines
+from collector.imports.lines import BROKEN, Lines, read_lines
 from collector.imports.report import Account, Unit
 from collector.imports.tables import implausible, shaped
 from collector.store.schema import SAMPLE_TABLES, SUBJECT
@@ -45,7 +45,6 @@ from collector.store.schema import SAMPLE_TABLES, SUBJECT
 _KEYS: Final = {"table", "source", "separator", "absent", "time", "subject", "host", "metrics"}
 _EPOCHS: Final = {"unix_s": 10**9, "unix_ms": 10**6, "unix_us": 10**3, "unix_ns": 1}
 _ABSENT: Final = ("", "NaN", "nan", "null", "NULL", "None", "NA", "N/A", "n/a", "[N/A]", "-")
-_NUMBER: Final = r"^[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?$"
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,7 +375,7 @@ def _measured(
     else:
         shown = said.cast(pl.String).str.strip_chars()
         missing = shown.is_null() | shown.is_in(list(absent))
-        number = pl.when(shown.str.contains(_NUMBER)).then(shown).cast(pl.Float64, strict=False)
+        number = shown.cast(pl.Float64, strict=False)
     name = column.removeprefix("in:")
     data = data.with_columns(
         pl.when(~missing).then((number + conversion.offset) * conversion.factor).alias(metric.column)
@@ -393,8 +392,8 @@ def _measured(
 def _refused(lines: Lines | None, account: Account, data: pl.DataFrame, mapping: TableMapping) -> pl.DataFrame:
     if lines is not None:
         return columns.refuse(lines, account, data, separator=mapping.separator)
+    broken = pl.any_horizontal(pl.col("subject", "host").str.contains(BROKEN).fill_null(False))
+    data = data.with_columns(reason=pl.coalesce("reason", pl.when(broken).then(pl.lit("broken characters"))))
     for line, reason in data.filter(pl.col("reason").is_not_null()).select("line", "reason").iter_rows():
         account.refuse(line, reason)
-    for name in ("subject", "host"):
-        data = data.filter(pl.col(name).is_null() | pl.col(name).map_elements(is_text, return_dtype=pl.Boolean))
     return data.filter(pl.col("reason").is_null())

@@ -83,6 +83,16 @@ def test_parquet_says_the_same(log: Path, mapping: Path, tmp_path: Path) -> None
     assert rows(only(other, mapping)) == rows(only(log, mapping))
 
 
+def test_a_bad_row_of_parquet_is_counted_by_its_number(mapping: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log.parquet"
+    values = {"when": [1_700_000_000_000] * 4, "id": ["GPU-a", "GPU-\x00", None, "GPU-b"], "p": [1e3, 1e3, 1e3, -1e9]}
+    pl.DataFrame(values | {"u": [1] * 4, "t": [50] * 4}).write_parquet(log)
+    unit = only(log, mapping)
+    assert [bad.line for bad in unit.files[0].bad] == [2, 3, 4]
+    assert unit.files[0].unaccounted == 0
+    assert [row["device"] for row in rows(unit)] == ["GPU-a"]
+
+
 def test_times_of_every_form(tmp_path: Path, mapping: Path) -> None:
     expected = datetime(2023, 11, 14, 22, 13, 20, 123_000)
     for form, zone, written in [
