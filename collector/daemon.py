@@ -1,5 +1,6 @@
 """The agent as a process: configuration, log, store, metrics page, signals; ends within two seconds whatever hangs."""
 
+import json
 import logging
 import os
 import socket
@@ -9,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from collector import logs
 from collector.agent import Agent, Sink, signals
@@ -28,6 +29,9 @@ log = logging.getLogger(__name__)
 
 EXIT_S: Final = 1.8
 """From the signal to the end of the process, whatever hangs."""
+
+UNKNOWN_CADENCE_S: Final = 120.0
+"""How long a sample is shown that is the first of its source: some are read once a minute."""
 
 OK: Final = 0
 WRONG_CONFIG: Final = 2
@@ -124,7 +128,7 @@ def _run(
 def _lifetime_s(agents: Sequence[Agent], source: str) -> float:
     """How long a sample of *source* is shown: three of its reads, as often as it is seen to be read."""
     cadence_s = agents[0].cadence_s(source) if agents else None
-    return max(STALE_AFTER_S, 3 * (cadence_s or 0.0))
+    return UNKNOWN_CADENCE_S if cadence_s is None else max(STALE_AFTER_S, 3 * cadence_s)
 
 
 def _store_values(writer: Writer) -> Iterable[Value]:
@@ -149,3 +153,21 @@ def _close(closers: Sequence[Callable[[], None]], until_s: float) -> bool:
     for thread in threads:
         thread.join(max(0.0, until_s - time.monotonic()))
     return not any(thread.is_alive() for thread in threads)
+
+
+def become(path: Path | None, overrides: Mapping[str, object] | None = None) -> NoReturn:
+    """Make this process the agent, under its own pid: what a command line has imported by now is not kept in memory."""
+    order = json.dumps({"path": str(path) if path else None, "overrides": dict(overrides or {})})
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "collector.daemon", order])
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the agent as `become` orders; the order may be left out."""
+    order = json.loads(arguments[0]) if arguments else {"path": None, "overrides": {}}
+    return run(Path(order["path"]) if order["path"] else None, env=os.environ, overrides=order["overrides"])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
