@@ -82,3 +82,7 @@ def main(
 ) -> None:
     """Begin a run; the options before a command hold for every command."""
     begin(quiet=quiet)
+
+
+if __name__ == "__main__":
+    app(prog_name="perfwatt")

@@ -181,3 +181,35 @@ def config_init(
     except OSError as error:
         raise ConfigError("--file", f"cannot be written: {error.strerror}", path=file) from error
     say(f"written: {file}")
+
+
+# -------------------------------------------------------------------------------------------------------------- agent
+
+
+@app.command()
+def agent(
+    store: Annotated[str | None, typer.Option("--store", metavar="DIR", help="Instead of store.root.")] = None,
+    listen: Annotated[
+        str | None, typer.Option("--listen", metavar="HOST:PORT", help="Instead of prometheus.listen.")
+    ] = None,
+    period: Annotated[float | None, typer.Option("--period", help="Instead of agent.period_s.")] = None,
+    host: Annotated[str | None, typer.Option("--host", help="Instead of agent.host.")] = None,
+    log_level: Annotated[str | None, typer.Option("--log-level", help="Instead of agent.log_level.")] = None,
+    config: ConfigOption = None,
+) -> None:
+    """
+    Measure: read the sources, keep what they say in the store and serve it to Prometheus, until a signal ends it.
+
+    SIGHUP reads the configuration again. The log is on stderr. Exit code 2: configuration; 3: the store or port is taken.
+    """
+    from collector.daemon import run
+
+    given = {
+        "store.root": store,
+        "prometheus.listen": listen,
+        "agent.period_s": period,
+        "agent.host": host,
+        "agent.log_level": log_level,
+    }
+    overrides = {key: value for key, value in given.items() if value is not None}
+    raise typer.Exit(run(config, env=os.environ, overrides=overrides))

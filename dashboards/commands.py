@@ -1,0 +1,92 @@
+"""The commands that show: top, dashboard, demo."""
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from analytics.subjects import By, Sort
+from collector.options import ConfigOption, QuietOption, StoreOption, TzOption, say, store_root
+
+if TYPE_CHECKING:
+    from analytics.top import Overview
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command()
+def top(
+    store: StoreOption = None,
+    by: Annotated[By, typer.Option("--by", help="What a line is about.")] = By.DEVICE,
+    sort: Annotated[Sort, typer.Option("--sort", help="What the lines are ordered by.")] = Sort.POWER,
+    match: Annotated[str, typer.Option("--filter", metavar="TEXT", help="Only lines that have this text.")] = "",
+    window: Annotated[str, typer.Option("--window", metavar="SPAN", help="How far back to look.")] = "10m",
+    interval: Annotated[float, typer.Option("--interval", min=0.2, help="Seconds between looks at the store.")] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Print one frame and end; so too without a terminal.")] = False,
+    tz: TzOption = "UTC",
+    config: ConfigOption = None,
+) -> None:
+    """
+    Watch devices, hosts or workloads live.
+
+    Keys: d, h, w for devices, hosts, workloads; s what to sort by; r the other way round; / filter; arrows or j and k
+    to move; q to quit.
+    """
+    from analytics.top import overview
+    from collector.moments import NS, parse_span, zone
+    from dashboards import terminal
+
+    place, window_s, root = zone(tz), parse_span(window, option="--window") / NS, store_root(store)
+
+    def fetch(subject: By) -> "Overview":
+        return overview(root, by=subject, now_ns=time.time_ns(), window_s=window_s)
+
+    view = terminal.View(by=by, sort=sort, match=match)
+    interactive = sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    if once or not interactive:
+        terminal.once(fetch, view, tz=place)
+    else:
+        terminal.live(fetch, view, every_s=interval, tz=place)
+
+
+@app.command()
+def dashboard(
+    store: StoreOption = None,
+    port: Annotated[int, typer.Option("--port", min=1, max=65_535, help="Port to serve on.")] = 8050,
+    host: Annotated[str, typer.Option("--host", help="Address to serve on.")] = "127.0.0.1",
+    quiet: QuietOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Serve the dashboard over a store until interrupted."""
+    from dashboards.demo import require_port
+
+    root = store_root(store)
+    require_port(host, port)
+    from dashboards.app import serve
+
+    say(f"dashboard: http://{host}:{port}/ (store {root}); Ctrl-C ends it")
+    serve(root, host, port)
+
+
+@app.command()
+def demo(
+    port: Annotated[int, typer.Option("--port", min=1, max=65_535, help="Port of the dashboard.")] = 8050,
+    hours: Annotated[float, typer.Option("--hours", min=0.1, max=168, help="Hours of history to begin with.")] = 24.0,
+    devices: Annotated[int, typer.Option("--devices", min=1, max=4096, help="Devices of the simulated fleet.")] = 64,
+    directory: Annotated[
+        Path, typer.Option("--directory", metavar="DIR", help="Where the demonstration keeps its data.")
+    ] = Path(".demo"),
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
+    quiet: QuietOption = False,
+) -> None:
+    """
+    Show a simulated fleet live: history, an agent that goes on with it, and the dashboard.
+
+    Everything stays in --directory and on this machine. Ctrl-C ends it; the next start takes up where this one ended.
+    """
+    from dashboards.demo import run
+
+    run(directory, port=port, hours=hours, devices=devices, browser=browser, say=say)
