@@ -95,7 +95,8 @@ class Engine:
                 for row in rows:
                     appender.append_row(*row)
             select = ", ".join(_unbuffered(column) for column in columns)
-            self.run(sql.copy(f"SELECT {select} FROM {buffer} ORDER BY {sql.order(table)}", path, table, level=1))
+            order = sql.order(table, map(sql.quoted, names))
+            self.run(sql.copy(f"SELECT {select} FROM {buffer} ORDER BY {order}", path, table, level=1))
         finally:
             self.run(f"TRUNCATE {buffer}")
 
