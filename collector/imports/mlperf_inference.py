@@ -168,7 +168,7 @@ def _read_power(path: Path) -> tuple[pl.DataFrame, Account]:
     lines = read_lines(path)
     account = Account(path, lines=len(lines.texts))
     data = pl.DataFrame(
-        {"line": range(1, len(lines.texts) + 1), "text": lines.texts}, schema_overrides={"line": pl.Int64}
+        {"line": range(1, len(lines.texts) + 1), "text": lines.texts}, schema={"line": pl.Int64, "text": pl.String}
     )
     blank = data["text"].str.strip_chars() == ""
     account.kept["blank"] += int(blank.sum())

@@ -66,9 +66,7 @@ def prometheus(tmp_path: Path) -> Callable[[str], object]:
         )
         configuration = tmp_path / "prometheus.yml"
         configuration.write_text("{}\n")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = _free_port()
         server = subprocess.Popen(
             [
                 "prometheus",
@@ -90,13 +88,48 @@ def prometheus(tmp_path: Path) -> Callable[[str], object]:
     return serve
 
 
+@pytest.fixture
+def victoria_metrics(tmp_path: Path) -> Callable[[str], object]:
+    """Starts Debian's VictoriaMetrics and gives it samples in OpenMetrics text; gives its URL within the context."""
+    program = shutil.which("victoria-metrics")
+    if program is None:
+        pytest.skip("victoria-metrics is not installed (Debian package victoria-metrics)")
+
+    @contextmanager
+    def serve(openmetrics: str) -> Iterator[str]:
+        port = _free_port()
+        url = f"http://127.0.0.1:{port}"
+        options = [f"-storageDataPath={tmp_path / 'vm'}", f"-httpListenAddr=127.0.0.1:{port}", "-retentionPeriod=100y"]
+        server = subprocess.Popen([program, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            _wait(f"{url}/health", server)
+            # It takes the text format, whose times are milliseconds.
+            split = [line.rsplit(" ", 1) for line in openmetrics.splitlines() if line and not line.startswith("#")]
+            text = "\n".join(f"{series} {round(float(at) * 1000)}" for series, at in split)
+            for path, body in (("/api/v1/import/prometheus", text.encode()), ("/internal/force_flush", None)):
+                with urllib.request.urlopen(f"{url}{path}", data=body, timeout=60):
+                    pass
+            yield url
+        finally:
+            server.terminate()
+            server.wait(30)
+
+    return serve
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 def _wait(url: str, server: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        assert server.poll() is None, "prometheus ended"
+        assert server.poll() is None, "the server ended"
         try:
             with urllib.request.urlopen(url, timeout=1):
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.05)
-    raise AssertionError("prometheus is not ready within a minute")
+    raise AssertionError("the server is not ready within a minute")

@@ -74,6 +74,16 @@ def test_every_sample_arrives_in_catalogue_units(
     assert set(devices["model"]) == {"NVIDIA H100"}
 
 
+def test_victoria_metrics_gives_every_sample_as_well(
+    victoria_metrics: Serve, store: Store, stored: Callable[[str], pl.DataFrame]
+) -> None:
+    with victoria_metrics(dcgm(hours=7)) as url:
+        report = run(url, store, hours=7)
+    assert sum(account["lines"] for unit in report.units for account in unit["files"]) == 2 * 2 * 3 * 420
+    rows = stored("device_samples").filter(pl.col("device") == "GPU-0-1").sort("time")
+    assert rows["power_w"].to_list() == [101 + n % 50 for n in range(420)]
+
+
 def test_the_same_import_again_changes_nothing(
     prometheus: Serve, store: Store, stored: Callable[[str], pl.DataFrame], tmp_path: Path
 ) -> None:
