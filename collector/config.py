@@ -27,7 +27,9 @@ ENTRY_POINTS: Final = "perfwatt.sources"
 SECRET: Final = "***"
 DEFAULT: Final = "default"
 
-_SECRET_KEY = re.compile(r"(password|passwd|secret|token|api_?key|credential)s?$", re.IGNORECASE)
+_SECRET_KEY = re.compile(
+    r"(password|passwd|secret|token|api[_-]?key|credential|authorization|cookie)s?$", re.IGNORECASE
+)
 _URL_USER = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 # Kubernetes gives every pod variables for each Service: one called perfwatt-agent must not stop an agent.
 _SERVICE_LINK = re.compile(r"_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)$")
@@ -93,7 +95,7 @@ class StoreConfig:
 
     root: str = _option("/var/lib/perfwatt", "Directory of the store; empty: store nothing.")
     seal_s: float = _option(5.0, "Seconds between segments: what a crash can lose.", low=0.1, high=3600)
-    maintain_s: float = _option(3600.0, "Seconds between clean-ups (expiry, left-overs); 0: never.", low=0, high=1e6)
+    maintain_s: float = _option(600.0, "Seconds between roll-ups, merges and expiry; 0: never.", low=0, high=1e6)
     retain_days: Mapping[str, int] = _option(
         {}, "Days to keep, by table, 0 for ever; 'raw' stands for the tables of samples.", check=_check_retain
     )
@@ -179,7 +181,9 @@ def load(path: Path | None = None, *, env: Mapping[str, str], overrides: Mapping
         raise ConfigError(sorted(flags)[0], "is not a key of the configuration")
     config = Config(**sections, origins=origins)
     if not config.store.root and not config.prometheus.listen:
-        raise ConfigError("store.root", "is empty and so is prometheus.listen: nothing would be kept or served")
+        file = layers[-1][1] if layers else None
+        message = "is empty and so is prometheus.listen: nothing would be kept or served"
+        raise ConfigError("store.root", message, path=file)
     entries = next(((file, table["source"]) for _, file, table in reversed(layers) if "source" in table), None)
     if entries is None:
         return replace(config, sources=(_source(0, {"type": "nvml"}, config.agent, origins, None),))
@@ -360,8 +364,9 @@ def check_options(config: Config) -> None:
             check(source.options)
         except ConfigError as error:
             where = config.origins.get(f"source[{number}].type", "").removeprefix("file ") or None
-            message = str(error).removeprefix(f"{error.key}: ")
-            raise ConfigError(f"source[{number}].{error.key}", message, path=where) from error
+            message = str(error).partition(f"{error.key}: ")[2] or str(error)
+            key = error.key.removeprefix("source.")
+            raise ConfigError(f"source[{number}].{key}", message, path=error.path or where) from error
 
 
 def schema() -> dict[str, Any]:

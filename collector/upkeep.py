@@ -72,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
     os.nice(10)
     logs.configure(level="info", form="logfmt", env=os.environ)
     try:
-        Store(root).maintain(retain_days=retention(json.loads(retain_days)), memory="256MB")
+        Store(root, threads=1, memory="128MB").maintain(retain_days=retention(json.loads(retain_days)))
     except StoreError as error:
         log.warning("clean-up failed", extra={"error": str(error)})
         return 3
