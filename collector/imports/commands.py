@@ -195,7 +195,8 @@ def prometheus(
     """A Prometheus server's stored samples, family by family; killed, it goes on where it was."""
 
     def units() -> "Iterator[Unit]":
-        from collector.imports.prometheus import Journal, Server, journal_path, read_prometheus
+        from collector.imports.prometheus import Journal, journal_path, read_prometheus
+        from collector.imports.prometheus_server import Server
 
         start_ms, end_ms = _window(since, until)
         server = Server(url, token=token_file.read_text(encoding="utf-8").strip() if token_file else None)

@@ -14,7 +14,8 @@ import polars as pl
 import pytest
 
 from collector.errors import ConfigError, ImportFailed, SourceUnavailable
-from collector.imports.prometheus import STRETCH_S, Journal, Server, journal_path, read_prometheus
+from collector.imports.prometheus import STRETCH_S, Journal, journal_path, read_prometheus
+from collector.imports.prometheus_server import Server
 from collector.imports.report import Report, take_in
 from collector.store import Store
 
