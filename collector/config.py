@@ -181,9 +181,8 @@ def load(path: Path | None = None, *, env: Mapping[str, str], overrides: Mapping
         raise ConfigError(sorted(flags)[0], "is not a key of the configuration")
     config = Config(**sections, origins=origins)
     if not config.store.root and not config.prometheus.listen:
-        file = layers[-1][1] if layers else None
         message = "is empty and so is prometheus.listen: nothing would be kept or served"
-        raise ConfigError("store.root", message, path=file)
+        raise ConfigError("store.root", message, path=layers[-1][1] if layers else None)
     entries = next(((file, table["source"]) for _, file, table in reversed(layers) if "source" in table), None)
     if entries is None:
         return replace(config, sources=(_source(0, {"type": "nvml"}, config.agent, origins, None),))
