@@ -3,8 +3,8 @@ One process as the hub of a site: 1,000 targets of 640 series each, every 15 s.
 
 A second process plays the exporters (16 devices with 40 of dcgm-exporter's metrics each, values that change from scrape
 to scrape) and notes when each target was asked, so that punctuality is seen from outside. Four parts: the parser beside
-the client library's on the same text; the hub with all targets alive; the hub with 200 of them refusing or hanging; the
-hub that also stores what comes, through the agent's own wire.
+the client library's on the same text; the source with all targets alive; with 200 of them refusing or hanging; the
+whole agent, which also stores and serves what comes.
 
 ``python -m benchmarks.hub --part calm`` runs one part; ``--serve`` and ``--hub`` are the other processes.
 """
@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import json
 import os
-import resource
 import socket
 import subprocess
 import sys
@@ -155,23 +154,13 @@ def asked(port: int) -> dict[int, list[float]]:
 # ---------------------------------------------------------------------------------------------------- the hub's process
 
 
-def hub(port: int, refused: int, hanging: int, store: str | None) -> dict[str, Any]:
+def hub(port: int, refused: int, hanging: int) -> dict[str, Any]:
     """Scrape for some rounds, in a process of its own; what it cost and what came."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(max(soft, 8192), hard), hard))
     from collector.sources.scrape import open_scrape
 
     dead = free_port()
     targets = [f"http://127.0.0.1:{port}/t/{n}" for n in range(refused, TARGETS)]
     targets += [f"http://127.0.0.1:{dead}/t/{n}" for n in range(refused)]
-    writer: Any = None
-    coders: Any = None
-    if store is not None:
-        from collector import wire
-        from collector.store import Store
-
-        writer = Store.create(Path(store)).writer("hub")
-        coders = wire.Encoder(), wire.Decoder(), wire.Unframer()
     counts: dict[str, int] = {}
     good: dict[str, int] = {}
     times: list[float] = []
@@ -196,17 +185,10 @@ def hub(port: int, refused: int, hanging: int, store: str | None) -> dict[str, A
                     good[reading.source] = good.get(reading.source, 0) + 1
                     times.append(reading.read_s)
                     values += sum(len(sample.values) for sample in reading.samples)
-            if writer is not None and readings:
-                encoder, decoder, unframer = coders
-                frame = wire.frame((wire.TICK, 0, True, 0, [encoder.encode(one) for one in readings], {}))
-                for message in unframer.feed(frame):
-                    writer.take([decoder.decode(one) for one in message[4]])
             time.sleep(max(0.0, 1.0 - (time.monotonic() - began - elapsed)))
         assert warm is not None
         window_s = time.monotonic() - began - warm[0]
         cpu_s = time.process_time() - warm[1]
-    if writer is not None:
-        writer.close()
     return {
         "window_s": window_s,
         "cpu_cores": cpu_s / window_s,
@@ -217,7 +199,6 @@ def hub(port: int, refused: int, hanging: int, store: str | None) -> dict[str, A
         "targets_read": len(good),
         "fewest_reads": min(good.values(), default=0),
         "read_s": sorted(times),
-        "rows": writer.status.sealed if writer is not None else 0,
         "hanging": hanging,
         "warm_from": began + warm[0],
     }
@@ -230,11 +211,11 @@ def resident() -> int:
     raise OSError("no VmHWM in /proc/self/status")
 
 
-def measured(*, refused: int = 0, hanging: int = 0, store: bool = False) -> tuple[dict[str, Any], list[float]]:
+def measured(*, refused: int = 0, hanging: int = 0) -> tuple[dict[str, Any], list[float]]:
     """One hub process against the exporters: its account, and each living target's lateness in every interval."""
-    with exporters(hanging + refused if hanging else 0) as port, tempfile.TemporaryDirectory() as root:
+    with exporters(hanging + refused if hanging else 0) as port:
         command = [sys.executable, "-m", "benchmarks.hub", "--hub", str(port), "--refused", str(refused)]
-        command += ["--hanging", str(hanging), *(["--store", root] if store else [])]
+        command += ["--hanging", str(hanging)]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         told = json.loads(done.stdout.splitlines()[-1])
         seen = asked(port)
@@ -328,6 +309,83 @@ def hub_rows(name: str, told: dict[str, Any], late: list[float], calm: list[floa
     return rows
 
 
+def family(pid: int) -> list[int]:
+    """*pid* and the processes it started."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(one for child in children for one in family(int(child)))]
+
+
+def cpu_s(pid: int) -> float:
+    """CPU seconds of *pid*, with those of its children that ended."""
+    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(int(word) for word in words[11:15]) / os.sysconf("SC_CLK_TCK")
+
+
+def proportional_bytes(pid: int) -> int:
+    """Memory of *pid*, with what it shares counted in parts."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    raise OSError("no Pss in smaps_rollup")
+
+
+def agent_rows() -> list[Row]:
+    """The whole agent as a hub: worker, wire, store and metrics page; all its processes together."""
+    import duckdb
+
+    name = "perfwatt agent as the hub, storing and serving"
+    with exporters() as port, tempfile.TemporaryDirectory() as folder:
+        targets = [f"http://127.0.0.1:{port}/t/{n}" for n in range(TARGETS)]
+        config = Path(folder) / "perfwatt.toml"
+        config.write_text(
+            f"[[source]]\ntype = 'scrape'\nname = 'fleet'\ninterval_s = {INTERVAL_S}\ntargets = {json.dumps(targets)}\n"
+        )
+        store = Path(folder) / "store"
+        command = [str(Path(sys.executable).parent / "perfwatt"), "agent", "--config", str(config)]
+        command += ["--store", str(store), "--listen", f"127.0.0.1:{free_port()}"]
+        with (Path(folder) / "log").open("w") as log:
+            agent = subprocess.Popen(command, stderr=log)
+            try:
+                time.sleep(2 * INTERVAL_S)
+                warm, began = time.monotonic(), {pid: cpu_s(pid) for pid in family(agent.pid)}
+                peak = 0
+                while time.monotonic() < warm + ROUNDS * INTERVAL_S:
+                    peak = max(peak, sum(proportional_bytes(pid) for pid in family(agent.pid)))
+                    time.sleep(2.0)
+                window_s = time.monotonic() - warm
+                spent = sum(cpu_s(pid) - began.get(pid, 0.0) for pid in family(agent.pid))
+                # What came in the last seconds may be on its way when the agent is told to end.
+                settled = time.monotonic()
+                time.sleep(4.0)
+            finally:
+                agent.terminate()
+                agent.wait()
+        seen = asked(port)
+        files = str(store / "device_samples" / "*" / "*.parquet")
+        rows_stored, rounds = duckdb.sql(
+            f"select count(*), count(*) / count(distinct device) from read_parquet('{files}', union_by_name=true)"
+        ).fetchall()[0]
+    late = sorted(
+        abs(after - before - INTERVAL_S)
+        for moments in seen.values()
+        for before, after in pairwise([moment for moment in moments if moment >= warm])
+    )
+    scrapes = sum(moment < settled for moments in seen.values() for moment in moments)
+    cores = spent / window_s
+
+    def row(measure: str, value: float, unit: str, bar: str = "", ok: bool | None = None) -> Row:
+        return Row(benchmark="hub", subject=name, measure=measure, value=value, unit=unit, bar=bar, ok=ok)
+
+    return [
+        row("CPU, all processes", cores, "cores", "<= 1", cores <= 1.0),
+        row("memory, all processes, peak", peak / 1e6, "MB", "<= 1000", peak <= 1e9),
+        row("samples stored per sample scraped", rows_stored / (scrapes * DEVICES), "", ">= 0.99",
+            rows_stored >= 0.99 * scrapes * DEVICES),
+        row("scrapes of each device stored", rounds, ""),
+        row("lateness, p99", at(late, 0.99) * 1e3, "ms"),
+    ]  # fmt: skip
+
+
 def run() -> list[Row]:
     """All parts, about four minutes."""
     rows = parser_rows()
@@ -335,9 +393,7 @@ def run() -> list[Row]:
     rows += hub_rows("1,000 targets of 640 series every 15 s", told, calm, None)
     told, late = measured(refused=BROKEN // 2, hanging=BROKEN // 2)
     rows += hub_rows("the same, 100 refusing and 100 hanging", told, late, calm)
-    told, late = measured(store=True)
-    rows += hub_rows("the same, through the wire into a store", told, late, None)
-    return rows
+    return rows + agent_rows()
 
 
 def main() -> None:
@@ -346,19 +402,20 @@ def main() -> None:
     options.add_argument("--hub", type=int)
     options.add_argument("--refused", type=int, default=0)
     options.add_argument("--hanging", type=int, default=0)
-    options.add_argument("--store")
-    options.add_argument("--part", choices=("parser", "calm", "broken", "store"))
+    options.add_argument("--part", choices=("parser", "calm", "broken", "agent"))
     given = options.parse_args()
     if given.serve:
         asyncio.run(serve(given.serve, given.hanging))
     elif given.hub:
-        print(json.dumps(hub(given.hub, given.refused, given.hanging, given.store)))
+        print(json.dumps(hub(given.hub, given.refused, given.hanging)))
         sys.stdout.flush()
         os._exit(0)
     elif given.part == "parser":
         print(*parser_rows(), sep="\n")
+    elif given.part == "agent":
+        print(*agent_rows(), sep="\n")
     else:
-        parts = {"calm": {}, "broken": {"refused": BROKEN // 2, "hanging": BROKEN // 2}, "store": {"store": True}}
+        parts = {"calm": {}, "broken": {"refused": BROKEN // 2, "hanging": BROKEN // 2}}
         told, late = measured(**parts[given.part])
         print(*hub_rows(given.part, told, late, late if given.part == "broken" else None), sep="\n")
         print(told["counts"])

@@ -9,6 +9,7 @@ waits for a target.
 import asyncio
 import hashlib
 import logging
+import resource
 import threading
 import time
 from collections import deque
@@ -36,6 +37,7 @@ _MAX_BACKOFF_S: Final = 60.0
 _FILES_EVERY_S: Final = 2.0
 # Readings that wait for a tick: a stopped agent must not fill this process's memory.
 _QUEUE_PER_TARGET: Final = 4
+_OTHER_FILES: Final = 256
 # The first round is spread this closely, so that a start shows something soon; later ones keep each target's own
 # offset.
 _FIRST_ROUND_S: Final = 0.02
@@ -44,6 +46,18 @@ _FIRST_ROUND_S: Final = 0.02
 def _offset(url: str, interval_s: float) -> float:
     """Where in the interval a target's turn is; the same in every process and after every start."""
     return int.from_bytes(hashlib.blake2b(url.encode(), digest_size=8).digest()) / 2**64 * interval_s
+
+
+def _allow_connections(targets: int) -> None:
+    """Let this process hold a connection to each target: many systems allow 1,024 files unless asked for more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = targets + _OTHER_FILES
+    if soft >= needed:
+        return
+    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < needed:
+        log.warning("too few files allowed for the targets", extra={"targets": targets, "files": allowed})
 
 
 @dataclass(eq=False)
@@ -164,6 +178,7 @@ class Scrape:
                 if last is not None:
                     self._pass_on(last)
         fresh = [target for url, target in wanted.items() if url not in self._turns]
+        _allow_connections(len(wanted))
         for target in fresh:
             reader = Reader(
                 target.tables,
