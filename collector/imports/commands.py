@@ -3,16 +3,27 @@
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from collector.options import (
+    ConfigOption,
+    FileOption,
+    OutputOption,
+    QuietOption,
+    StoreOption,
+    exit_code,
+    say,
+    store_root,
+    warn,
+)
+from collector.output import Field, Format, Output
+
 if TYPE_CHECKING:
     from collector.imports.clocks import Zone
-    from collector.imports.report import Unit
+    from collector.imports.report import Report, Unit
     from collector.store import Store
 
 app = typer.Typer(
@@ -26,16 +37,6 @@ app = typer.Typer(
 )
 
 
-class ReportFormat(StrEnum):
-    """What the report is written as."""
-
-    TABLE = "table"
-    JSON = "json"
-
-
-StoreOption = Annotated[
-    Path | None, typer.Option("--store", help="The store's folder, made if there is none; else as configured.")
-]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Read and report; store nothing.")]
 Partial = Annotated[bool, typer.Option("--partial", help="Import the good lines of what has bad ones.")]
 Tz = Annotated[
@@ -47,7 +48,6 @@ Devices = Annotated[
     list[str] | None,
     typer.Option("--device", help="Device id for a file that has none: ID, or INDEX=ID for each.", show_default=False),
 ]
-Output = Annotated[ReportFormat, typer.Option("--output", "-o", help="The report as a table or as JSON.")]
 Directory = Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Searched with all folders below it.")]
 File = Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True)]
 
@@ -60,7 +60,10 @@ def mlperf_training(
     partial: Partial = False,
     tz: Tz = None,
     host: Host = None,
-    output: Output = ReportFormat.TABLE,
+    output: OutputOption = Format.TABLE,
+    report_file: FileOption = None,
+    config: ConfigOption = None,
+    quiet: QuietOption = False,
 ) -> None:
     """MLPerf training: result_N.txt with power/result_N/node_K.txt; clocks that are hours off are aligned."""
 
@@ -69,7 +72,15 @@ def mlperf_training(
 
         return read_training(directory, host=host, tz=_zone(tz))
 
-    _import("mlperf-training", str(directory), units, store, dry_run=dry_run, partial=partial, output=output)
+    _import(
+        "mlperf-training",
+        str(directory),
+        units,
+        store,
+        dry_run=dry_run,
+        partial=partial,
+        output=Output(format=output, file=report_file),
+    )
 
 
 @app.command("mlperf-inference")
@@ -80,7 +91,10 @@ def mlperf_inference(
     partial: Partial = False,
     tz: Tz = None,
     host: Host = None,
-    output: Output = ReportFormat.TABLE,
+    output: OutputOption = Format.TABLE,
+    report_file: FileOption = None,
+    config: ConfigOption = None,
+    quiet: QuietOption = False,
 ) -> None:
     """MLPerf inference: spl.txt with mlperf_log_summary.txt and mlperf_log_detail.txt."""
 
@@ -89,7 +103,15 @@ def mlperf_inference(
 
         return read_inference(directory, host=host, tz=_zone(tz))
 
-    _import("mlperf-inference", str(directory), units, store, dry_run=dry_run, partial=partial, output=output)
+    _import(
+        "mlperf-inference",
+        str(directory),
+        units,
+        store,
+        dry_run=dry_run,
+        partial=partial,
+        output=Output(format=output, file=report_file),
+    )
 
 
 @app.command("nvidia-smi")
@@ -104,7 +126,10 @@ def nvidia_smi(
     fields: Annotated[
         str | None, typer.Option("--fields", help="The --query-gpu fields of a file without a header.")
     ] = None,
-    output: Output = ReportFormat.TABLE,
+    output: OutputOption = Format.TABLE,
+    report_file: FileOption = None,
+    config: ConfigOption = None,
+    quiet: QuietOption = False,
 ) -> None:
     """nvidia-smi --query-gpu=... --format=csv: any columns; its times are local, so --tz is needed."""
 
@@ -114,7 +139,15 @@ def nvidia_smi(
         names = fields.split(",") if fields else ()
         return read_query(file, tz=_zone(tz), host=host, devices=_named(device), fields=names)
 
-    _import("nvidia-smi", str(file), units, store, dry_run=dry_run, partial=partial, output=output)
+    _import(
+        "nvidia-smi",
+        str(file),
+        units,
+        store,
+        dry_run=dry_run,
+        partial=partial,
+        output=Output(format=output, file=report_file),
+    )
 
 
 @app.command("dmon")
@@ -133,7 +166,10 @@ def dmon(
     period: Annotated[
         float | None, typer.Option("--period", min=0.001, help="Seconds between readings of a file without times.")
     ] = None,
-    output: Output = ReportFormat.TABLE,
+    output: OutputOption = Format.TABLE,
+    report_file: FileOption = None,
+    config: ConfigOption = None,
+    quiet: QuietOption = False,
 ) -> None:
     """nvidia-smi dmon: any selection; devices are named by --device INDEX=ID."""
 
@@ -142,7 +178,15 @@ def dmon(
 
         return read_dmon(file, tz=_zone(tz), host=host, devices=_named(device), start=_local(start), period_s=period)
 
-    _import("dmon", str(file), units, store, dry_run=dry_run, partial=partial, output=output)
+    _import(
+        "dmon",
+        str(file),
+        units,
+        store,
+        dry_run=dry_run,
+        partial=partial,
+        output=Output(format=output, file=report_file),
+    )
 
 
 @app.command("table")
@@ -157,7 +201,10 @@ def table(
     device: Annotated[
         str | None, typer.Option("--device", help="The subject, instead of what the mapping says.")
     ] = None,
-    output: Output = ReportFormat.TABLE,
+    output: OutputOption = Format.TABLE,
+    report_file: FileOption = None,
+    config: ConfigOption = None,
+    quiet: QuietOption = False,
 ) -> None:
     """Any CSV or Parquet file, by a mapping file."""
 
@@ -171,7 +218,15 @@ def table(
             checked = replace(checked, zone=_zone(tz))
         return read_table(file, checked, host=host, device=device)
 
-    _import("table", str(file), units, store, dry_run=dry_run, partial=partial, output=output)
+    _import(
+        "table",
+        str(file),
+        units,
+        store,
+        dry_run=dry_run,
+        partial=partial,
+        output=Output(format=output, file=report_file),
+    )
 
 
 @app.command("prometheus")
@@ -190,7 +245,10 @@ def prometheus(
     workers: Annotated[int, typer.Option("--workers", min=1, max=32, help="Queries at a time.")] = 4,
     token_file: Annotated[Path | None, typer.Option("--token-file", help="File with a bearer token.")] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Take in again what an earlier run has stored.")] = False,
-    output: Output = ReportFormat.TABLE,
+    output: OutputOption = Format.TABLE,
+    report_file: FileOption = None,
+    config: ConfigOption = None,
+    quiet: QuietOption = False,
 ) -> None:
     """A Prometheus server's stored samples, family by family; killed, it goes on where it was."""
 
@@ -200,7 +258,7 @@ def prometheus(
 
         start_ms, end_ms = _window(since, until)
         server = Server(url, token=token_file.read_text(encoding="utf-8").strip() if token_file else None)
-        path = None if dry_run else journal_path(_root(store), server.url, match)
+        path = None if dry_run else journal_path(store_root(store), server.url, match)
         if path is not None and restart:
             path.unlink(missing_ok=True)
         return read_prometheus(
@@ -212,10 +270,12 @@ def prometheus(
             mapping=mapping or "auto",
             journal=Journal(path),
             workers=workers,
-            progress=_Bar().show,
+            progress=_Bar(quiet=quiet).show,
         )
 
-    _import("prometheus", url, units, store, dry_run=dry_run, partial=False, output=output)
+    _import(
+        "prometheus", url, units, store, dry_run=dry_run, partial=False, output=Output(format=output, file=report_file)
+    )
 
 
 # ----------------------------------------------------------------------------------------------------- what they share
@@ -229,53 +289,62 @@ def _import(
     *,
     dry_run: bool,
     partial: bool,
-    output: ReportFormat,
+    output: Output,
 ) -> None:
     """Read, store, print the report, and exit as the report says."""
+    from collector.errors import TelemetryError
     from collector.imports.report import take_in
 
-    with _exit_codes():
+    try:
         read = units()
         report = take_in(kind, source, read, None if dry_run else _store(store), partial=partial)
-    if output is ReportFormat.JSON:
-        import json
-
-        typer.echo(json.dumps(report.as_dict(), ensure_ascii=False))
-    else:
-        for line in report.text():
-            typer.echo(line)
+        _print(report, output)
+    except TelemetryError as error:
+        warn(f"perfwatt: {error}")
+        raise typer.Exit(exit_code(error)) from error
     if not report.ok:
-        typer.echo(f"{report.refused} of {len(report.units)} refused; nothing of them is stored", err=True)
+        warn(f"{report.refused} of {len(report.units)} refused; nothing of them is stored")
         raise typer.Exit(1)
 
 
-@contextmanager
-def _exit_codes() -> Iterator[None]:
-    from collector.errors import ConfigError, SourceUnavailable, TelemetryError
-
-    try:
-        yield
-    except ConfigError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
-    except SourceUnavailable as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(3) from error
-    except TelemetryError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error
+_COLUMNS = (
+    *(Field(name) for name in ("unit", "state", "error", "file")),
+    *(Field(name, "BIGINT") for name in ("lines", "reading", "duplicate", "absent", "other", "bad", "unaccounted")),
+    Field("notes"),
+)
 
 
-def _root(given: Path | None) -> Path:
-    from collector import config
+def _print(report: "Report", output: Output) -> None:
+    """
+    The report as text (table), whole (json), or with a row for each file (jsonl, csv, parquet).
 
-    return given or Path(config.load(env=os.environ).store.root)
+    Raises: QueryError, ConfigError.
+    """
+    if output.format in {Format.TABLE, Format.JSON}:
+        import json
+
+        whole = [json.dumps(report.as_dict(), ensure_ascii=False)]
+        text = "".join(f"{line}\n" for line in (whole if output.format is Format.JSON else report.text()))
+        if output.file is not None:
+            output.file.write_text(text, encoding="utf-8")
+        else:
+            typer.echo(text, nl=False)
+        return
+    rows = []
+    for unit in report.units:
+        for account in unit["files"]:
+            kept = account["kept"]
+            other = sum(kept.values()) - sum(kept.get(name, 0) for name in ("reading", "duplicate", "absent"))
+            counts = [kept.get(name, 0) for name in ("reading", "duplicate", "absent")]
+            place = [unit["name"], unit["state"], unit["error"], account["path"], account["lines"]]
+            rows.append([*place, *counts, other, account["bad"], account["unaccounted"], "; ".join(account["notes"])])
+    output.write("perfwatt.import/1", _COLUMNS, rows)
 
 
 def _store(given: Path | None) -> "Store":
     from collector.store import Store
 
-    return Store.create(_root(given))
+    return Store.create(store_root(given))
 
 
 def _zone(text: str | None) -> "Zone | None":
@@ -323,13 +392,14 @@ def _window(since: str, until: str) -> tuple[int, int]:
 class _Bar:
     """A progress bar on stderr: redrawn in place on a terminal, else a line for each tenth."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, quiet: bool) -> None:
         self._told = -1
+        self._quiet = quiet
         self._live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
     def show(self, done: int, total: int, what: str) -> None:
         """Tell that *done* of *total* stretches are stored."""
-        if self._live:
+        if self._live and not self._quiet:
             filled = 30 * done // max(total, 1)
             end = "\n" if done == total else ""
             typer.echo(
@@ -337,4 +407,4 @@ class _Bar:
             )
         elif 10 * done // max(total, 1) != self._told:
             self._told = 10 * done // max(total, 1)
-            typer.echo(f"{done} of {total} stretches: {what}", err=True)
+            say(f"{done} of {total} stretches: {what}")

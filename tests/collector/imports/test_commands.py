@@ -36,6 +36,18 @@ def test_the_report_is_json_on_stdout_and_the_rows_are_stored(log: Path, tmp_pat
     assert list((tmp_path / "s/device_samples/date=2024-05-01").glob("import-*.parquet"))
 
 
+def test_other_formats_have_a_row_for_each_file(log: Path, tmp_path: Path) -> None:
+    arguments = ("nvidia-smi", log, "--tz", "UTC", "--dry-run")
+    code, out, _ = run(*arguments, "-o", "csv")
+    assert code == 0
+    header, row = out.splitlines()
+    assert dict(zip(header.split(","), row.split(","), strict=True))["reading"] == "1"
+    for kind in ("json", "jsonl", "parquet", "table"):
+        code, out, _ = run(*arguments, "-o", kind, "--file", tmp_path / kind)
+        assert (code, out) == (0, "")
+        assert (tmp_path / kind).stat().st_size
+
+
 def test_a_dry_run_stores_nothing(log: Path, tmp_path: Path) -> None:
     code, out, _ = run("nvidia-smi", log, "--tz", "UTC", "--store", tmp_path / "s", "--dry-run")
     assert code == 0
