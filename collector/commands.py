@@ -4,18 +4,21 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from collector.options import (
+    CHECK_FAILED,
     CheckOption,
     ConfigOption,
     FileOption,
     LimitOption,
     OutputOption,
     QuietOption,
+    Request,
     SinceOption,
     StoreOption,
     TzOption,
@@ -200,7 +203,7 @@ def agent(
     """
     Measure: read the sources, keep what they say in the store and serve it to Prometheus, until a signal ends it.
 
-    SIGHUP reads the configuration again. The log is on stderr. Exit code 2: configuration; 3: the store or port is taken.
+    SIGHUP reads the configuration again. The log is on stderr. Exit codes: 2 configuration; 3 store or port is taken.
     """
     from collector.daemon import run
 
@@ -213,3 +216,116 @@ def agent(
     }
     overrides = {key: value for key, value in given.items() if value is not None}
     raise typer.Exit(run(config, env=os.environ, overrides=overrides))
+
+
+# ------------------------------------------------------------------------------------------------------------- export
+
+
+class ExportFormat(StrEnum):
+    """What a table is exported as."""
+
+    PARQUET = "parquet"
+    CSV = "csv"
+    JSONL = "jsonl"
+
+
+@app.command()
+def export(
+    tables: Annotated[
+        list[str] | None, typer.Argument(metavar="[TABLE]...", help="One table; with --duckdb any.")
+    ] = None,
+    store: StoreOption = None,
+    file: FileOption = None,
+    output: Annotated[
+        ExportFormat | None, typer.Option("--output", "-o", help="Format; else as the file's name ends.")
+    ] = None,
+    duckdb: Annotated[
+        Path | None,
+        typer.Option("--duckdb", metavar="PATH", help="Write a DuckDB database of these tables, or of all, instead."),
+    ] = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    tz: TzOption = "UTC",
+    quiet: QuietOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Copy rows out of the store: a table as Parquet, CSV or JSON lines, or a DuckDB database that stands alone."""
+    from collector.errors import ConfigError
+    from collector.store.export import export_duckdb
+
+    asked, root = request(Format.TABLE, None, None, since, until, tz), store_root(store)
+    if duckdb is not None:
+        if file is not None or output is not None:
+            raise ConfigError("--duckdb", "takes the place of --file and --output; give one of them")
+        counts = export_duckdb(root, duckdb, tables or None, asked.start_ns, asked.end_ns)
+        say(f"written: {duckdb}: " + ", ".join(f"{count:,} {name}" for name, count in counts.items() if count))
+    elif tables is None or len(tables) != 1:
+        raise ConfigError("TABLE", f"is one table, such as device_samples; here are {len(tables or ())}")
+    else:
+        _export_one(root, tables[0], file, output, asked)
+
+
+def _export_one(root: Path, table: str, file: Path | None, output: ExportFormat | None, asked: Request) -> None:
+    import shutil
+    import tempfile
+
+    from collector.errors import ConfigError
+    from collector.store.export import export_table
+
+    form = output.value if output else None
+    if file is not None:
+        count = export_table(root, table, file, form, asked.start_ns, asked.end_ns)
+        say(f"written: {file}: {count:,} rows")
+        return
+    if form == "parquet" and sys.stdout.isatty():
+        raise ConfigError("--output", "parquet is no text for a terminal; give --file, or redirect stdout")
+    with tempfile.TemporaryDirectory(prefix="perfwatt-") as folder:
+        path = Path(folder) / "table"
+        count = export_table(root, table, path, form or "csv", asked.start_ns, asked.end_ns)
+        with path.open("rb") as rows:
+            shutil.copyfileobj(rows, sys.stdout.buffer)
+    say(f"{count:,} rows")
+
+
+# ------------------------------------------------------------------------------------------------------------- doctor
+
+
+@app.command()
+def doctor(
+    store: StoreOption = None,
+    url: Annotated[
+        str | None, typer.Option("--url", help="The agent's /metrics; else where the configuration has it.")
+    ] = None,
+    target: Annotated[
+        list[str] | None, typer.Option("--target", metavar="URL", help="Also look at this exporter. May be repeated.")
+    ] = None,
+    whole: Annotated[bool, typer.Option("--whole", help="Read every value of the store.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="A warning is a failure.")] = False,
+    timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds for each source and address.")] = 15.0,
+    output: OutputOption = Format.TABLE,
+    file: FileOption = None,
+    quiet: QuietOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """
+    Check configuration, sources, agent, store and clock, and say what to do. Exit code 4 if something fails.
+
+    Each source is opened and read once, in a process of its own.
+    """
+    from collector.doctor import STATUSES, examine
+
+    found = []
+
+    def told() -> Iterator[tuple[str, ...]]:
+        for finding in examine(
+            env=os.environ, store=store, url=url, targets=target or (), whole=whole, timeout_s=timeout
+        ):
+            found.append(finding.status)
+            yield finding.status, finding.check, finding.message, finding.advice
+
+    fields = [Field(name) for name in ("status", "check", "message", "advice")]
+    asked = request(output, file, 0, None, None, "UTC")
+    give("doctor", fields, told(), asked, None)
+    say(", ".join(f"{found.count(status)} {status}" for status in STATUSES if status in found))
+    if "fail" in found or (strict and "warn" in found):
+        raise typer.Exit(CHECK_FAILED)

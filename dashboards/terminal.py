@@ -69,7 +69,9 @@ def frame(
     body = [_head(seen, columns, tz), Text(grid.row(grid.titles, ""), style="bold reverse", overflow="crop")]
     top = max((value for line in lines for value in line.trend if value is not None), default=0.0)
     for line in shown:
-        trend = sparkline(line.trend, top, grid.trend, unicode=unicode)
+        # Watts compare between lines; tokens of one model and another do not.
+        own = top if seen.by is not By.WORKLOAD else max((v for v in line.trend if v is not None), default=0.0)
+        trend = sparkline(line.trend, own, grid.trend, unicode=unicode)
         style = "red" if line.stale else "yellow" if _near_limit(line) else ""
         body.append(Text(grid.row(grid.cells(line), trend), style=style, overflow="crop"))
     if not lines:
@@ -107,13 +109,15 @@ def sparkline(values: Sequence[float | None], top: float, columns: int, *, unico
 
 
 def _head(seen: Overview, columns: int, tz: tzinfo) -> Text:
-    parts = [f"{watts(seen.power_w)} now" if seen.power_w is not None else "no power known"]
+    parts = [watts(seen.power_w) if seen.power_w is not None else "power unknown"]
     parts.append(f"{seen.devices} device{'s' if seen.devices != 1 else ''}")
     parts += [f"{seen.stale} stale"] if seen.stale else []
     parts += [f"{seen.modelled} modelled"] if seen.modelled else []
     when = datetime.fromtimestamp(seen.now_ns / 1e9, tz).strftime("%H:%M:%S %Z")
     left = f"perfwatt top  {'  '.join(parts)}"
     right = f"by {seen.by.value}, {_span(seen.window_s)}  {when}"
+    if len(left) + len(right) + 2 > columns:
+        right = when
     text = Text(left + " " * max(columns - len(left) - len(right), 2) + right, style="bold")
     if seen.stale:
         at = left.index(f"{seen.stale} stale")
