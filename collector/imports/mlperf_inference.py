@@ -6,7 +6,7 @@ local: never used), so that the run tells the zone. The analyzer says -1 when it
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -67,8 +67,9 @@ class _Run:
         value = self.detail.get(key)
         if not isinstance(value, str):
             return None
+        form = "%m-%d-%Y %H:%M:%S.%f" if "." in value else "%m-%d-%Y %H:%M:%S"
         try:
-            moment = datetime.strptime(value, "%m-%d-%Y %H:%M:%S.%f").replace(tzinfo=UTC)
+            moment = datetime.strptime(value, form).replace(tzinfo=UTC)
         except ValueError:
             return None
         return round(moment.timestamp() * 1000) * 1_000_000
@@ -178,11 +179,12 @@ def _read_power(path: Path) -> tuple[pl.DataFrame, Account]:
         .unnest("found")
         .with_columns(local=pl.col("time").str.to_datetime(_TIME, time_unit="ns", strict=False))
         .with_columns(pl.col("watts", "volts", "amps", "pf").cast(pl.Float64))
-        .with_columns(channel_count=pl.col("channels").str.count_matches(",Ch"))
+        .with_columns(numbers=pl.col("channels").str.extract_all(r",Ch[0-9]+,").list.join(""))
     )
-    counts = found.filter(pl.col("local").is_not_null())["channel_count"].value_counts(sort=True)
-    usual = counts["channel_count"][0] if len(counts) else 0
-    for number in range(1, usual + 1):
+    counts = found.filter(pl.col("local").is_not_null())["numbers"].value_counts(sort=True)
+    usual = str(counts["numbers"][0]) if len(counts) else ""
+    channels = re.findall("[0-9]+", usual)  # not always from 1: an analyzer may have others on its first inputs
+    for number in channels:
         found = found.with_columns(
             pl.col("channels")
             .str.extract_groups(_CHANNEL.format(number=number, n=_NUMBER))
@@ -195,9 +197,9 @@ def _read_power(path: Path) -> tuple[pl.DataFrame, Account]:
     reason = (
         pl.when(pl.col("local").is_null())
         .then(pl.lit("no PTDaemon reading"))
-        .when(pl.col("channel_count") != usual)
-        .then(pl.lit(f"not the {usual} channels of the other lines"))
-        .when(_disagree(usual))
+        .when(pl.col("numbers") != usual)
+        .then(pl.lit(f"not the channels of the other lines ({', '.join(channels) or 'none'})"))
+        .when(_disagree(channels))
         .then(pl.lit("the channels' watts do not add up to the total"))
         .when(out_of_order("local"))
         .then(pl.lit("its time does not fit the lines before and after"))
@@ -206,14 +208,14 @@ def _read_power(path: Path) -> tuple[pl.DataFrame, Account]:
     once = found.unique(["local"], keep="last", maintain_order=True)
     account.kept["duplicate"] += found.height - once.height
     account.kept["reading"] += once.height
-    return once.drop("text", "reason", "channels", "channel_count", "time").sort("local"), account
+    return once.drop("text", "reason", "channels", "numbers", "time").sort("local"), account
 
 
-def _disagree(channels: int) -> pl.Expr:
+def _disagree(channels: Sequence[str]) -> pl.Expr:
     """Whether the channels, where all have a reading, say another power than the total: a damaged digit."""
     if not channels:
         return pl.lit(False)
-    names = [f"watts_{number}" for number in range(1, channels + 1)]
+    names = [f"watts_{number}" for number in channels]
     total = pl.sum_horizontal(names)
     read = pl.min_horizontal("watts", *names) >= 0
     # Each channel is rounded on its own; 1 W and 1 % is far beyond that.

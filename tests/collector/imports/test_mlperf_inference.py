@@ -121,6 +121,15 @@ def test_the_total_is_the_hosts_and_each_channel_a_meter(run: Path) -> None:
     assert meters["meter_voltage_v"].unique().to_list() == [239.36]
 
 
+def test_channels_need_not_begin_at_one(run: Path) -> None:
+    (run / "spl.txt").write_text(spl().replace("Ch1", "Ch4").replace("Ch2", "Ch11"))
+    unit = only(run)
+    assert unit.bad == 0
+    meters = unit.frames["facility_samples"]
+    assert meters["meter"].unique().sort().to_list() == ["8xH200-ch11", "8xH200-ch4"]
+    assert meters.filter(pl.col("meter") == "8xH200-ch11")["meter_power_w"].unique().to_list() == [700.0]
+
+
 def test_the_analyzers_minus_one_is_absent_and_not_a_power(run: Path) -> None:
     extra = [
         reading(BEGIN + timedelta(seconds=160), -1.0, -1.0, total=-1.0),
