@@ -116,7 +116,9 @@ def fleet(devices: int, start_ms: int, *, step_s: int = 10, seed: int = 7) -> Sa
 def inference_power(end_ms: int) -> Sampled:
     """MLPerf inference: wall power of hundreds of runs at 1 Hz, laid into the day before *end_ms* a run at a time."""
     rows = pl.read_parquet(RECORDINGS / "inference_power_1hz.parquet", columns=["run_id", "t_s", "watts"])
-    rows = rows.filter(pl.col("watts") >= 0).with_columns(ms=(pl.col("t_s") * 1000).round().cast(pl.Int64))
+    rows = rows.filter(pl.col("watts") >= 0).with_columns(
+        ms=(pl.col("t_s").cast(pl.Float64) * 1000).round().cast(pl.Int64)
+    )
     return _recorded("MLPerf inference, 1 Hz", rows.rename({"run_id": "host"}), end_ms)
 
 
@@ -127,6 +129,8 @@ def training_power(end_ms: int) -> Sampled:
 
 
 def _recorded(name: str, rows: pl.DataFrame, end_ms: int) -> Sampled:
+    # The tables hold single precision; the meters wrote decimals of at most three digits, which is what a client sends.
+    rows = rows.with_columns(pl.col("watts").cast(pl.Float64).round(3))
     rows = rows.with_columns(host=pl.col("host").cast(pl.String)).unique(["host", "ms"], keep="last")
     # Each run starts at the same moment of a day that the peers accept; what matters is what lies between its samples.
     rows = rows.with_columns(ms=pl.col("ms") - pl.col("ms").min().over("host") + (end_ms - DAY_MS))
@@ -140,5 +144,5 @@ def _recorded(name: str, rows: pl.DataFrame, end_ms: int) -> Sampled:
         words=words,
         codes=rows["host"].replace_strict(number, return_dtype=pl.Int32).to_numpy(),
         time_ms=rows["ms"].cast(pl.Int64).to_numpy(),
-        metrics={HOST_PLATFORM_POWER: rows["watts"].cast(pl.Float64).to_numpy()},
+        metrics={HOST_PLATFORM_POWER: rows["watts"].to_numpy()},
     )

@@ -84,32 +84,45 @@ class VictoriaMetrics:
         ]
         return Server([*arguments, *limits, "-dedup.minScrapeInterval=0"], port, "/health")
 
-    def ingest(self, data: Sampled) -> float:
-        """Samples per second of an import until they can be queried."""
-        first = self._start(self._folder / "first")
+    def ingest(self, data: Sampled) -> dict[str, float]:
+        """
+        Samples per second until they can be queried, by way in; what is sent is made outside the time that counts.
+
+        The last instance stays, to be weighed and queried.
+        """
+        rates: dict[str, float] = {}
+        folder = self._folder / "remote-write"
+        server = self._start(folder)
         try:
-            batch: list[bytes] = []
-            for series in data.series():
-                metric = {"__name__": series.name, **series.labels}
-                line = {"metric": metric, "values": series.values.tolist(), "timestamps": series.time_ms.tolist()}
-                batch.append(json.dumps(line).encode())
-                if len(batch) >= 50:
-                    call(f"{first.url}/api/v1/import", b"\n".join(batch), Content_Type="application/json")
-                    batch.clear()
-            if batch:
-                call(f"{first.url}/api/v1/import", b"\n".join(batch), Content_Type="application/json")
-            call(f"{first.url}/internal/force_flush")
-            start, end = int(data.time_ms.min()) // 1000, int(data.time_ms.max()) // 1000 + 1
-            match = urllib.parse.urlencode({"match[]": '{__name__!=""}', "start": start, "end": end})
-            native = call(f"{first.url}/api/v1/export/native?{match}")
+            path, headers = "/api/v1/write", {"Content_Type": "application/x-protobuf", "Content_Encoding": "snappy"}
+            rates["remote write"] = self._timed(server, path, remote_writes(data), data.samples, headers)
         finally:
-            first.stop()
-        shutil.rmtree(self._folder / "first")
+            server.stop()
+        shutil.rmtree(folder)
+        folder = self._folder / "json"
+        server = self._start(folder)
+        try:
+            rates["JSON lines"] = self._timed(server, "/api/v1/import", _json_lines(data), data.samples, {})
+            window = {"start": int(data.time_ms.min()) // 1000, "end": int(data.time_ms.max()) // 1000 + 1}
+            query = urllib.parse.urlencode({"match[]": '{__name__!=""}', **window})
+            native = call(f"{server.url}/api/v1/export/native?{query}")
+        finally:
+            server.stop()
+        shutil.rmtree(folder)
         self._server = self._start(self._data)
+        rates["native"] = self._timed(self._server, "/api/v1/import/native", iter([native]), data.samples, {})
+        return rates
+
+    @staticmethod
+    def _timed(server: Server, path: str, bodies: Iterator[bytes], samples: int, headers: dict[str, str]) -> float:
+        spent = 0.0
+        for body in bodies:
+            began = time.perf_counter()
+            call(server.url + path, body, **headers)
+            spent += time.perf_counter() - began
         began = time.perf_counter()
-        call(f"{self._server.url}/api/v1/import/native", native, Content_Type="application/octet-stream")
-        call(f"{self._server.url}/internal/force_flush")
-        return data.samples / (time.perf_counter() - began)
+        call(f"{server.url}/internal/force_flush")
+        return samples / (spent + time.perf_counter() - began)
 
     def bytes_on_disk(self) -> int:
         """Data and index after a final merge."""
@@ -162,7 +175,7 @@ class Prometheus:
     def ingest(self, data: Sampled) -> float:
         """Samples per second of remote write; the bytes to send are made outside the time that counts."""
         spent = 0.0
-        for body in _remote_writes(data):
+        for body in remote_writes(data):
             began = time.perf_counter()
             call(
                 f"{self._server.url}/api/v1/write",
@@ -173,22 +186,37 @@ class Prometheus:
             spent += time.perf_counter() - began
         return data.samples / spent
 
-    def bytes_on_disk(self) -> float:
-        """Bytes per sample of the blocks it has made; the newest hours stay in memory and in its log."""
-        until = time.monotonic() + 90
+    def bytes_per_sample(self, wait_s: float) -> float | None:
+        """Of the blocks it has made; the newest hours stay in memory and in its log. None if it has made none yet."""
+        until = time.monotonic() + wait_s
         while not (metas := list(self._data.glob("*/meta.json"))) and time.monotonic() < until:
             time.sleep(0.5)
         if not metas:
-            return float("nan")
+            return None
         samples = sum(json.loads(meta.read_text())["stats"]["numSamples"] for meta in metas)
         size = sum(path.stat().st_size for meta in metas for path in meta.parent.rglob("*") if path.is_file())
-        return size / samples
+        return float(size / samples)
 
     def query(self, path: str, **parameters: Any) -> list[dict[str, Any]]:
         return self._server.query(path, **parameters)
 
     def close(self) -> None:
         self._server.stop()
+
+
+def _json_lines(data: Sampled) -> Iterator[bytes]:
+    """Requests of VictoriaMetrics' JSON line format, fifty series each."""
+    lines: list[str] = []
+    for series in data.series():
+        metric = {"__name__": series.name, **series.labels}
+        lines.append(
+            json.dumps({"metric": metric, "values": series.values.tolist(), "timestamps": series.time_ms.tolist()})
+        )
+        if len(lines) == 50:
+            yield "\n".join(lines).encode()
+            lines = []
+    if lines:
+        yield "\n".join(lines).encode()
 
 
 def _varint(number: int) -> bytes:
@@ -224,7 +252,7 @@ def _snappy(raw: bytes) -> bytes:
     return b"".join(out)
 
 
-def _remote_writes(data: Sampled, hour_ms: int = 3_600_000) -> Iterator[bytes]:
+def remote_writes(data: Sampled, hour_ms: int = 3_600_000) -> Iterator[bytes]:
     """Requests in order of time, an hour of some hundred series each: a head takes nothing that is hours older."""
     series = list(data.series())
     first, last = int(data.time_ms.min()), int(data.time_ms.max())

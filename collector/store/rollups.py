@@ -206,7 +206,8 @@ def roll_up(store: Any, engine: Engine, now_ns: int) -> int:
                 bounds = (start + work.first_hour * _HOUR_NS, start + (work.last_hour + 1) * _HOUR_NS)
                 frame = rolled(engine, store.root, samples, *bounds)
                 if frame is not None:
-                    store.replace(rollups.name, PART, frame, first=work.first_hour, last=work.last_hour)
+                    hours = {"first": work.first_hour, "last": work.last_hour}
+                    store.replace(rollups.name, PART, frame, **hours, only=[work.day])
                     written += 1
             if reached != progress.done:
                 progress.done = reached

@@ -3,8 +3,9 @@
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ class Store:
         with as_store_error(self.root):
             connection = connect(threads=threads, memory=memory)
             try:
-                for statement in views.statements(self.root):
+                for statement in views.statements(connection, self.root):
                     connection.execute(statement).fetchall()
                 yield connection
             finally:
@@ -170,29 +171,32 @@ class Store:
         *,
         first: int = 0,
         last: int = 0,
+        only: Collection[date] | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> list[Segment]:
         """
         Make *data* the whole of *part* of *table*: what the same part held before is no longer there.
 
         Each day changes at one moment; a crash between two days is mended by running the job again. `first` and `last`
-        divide a part into pieces that are replaced one by one, or together by a piece that covers them.
+        divide a part into pieces that are replaced one by one, or together by a piece that covers them; `only` are the
+        days to which the part is replaced (all of them, if not given).
 
         Raises: StoreError.
         """
         checked_writer(self.root, part)
         with self._bulk(self.table(table), data, part, None, metadata or {}) as (_, found, written):
-            kept = {
+            touched = {item.day for item in written} | set(days(self.root, table) if only is None else only)
+            held = {
                 day: [
-                    s
-                    for s in present(self.root, table, day)
-                    if s.writer == part and first <= s.first and s.last <= last
+                    segment
+                    for segment in present(self.root, table, day)
+                    if segment.writer == part and first <= segment.first and segment.last <= last
                 ]
-                for day in days(self.root, table)
+                for day in touched
             }
-            higher = 1 + max((segment.generation for some in kept.values() for segment in some), default=0)
+            higher = 1 + max((segment.generation for some in held.values() for segment in some), default=0)
             sealed = [self._commit(found, item, part, higher, first, last) for item in written]
-            for day in {day for day, some in kept.items() if visible(some)} - {item.day for item in written}:
+            for day in {day for day, some in held.items() if some} - {item.day for item in written}:
                 self._bury(found, part, higher, first, last, day)
             return sealed
 
@@ -235,7 +239,7 @@ class Store:
             final.stat().st_size,
         )
 
-    def _bury(self, table: Table, part: str, generation: int, first: int, last: int, day: Any) -> None:
+    def _bury(self, table: Table, part: str, generation: int, first: int, last: int, day: date) -> None:
         """Cover what a part held on a day with a segment of no rows."""
         folder = day_folder(self.root, table.name, day)
         final = folder / segment_name(part, generation, first, last, 0, 0)

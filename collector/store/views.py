@@ -5,8 +5,10 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import duckdb
+
 from collector.store import sql
-from collector.store.engine import as_store_error, connect
+from collector.store.engine import as_store_error, check_version, connect
 from collector.store.files import Files
 from collector.store.schema import ALLOCATIONS, DEVICES, TABLES, Table
 from collector.store.segments import Segment, segments_of
@@ -39,17 +41,41 @@ def groups(table: Table, segments: Sequence[Segment]) -> list[tuple[list[Segment
     return ([(plain, False)] if plain else []) + [(some, True) for some in marked.values()]
 
 
-def table_view(root: Path, table: Table) -> str:
-    """The rows of *table* now, as a select."""
-    listed = groups(table, segments_of(root, table.name))
+def table_view(connection: duckdb.DuckDBPyConnection, root: Path, table: Table) -> str:
+    """
+    The rows of *table* now, as a select.
+
+    Raises: StoreError (a segment of a newer schema).
+    """
+    segments = segments_of(root, table.name)
+    _check_versions(connection, [segment.path for segment in segments])
+    listed = groups(table, segments)
     return sql.typed_rows(table, [([segment.path for segment in some], repeats) for some, repeats in listed])
 
 
-def statements(root: Path, schema: str | None = None) -> Iterator[str]:
+# A segment never changes, so its version is read once; publishing looks at the new ones only.
+_CHECKED: set[Path] = set()
+
+
+def _check_versions(connection: duckdb.DuckDBPyConnection, paths: Sequence[Path]) -> None:
+    new = [path for path in paths if path not in _CHECKED]
+    if new:
+        versions = dict.fromkeys(map(str, new), 0)
+        for name, key, value in connection.execute(sql.metadata(new)).fetchall():
+            if key == sql.VERSION_KEY:
+                versions[name] = int(value)
+        for name, version in versions.items():
+            check_version(name, version)
+        if len(_CHECKED) > 100_000:
+            _CHECKED.clear()
+        _CHECKED.update(new)
+
+
+def statements(connection: duckdb.DuckDBPyConnection, root: Path, schema: str | None = None) -> Iterator[str]:
     """Statements that make a view for each table, and for the latest of what replaces itself."""
     into = f"{sql.quoted(schema)}." if schema else ""
     for table in TABLES.values():
-        yield f"CREATE VIEW {into}{sql.quoted(table.name)} AS {table_view(root, table)}"
+        yield f"CREATE VIEW {into}{sql.quoted(table.name)} AS {table_view(connection, root, table)}"
     for table in (DEVICES, ALLOCATIONS):
         keys = ", ".join(sql.quoted(name) for name in table.keys)
         yield (
@@ -70,7 +96,7 @@ def publish(root: Path, files: Files) -> Path:
         try:
             connection = connect(temporary, threads=1)
             try:
-                for statement in statements(root):
+                for statement in statements(connection, root):
                     connection.execute(statement).fetchall()
             finally:
                 connection.close()

@@ -1,4 +1,4 @@
-"""Forks an agent for each line of its input: ``root side-file first-number clock-start-ns clock-rate grace-s pause-s run-s``."""
+"""Forks an agent for each line of its input, which holds the arguments of `agent`."""
 
 import os
 import sys

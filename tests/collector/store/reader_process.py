@@ -1,4 +1,4 @@
-"""Reads a store over and over until told to stop, in one of three ways; prints its reads, or dies of the first error."""
+"""Reads a store over and over in one of three ways; prints how often, or dies of the first error."""
 
 import sys
 import time

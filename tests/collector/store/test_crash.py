@@ -67,7 +67,10 @@ def test_half_files_of_a_crash_are_removed_when_their_writer_starts_again(
     with_rows.seal()
     with_rows.close()
     folder = store.segments("device_samples")[0].path.parent
-    mine, other = folder / ".agent-0-1-1-00000000-00000000.parquet.tmp", folder / ".agent-9-0-1-1-00000000-00000000.parquet.tmp"
+    mine, other = (
+        folder / ".agent-0-1-1-00000000-00000000.parquet.tmp",
+        folder / ".agent-9-0-1-1-00000000-00000000.parquet.tmp",
+    )
     mine.write_bytes(b"half")
     other.write_bytes(b"half")
     store.writer("agent", background=False).close()

@@ -1,0 +1,125 @@
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from analytics import frames
+from collector.errors import StoreError
+from collector.store import Store
+from collector.store.schema import TABLES
+
+START = datetime(2026, 3, 1)
+START_NS = 1_772_323_200_000_000_000
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.create(tmp_path / "store")
+
+
+def write(store: Store, days: int = 3, step_s: int = 3600, **more: Any) -> int:
+    n = days * 86_400 // step_s
+    times = [START_NS + number * step_s * 10**9 for number in range(n)]
+    store.write(
+        "device_samples", {"device": ["a"] * n, "source": ["s"] * n, "time": times, "power_w": [1.5] * n, **more}
+    )
+    return n
+
+
+def test_an_empty_store_scans_as_an_empty_frame_of_the_right_types(store: Store) -> None:
+    for table in TABLES.values():
+        frame = frames.scan(store.root, table.name).collect()
+        assert frame.is_empty()
+        assert frame.schema["time"] == pl.Datetime("ns")
+        assert all(frame.schema[column.name] == pl.Float64 for column in table if column.metric is not None)
+
+
+def test_the_start_is_in_the_window_and_the_end_is_not(store: Store) -> None:
+    write(store)
+    hours = timedelta(hours=30)
+    inside = frames.scan(store, "device_samples", START + hours, START + 2 * hours).collect()["time"]
+    assert (inside.min(), inside.max(), len(inside)) == (START + hours, START + 2 * hours - timedelta(hours=1), 30)
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        START_NS + 3600 * 10**9,
+        START + timedelta(hours=1),
+        (START + timedelta(hours=1)).replace(tzinfo=UTC),
+        (START + timedelta(hours=3)).replace(tzinfo=timezone(timedelta(hours=2))),
+    ],
+)
+def test_a_moment_is_nanoseconds_or_a_datetime_with_or_without_zone(store: Store, start: Any) -> None:
+    n = write(store)
+    assert frames.scan(store, "device_samples", start).collect().height == n - 1
+
+
+def test_a_bound_between_two_stored_ticks_counts_as_it_should(store: Store) -> None:
+    write(store)  # whole seconds, so stored in milliseconds
+    first = START_NS + 3600 * 10**9
+    scan = lambda start, end: frames.scan(store, "device_samples", start, end).collect().height  # noqa: E731
+    assert scan(first, first + 1) == 1
+    assert scan(first + 1, first + 2) == 0
+    assert scan(first - 1, first) == 0
+
+
+def test_only_segments_that_can_hold_the_window_are_opened(store: Store) -> None:
+    write(store)
+    untouched = [s.path for s in store.segments("device_samples")[:2]]
+    for path in untouched:
+        path.write_bytes(b"opening this would fail")
+    assert frames.scan(store, "device_samples", START + timedelta(days=2)).collect().height == 24
+    with pytest.raises(StoreError, match=untouched[0].name):
+        frames.scan(store, "device_samples")
+
+
+def test_the_window_and_the_condition_reach_the_parquet_reader(store: Store) -> None:
+    write(store)
+    plan = frames.scan(store, "device_samples", START, START + timedelta(hours=1), where=pl.col("device") == "a")
+    plan = plan.select("power_w")
+    assert "FILTER" not in plan.explain().replace("SELECTION", ""), plan.explain()
+    assert "PROJECT" in plan.explain()
+    assert plan.collect()["power_w"].to_list() == [1.5]
+
+
+def test_segments_stored_in_different_types_read_as_one_column(store: Store) -> None:
+    for number, values in enumerate(([1.0, 2.0], [0.5, 0.125], [1 / 3, 1e30])):
+        times = [START_NS + number * 10**9 + tick for tick in (0, 1 if number else 1_000_000)]
+        store.write("device_samples", {"device": ["a"] * 2, "time": times, "fabric_received_bytes": values})
+    frame = frames.scan(store, "device_samples").sort("time").collect()
+    assert frame["fabric_received_bytes"].to_list() == [1.0, 2.0, 0.5, 0.125, 1 / 3, 1e30]
+
+
+def test_latest_gives_the_last_row_of_each_key(store: Store) -> None:
+    for power in (400.0, 500.0):
+        now = START_NS + int(power) * 10**9
+        store.write(
+            "devices", {"device": ["a", "b"], "source": ["s"] * 2, "time": [now] * 2, "power_limit_w": [power, 1.0]}
+        )
+    found = frames.latest(store, "devices").sort("device").collect()
+    assert found["power_limit_w"].to_list() == [500.0, 1.0]
+
+
+def test_an_allocation_that_ended_replaces_the_one_that_ran(store: Store) -> None:
+    base = {"workload": ["job"], "device": ["a"], "start": [START_NS], "source": ["slurm"]}
+    store.write("allocations", {**base, "time": [START_NS]})
+    store.write("allocations", {**base, "time": [START_NS + 10], "end": [START_NS + 9]}, writer="other")
+    assert frames.scan(store, "allocations").collect().height == 2
+    assert frames.latest(store, "allocations").collect()["end"].is_null().to_list() == [False]
+
+
+def test_the_same_event_from_two_writers_is_one_row(store: Store) -> None:
+    event = {"host": ["h"], "kind": ["xid"], "time": [START_NS], "source": ["s"], "message": ["one"]}
+    store.write("events", event)
+    store.write("events", {**event, "message": ["two"]}, writer="other")
+    assert frames.scan(store, "events").collect()["message"].to_list() == ["two"]
+
+
+def test_no_store_and_no_table_are_errors(tmp_path: Path, store: Store) -> None:
+    with pytest.raises(StoreError, match="no store here"):
+        frames.scan(tmp_path / "nothing", "device_samples")
+    with pytest.raises(StoreError, match="no table 'watts'"):
+        frames.scan(store, "watts")
