@@ -25,7 +25,7 @@ from collector.server import Server
 from collector.store import Store, Writer
 from collector.upkeep import Upkeep
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("collector.daemon")  # also when it is run as a program
 
 EXIT_S: Final = 1.8
 """From the signal to the end of the process, whatever hangs."""

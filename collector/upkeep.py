@@ -18,7 +18,7 @@ from typing import Final
 from collector import logs
 from collector.errors import StoreError
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("collector.upkeep")  # also when it is run as a program
 
 SAMPLES: Final = ("device_samples", "host_samples", "workload_samples", "facility_samples", "processes")
 """What ``raw`` stands for in store.retain_days."""
