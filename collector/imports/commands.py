@@ -206,7 +206,22 @@ def table(
     config: ConfigOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Any CSV or Parquet file, by a mapping file."""
+    """
+    Any CSV or Parquet file, by a mapping file.
+
+    \b
+    table = "device_samples"     # or host_samples, workload_samples, facility_samples
+    [time]
+    column = "when"
+    format = "iso"               # or unix_s, unix_ms, unix_us, unix_ns, "%d.%m.%Y %H:%M:%S"
+    zone = "Europe/Berlin"       # for times without an offset
+    [subject]                    # the device, host, workload or meter
+    column = "uuid"              # or: value = "GPU-..."
+    [host]                       # optional, as subject
+    value = "node7"
+    [metrics]                    # by column of METRICS.md
+    power_w = { column = "watts", unit = "W" }
+    """  # noqa: D301  # a backspace, which keeps the lines as they are
 
     def units() -> "Iterator[Unit]":
         from dataclasses import replace

@@ -103,6 +103,9 @@ def _blocks(lines: Lines, account: Account) -> Iterator[tuple[list[Column], list
             continue
         account.kept["header"] += 1
         words = line.lstrip().removeprefix("#").replace(",", " ").split()
+        if "gpu" in words and "pid" in words:
+            # Its shares are of a process; taken for the board's, each process would overwrite the one before.
+            raise ImportFailed(lines.path, "is pmon's output: shares of processes, not of devices", line=number)
         if "gpu" in words:
             if heading and numbers:
                 yield heading, numbers

@@ -337,6 +337,23 @@ def test_a_bad_line_of_a_dmon_without_times_does_not_pull_later_ones_forward(tmp
     assert {(row["time"].second, row["power_w"]) for row in rows} == {(n, 100 + n) for n in range(4)}  # type: ignore[attr-defined]
 
 
+def test_dmon_as_csv_reads_the_same(tmp_path: Path) -> None:
+    log, other = tmp_path / "dmon.txt", tmp_path / "dmon.csv"
+    log.write_text(DMON)
+    lines = [line.replace("#", "# ").split() for line in DMON.splitlines()]
+    other.write_text("\n".join(f"#{', '.join(f[1:])}" if f[0] == "#" else ", ".join(f) for f in lines) + "\n")
+    assert monitor(other).frames["device_samples"].equals(monitor(log).frames["device_samples"])
+
+
+def test_pmon_is_not_taken_for_dmon(tmp_path: Path) -> None:
+    log = tmp_path / "pmon.txt"
+    log.write_text(
+        "# gpu         pid   type     sm    mem\n# Idx           #    C/G      %      %\n    0  10309  C  99  7\n"
+    )
+    with pytest.raises(ImportFailed, match="pmon"):
+        monitor(log, start=datetime(2026, 1, 1), period_s=1.0)
+
+
 def test_dmon_with_times_and_no_date_goes_on_past_midnight(tmp_path: Path) -> None:
     log = tmp_path / "dmon.txt"
     rows = ["23:59:59      0    100", "00:00:00      0    101", "00:00:01      0    102"]
