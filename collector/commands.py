@@ -205,7 +205,7 @@ def agent(
 
     SIGHUP reads the configuration again. The log is on stderr. Exit codes: 2 configuration; 3 store or port is taken.
     """
-    from collector.daemon import run
+    from collector.daemon import become
 
     given = {
         "store.root": store,
@@ -215,7 +215,7 @@ def agent(
         "agent.log_level": log_level,
     }
     overrides = {key: value for key, value in given.items() if value is not None}
-    raise typer.Exit(run(config, env=os.environ, overrides=overrides))
+    become(config, overrides)  # a process of its own, without what the command line needed
 
 
 # ------------------------------------------------------------------------------------------------------------- export

@@ -46,7 +46,7 @@ def longest_pause_s(running: Any, source: str) -> float:
 def test_while_one_device_hangs_the_others_miss_no_tick(control: Any, start: Start) -> None:
     for name in "abc":
         control.put(name)
-    running = start(control.source(period_s=0.2, deadline_s=0.1))
+    running = start(control.source(period_s=0.4, deadline_s=0.2))
     running.recorder.until_more("fake:c")
     control.put("b", "hang")
     running.recorder.until(lambda: len(control.pids) >= 2, "the worker was not replaced")
@@ -55,7 +55,7 @@ def test_while_one_device_hangs_the_others_miss_no_tick(control: Any, start: Sta
     assert "timeout" in running.recorder.gaps("fake:b")
     for name in "ac":
         assert running.recorder.gaps(f"fake:{name}") == []
-        assert longest_pause_s(running, f"fake:{name}") < 0.39, "a tick was missed"
+        assert longest_pause_s(running, f"fake:{name}") < 0.78, "a tick was missed"
 
 
 def test_a_device_that_hung_comes_back_when_it_answers(control: Any, start: Start) -> None:
