@@ -12,19 +12,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
-from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Final
 
 import polars as pl
 
-from analytics.efficiency import efficiency_by_place
+from analytics.efficiency import efficiency_by_place, joules_per_token, tokens_per_joule
 from analytics.energy import energy, group_of, power_over_time, window_start, without_partitions
-from analytics.frames import scan
+from analytics.frames import latest, scan, schema
 from collector.catalogue import ENERGY, POWER, UTILIZATION
 from collector.errors import ConfigError
-from collector.store import Store
+from collector.store import TABLES, Store
 from dashboards.selection import By, Selection
 
 BUCKETS: Final = 240
@@ -40,6 +39,7 @@ _COLUMNS: Final = (
     *("device", "source", "host", "time", "power_method", "power_scope"),
     *(POWER.column, ENERGY.column, UTILIZATION.column),
 )
+_READ: Final = ("device_samples", "devices", "workload_samples", "allocations")
 _KEPT: Final = 32
 
 
@@ -71,7 +71,7 @@ class View:
 
     power: window, power_mean_w, power_min_w, power_max_w, covered_ratio, modelled_ratio of the whole selection.
     groups: window, group, power_mean_w. utilization: window, group, utilization_ratio. efficiency: window, group,
-    tokens_per_s_per_w. table: group and its numbers, the one that used most energy first.
+    tokens_per_joule. table: group and its numbers, the one that used most energy first.
     """
 
     selection: Selection
@@ -187,22 +187,25 @@ class FleetData:
         whole = without_partitions(samples.lazy(), devices)
         period_s = _period_s(samples)
         max_gap_s = max(10.0, 3.0 * period_s)
-        by, grid_s = selection.by, max(10.0, period_s)
-        by_place = partial(
-            efficiency_by_place, samples.lazy(), work, allocations, hosts=sites, max_gap_s=max_gap_s, devices=devices
-        )
-        power = power_over_time(samples.lazy(), every_s=every_s, step_s=grid_s, max_gap_s=max_gap_s, devices=devices)
+        # No coarser than the readings, so that a peak of one stays one; no finer, so that each device is in a step.
+        by, grid_s = selection.by, max(1.0, period_s)
+        window = f"{every_s}s"
+        frame = samples.lazy()
+        # Few passes over the readings: sums and ratios of groups are taken of devices and buckets, which are few.
+        power = power_over_time(frame, every_s=every_s, step_s=grid_s, max_gap_s=max_gap_s, devices=devices)
         groups = power_over_time(
-            samples.lazy(), every_s=every_s, by=by, hosts=sites, step_s=grid_s, max_gap_s=max_gap_s, devices=devices
+            frame, every_s=every_s, by=by, hosts=sites, step_s=grid_s, max_gap_s=max_gap_s, devices=devices
         )
-        place = by_place(place=by, by=f"{every_s}s")
-        used = energy(samples.lazy(), max_gap_s=max_gap_s, devices=devices).with_columns(group=group_of(by, sites))
+        used = energy(frame, by=window, max_gap_s=max_gap_s, devices=devices)
+        tokens = _no_tokens()
+        if not (work.is_empty() or allocations.is_empty()):
+            tokens = efficiency_by_place(
+                frame, work.lazy(), allocations.lazy(), place="device", max_gap_s=max_gap_s, by=window, devices=devices
+            ).select(pl.col("group").alias("device"), "window", "tokens")
         busy = _utilization(whole, every_s, by, sites)
         now = _now(whole, end_ns, max(NOW_S, 3.0 * period_s)).with_columns(group=group_of(by, sites))
-        per_group = by_place(place=by)
-        overall = by_place(place="fleet")
-        frames = pl.collect_all([power, groups, place, used, busy, now, per_group, overall])
-        power_f, groups_f, place_f, used_f, busy_f, now_f, per_group_f, overall_f = frames
+        used = used.join(tokens, on=["device", "window"], how="left").with_columns(group=group_of(by, sites))
+        power_f, groups_f, used_f, busy_f, now_f = pl.collect_all([power, groups, used, busy, now])
         length_s = (end_ns - start_ns) / _NS
         return View(
             selection=selection,
@@ -210,28 +213,29 @@ class FleetData:
             end=_datetime(end_ns),
             every_s=every_s,
             max_gap_s=max_gap_s,
-            totals=_totals(power_f, used_f, busy_f, now_f, overall_f, length_s),
+            totals=_totals(power_f, used_f, busy_f, now_f, length_s),
             power=power_f,
             groups=groups_f.select("window", "group", "power_mean_w"),
             utilization=busy_f.group_by("window", "group")
             .agg(pl.col("utilization_ratio").mean())
             .sort("window", "group"),
-            efficiency=place_f.select("window", "group", "tokens_per_s_per_w").drop_nulls(),
-            table=_table(groups_f, used_f, busy_f, now_f, per_group_f, length_s),
+            efficiency=_per_joule(used_f, "window", "group").select("window", "group", "tokens_per_joule").drop_nulls(),
+            table=_table(groups_f, used_f, busy_f, now_f, length_s),
         )
 
-    def _read(self, start_ns: int, end_ns: int) -> tuple[pl.DataFrame, pl.LazyFrame | None, pl.LazyFrame, pl.LazyFrame]:
+    def _read(self, start_ns: int, end_ns: int) -> tuple[pl.DataFrame, pl.LazyFrame, pl.DataFrame, pl.DataFrame]:
         store = self._store()
         if store is None:
-            store = Store.create(self._root)
+            samples, parents, work, allocations = (pl.DataFrame(schema=schema(TABLES[name])) for name in _READ)
+            return samples.select(_COLUMNS), parents.lazy(), work, allocations
         samples = scan(store, "device_samples", start_ns, end_ns).select(_COLUMNS).collect()
         parents = scan(store, "devices").sort("time").unique("device", keep="last").select("device", "parent").collect()
         work = scan(store, "workload_samples", start_ns, end_ns).collect()
         edge = [pl.lit(ns, dtype=pl.Int64).cast(pl.Datetime("ns")) for ns in (start_ns, end_ns)]
         held = (pl.col("start") < edge[1]) & (pl.col("end").is_null() | (pl.col("end") > edge[0]))
-        # Cut to the window: what a workload held before it is not in the samples either.
-        allocations = scan(store, "allocations", None, end_ns).filter(held).collect()
-        return samples, parents.lazy(), work.lazy(), allocations.lazy()
+        # The last word on each first: an allocation that has ended since began as one without an end.
+        allocations = latest(store, "allocations", None, end_ns).filter(held).collect()
+        return samples, parents.lazy(), work, allocations
 
 
 def bucket_s(window_s: float) -> int:
@@ -313,72 +317,70 @@ def _now(whole: pl.LazyFrame, end_ns: int, fresh_s: float) -> pl.LazyFrame:
     )
 
 
-def _totals(
-    power: pl.DataFrame,
-    used: pl.DataFrame,
-    busy: pl.DataFrame,
-    now: pl.DataFrame,
-    overall: pl.DataFrame,
-    length_s: float,
-) -> Totals:
+def _no_tokens() -> pl.LazyFrame:
+    return pl.LazyFrame(schema={"device": pl.String(), "window": pl.Datetime("ns"), "tokens": pl.Float64()})
+
+
+def _per_joule(used: pl.DataFrame, *keys: str) -> pl.DataFrame:
+    """Sums over devices and buckets; null where nothing was covered, or no token counted."""
+    tokens, joules = pl.col("tokens"), pl.col("energy_j")
+    sums = used.group_by(keys).agg(
+        pl.col("device").n_unique().alias("devices"),
+        pl.when(joules.count() > 0).then(joules.sum()).alias("energy_j"),
+        pl.when(tokens.count() > 0).then(tokens.sum()).alias("tokens"),
+        pl.col("covered_s", "modelled_j").sum(),
+    )
+    return sums.with_columns(
+        tokens_per_joule=tokens_per_joule(tokens, joules), joules_per_token=joules_per_token(tokens, joules)
+    ).sort(keys)
+
+
+def _totals(power: pl.DataFrame, used: pl.DataFrame, busy: pl.DataFrame, now: pl.DataFrame, length_s: float) -> Totals:
     joules, covered_s = _sum(used, "energy_j"), float(used["covered_s"].sum() or 0.0)
-    tokens = None if overall.is_empty() else overall["tokens"].item()
+    tokens, devices = _sum(used, "tokens"), used["device"].n_unique()
+    of_devices = busy.group_by("device").agg(pl.col("utilization_ratio").mean())
     return Totals(
-        devices=used.height,
+        devices=devices,
         power_now_w=_sum(now, POWER.column),
         power_now_devices=now.height,
         power_now_modelled_w=float(now.filter(pl.col("modelled"))[POWER.column].sum() or 0.0),
-        power_now_at=None if now.is_empty() else _datetime(int(now["time"].dt.timestamp("ns").max() or 0)),  # type: ignore[arg-type]
+        power_now_at=None if now.is_empty() else _datetime(now["time"].cast(pl.Int64).sort()[-1]),
         power_peak_w=_number(power["power_max_w"].max()),
-        power_mean_w=None if joules is None or not covered_s else joules / covered_s * used.height,
+        power_mean_w=None if joules is None or not covered_s else joules / covered_s * devices,
         energy_j=joules,
-        covered_ratio=covered_s / (used.height * length_s) if used.height else 0.0,
+        covered_ratio=covered_s / (devices * length_s) if devices else 0.0,
         counter_ratio=_share(used, "counter_j", joules),
         modelled_ratio=_share(used, "modelled_j", joules),
-        utilization_ratio=_number(
-            busy.group_by("device").agg(pl.col("utilization_ratio").mean())["utilization_ratio"].mean()
-        ),
-        utilization_devices=busy["device"].n_unique(),
+        utilization_ratio=_number(of_devices["utilization_ratio"].mean()),
+        utilization_devices=of_devices.height,
         tokens=tokens,
-        tokens_per_joule=None if overall.is_empty() else overall["tokens_per_s_per_w"].item(),
+        tokens_per_joule=tokens / joules if tokens is not None and joules else None,
     )
 
 
 def _table(
-    groups: pl.DataFrame,
-    used: pl.DataFrame,
-    busy: pl.DataFrame,
-    now: pl.DataFrame,
-    place: pl.DataFrame,
-    length_s: float,
+    groups: pl.DataFrame, used: pl.DataFrame, busy: pl.DataFrame, now: pl.DataFrame, length_s: float
 ) -> pl.DataFrame:
     """One row for each group: what the tiles say of the whole."""
-    spent = used.group_by("group").agg(
-        devices=pl.len(),
-        energy_j=pl.when(pl.col("energy_j").count() > 0).then(pl.col("energy_j").sum()),
-        covered_s=pl.col("covered_s").sum(),
-        modelled_j=pl.col("modelled_j").sum(),
-    )
+    joules, covered = pl.col("energy_j"), pl.col("covered_s")
     return (
-        spent.join(now.group_by("group").agg(power_now_w=pl.col(POWER.column).sum()), on="group", how="left")
+        _per_joule(used, "group")
+        .join(now.group_by("group").agg(power_now_w=pl.col(POWER.column).sum()), on="group", how="left")
         .join(groups.group_by("group").agg(pl.col("power_max_w").max()), on="group", how="left")
         .join(busy.group_by("group").agg(pl.col("utilization_ratio").mean()), on="group", how="left")
-        .join(place.select("group", "tokens", "joules_per_token", "tokens_per_s_per_w"), on="group", how="left")
         .select(
             "group",
             "devices",
             "power_now_w",
-            power_mean_w=pl.when(pl.col("covered_s") > 0).then(
-                pl.col("energy_j") / pl.col("covered_s") * pl.col("devices")
-            ),
-            power_max_w=pl.col("power_max_w"),
-            energy_j=pl.col("energy_j"),
-            covered_ratio=pl.col("covered_s") / (pl.col("devices") * length_s),
-            modelled_ratio=pl.when(pl.col("energy_j") > 0).then(pl.col("modelled_j") / pl.col("energy_j")),
-            utilization_ratio=pl.col("utilization_ratio"),
-            tokens=pl.col("tokens"),
-            tokens_per_joule=pl.col("tokens_per_s_per_w"),
-            joules_per_token=pl.col("joules_per_token"),
+            pl.when(covered > 0).then(joules / covered * pl.col("devices")).alias("power_mean_w"),
+            "power_max_w",
+            "energy_j",
+            (covered / (pl.col("devices") * length_s)).alias("covered_ratio"),
+            pl.when(joules > 0).then(pl.col("modelled_j") / joules).alias("modelled_ratio"),
+            "utilization_ratio",
+            "tokens",
+            "tokens_per_joule",
+            "joules_per_token",
         )
         .sort("energy_j", "group", descending=[True, False], nulls_last=True)
     )

@@ -63,7 +63,7 @@ def utilization(view: View, theme: str) -> go.Figure:
 def efficiency(view: View, theme: str) -> go.Figure:
     """Tokens per joule of each group in each bucket, idle energy included."""
     figure = _empty(view, TOKENS_PER_JOULE, theme, tickformat="~g", rangemode="tozero")
-    return _with_lines(figure, view, view.efficiency, "tokens_per_s_per_w", "%{y:.3~g} tokens/J")
+    return _with_lines(figure, view, view.efficiency, "tokens_per_joule", "%{y:.3~g} tokens/J")
 
 
 def energy(view: View, theme: str) -> go.Figure:

@@ -330,6 +330,8 @@ def _table() -> Any:
                 "type": "rightAligned",
                 "minWidth": 98,
                 "flex": 1,
+                # The CSV has every digit, and nothing where nothing was measured.
+                "useValueFormatterForExport": False,
                 "valueFormatter": {"function": f"params.value == null ? '–' : d3.format('{form}')(params.value)"},
             }
         )

@@ -1,0 +1,208 @@
+"""The numbers of a page against sums worked out by hand over the same readings."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from collector.errors import ConfigError
+from collector.store import Store
+from dashboards.data import BUCKETS, FleetData, View, bucket_s, sites_of
+from dashboards.selection import WINDOWS, Selection, moment
+
+
+@pytest.fixture
+def data(store_root: Path, clock_ns: Callable[[], int]) -> FleetData:
+    return FleetData(store_root, clock_ns=clock_ns)
+
+
+def joules(samples: pl.DataFrame, device: str, *, max_gap_s: float = 15.0) -> tuple[float, float]:
+    """The naive sum over neighbouring readings, and the seconds it covers."""
+    rows = samples.filter(pl.col("device") == device).sort("time")
+    seconds = [ns / 1e9 for ns in rows["time"].cast(pl.Int64)]
+    watts = rows["power_w"].to_list()
+    total = covered = 0.0
+    for n in range(1, len(seconds)):
+        step = seconds[n] - seconds[n - 1]
+        if step <= max_gap_s:
+            total += step * (watts[n] + watts[n - 1]) / 2
+            covered += step
+    return total, covered
+
+
+def inside(samples: pl.DataFrame, view: View) -> pl.DataFrame:
+    start = pl.lit(view.start.replace(tzinfo=None)).cast(pl.Datetime("ns"))
+    return samples.filter(pl.col("time") >= start)
+
+
+def test_energy_power_and_coverage_are_those_of_a_naive_sum(data: FleetData, samples: pl.DataFrame) -> None:
+    view = data.view(Selection(window="15m", by="device"))
+    found = {name: joules(inside(samples, view), name) for name in ("GPU-a1", "GPU-a2", "TPU-b1")}
+    totals = view.totals
+    window_s = (view.end - view.start).total_seconds()
+    assert totals.devices == 3
+    assert totals.energy_j == pytest.approx(sum(j for j, _ in found.values()))
+    assert totals.covered_ratio == pytest.approx(sum(s for _, s in found.values()) / 3 / window_s)
+    assert totals.modelled_ratio == pytest.approx(found["TPU-b1"][0] / sum(j for j, _ in found.values()))
+    assert totals.counter_ratio == 0.0
+    by_device = {row["group"]: row for row in view.table.iter_rows(named=True)}
+    for name, (energy_j, covered_s) in found.items():
+        assert by_device[name]["energy_j"] == pytest.approx(energy_j)
+        assert by_device[name]["covered_ratio"] == pytest.approx(covered_s / window_s)
+        assert by_device[name]["power_mean_w"] == pytest.approx(energy_j / covered_s)
+        assert by_device[name]["modelled_ratio"] == (1.0 if name == "TPU-b1" else 0.0)
+
+
+def test_power_now_is_the_sum_of_the_latest_readings_and_says_what_is_modelled(data: FleetData) -> None:
+    totals = data.view(Selection(window="15m")).totals
+    assert (totals.power_now_w, totals.power_now_devices, totals.power_now_modelled_w) == (800.0, 3, 100.0)
+
+
+def test_an_old_reading_does_not_say_what_is_drawn_now(store_root: Path, clock_ns: Callable[[], int]) -> None:
+    later = FleetData(store_root, clock_ns=lambda: clock_ns() + 60 * 10**9)
+    totals = later.view(Selection(window="15m")).totals
+    assert (totals.power_now_w, totals.power_now_devices) == (None, 0)
+    assert totals.energy_j is not None
+
+
+def test_a_spike_of_one_reading_survives_downsampling(data: FleetData) -> None:
+    for window in ("15m", "6h", "7d"):
+        assert data.view(Selection(window=window)).totals.power_peak_w == pytest.approx(1600.0)
+
+
+def test_a_gap_is_not_drawn_over(data: FleetData) -> None:
+    view = data.view(Selection(window="15m", by="device"))
+    modelled = view.groups.filter(pl.col("group") == "TPU-b1")
+    measured = view.groups.filter(pl.col("group") == "GPU-a1")
+    assert measured.height - modelled.height >= 28
+
+
+def test_tokens_per_joule_counts_idle_energy_of_the_place(data: FleetData, samples: pl.DataFrame) -> None:
+    view = data.view(Selection(window="15m", by="site"))
+    tokens = 1000.0 * 5 * (inside(samples, view).filter(pl.col("device") == "GPU-a1").height - 1)
+    oslo = sum(joules(inside(samples, view), name)[0] for name in ("GPU-a1", "GPU-a2"))
+    rows = {row["group"]: row for row in view.table.iter_rows(named=True)}
+    assert rows["oslo"]["tokens"] == pytest.approx(tokens)
+    assert rows["oslo"]["tokens_per_joule"] == pytest.approx(tokens / oslo)
+    assert rows["dallas"]["tokens_per_joule"] is None
+    assert view.totals.tokens_per_joule == pytest.approx(tokens / (view.totals.energy_j or 0.0))
+
+
+def test_an_allocation_that_ended_before_the_window_brings_it_no_tokens(
+    tmp_path: Path, samples: pl.DataFrame, clock_ns: Callable[[], int]
+) -> None:
+    store = Store.create(tmp_path)
+    store.write("device_samples", samples.filter(pl.col("device") == "GPU-a1"))
+    moments = samples.filter(pl.col("device") == "GPU-a1")["time"]
+    store.write("workload_samples", pl.DataFrame({"workload": "w", "time": moments, "source": "t", "tokens_out": 1.0}))
+    early = moments[0] - timedelta(hours=2)
+    row = {"workload": ["w"], "device": ["GPU-a1"], "start": [early], "share": [1.0]}
+    store.write("allocations", pl.DataFrame({**row, "time": [early], "end": [None]}))
+    store.write(
+        "allocations", pl.DataFrame({**row, "time": [early + timedelta(hours=1)], "end": [early + timedelta(hours=1)]})
+    )
+    assert FleetData(tmp_path, clock_ns=clock_ns).view(Selection(window="15m")).totals.tokens is None
+
+
+def test_utilisation_is_the_mean_over_devices(data: FleetData) -> None:
+    assert data.view(Selection(window="15m")).totals.utilization_ratio == pytest.approx((0.25 + 0.75 + 0.75) / 3)
+
+
+@pytest.mark.parametrize(
+    ("selection", "devices"),
+    [
+        (Selection(sites=("oslo",)), {"GPU-a1", "GPU-a2"}),
+        (Selection(hosts=("node-b1",)), {"TPU-b1"}),
+        (Selection(devices=("GPU-a1", "TPU-b1")), {"GPU-a1", "TPU-b1"}),
+        (Selection(sites=("oslo",), devices=("GPU-a2",)), {"GPU-a2"}),
+        (Selection(sites=("nowhere",)), set()),
+    ],
+)
+def test_filters_narrow_everything(data: FleetData, selection: Selection, devices: set[str]) -> None:
+    from dataclasses import replace
+
+    view = data.view(replace(selection, by="device", window="15m"))
+    assert set(view.table["group"]) == devices
+    assert view.totals.devices == len(devices)
+    assert set(view.groups["group"]) == devices
+
+
+def test_groups_sum_to_the_whole(data: FleetData) -> None:
+    for by in ("site", "host", "device"):
+        view = data.view(Selection(window="15m", by=by))  # type: ignore[arg-type]
+        assert view.table["energy_j"].sum() == pytest.approx(view.totals.energy_j)
+        summed = view.groups.group_by("window").agg(pl.col("power_mean_w").sum()).sort("window")
+        assert summed["power_mean_w"].to_list() == pytest.approx(view.power["power_mean_w"].to_list())
+
+
+def test_partitions_repeat_nothing(tmp_path: Path, samples: pl.DataFrame, clock_ns: Callable[[], int]) -> None:
+    store = Store.create(tmp_path)
+    board = samples.filter(pl.col("device") == "GPU-a1")
+    part = board.with_columns(device=pl.lit("MIG-1"))
+    store.write("device_samples", pl.concat([board, part]))
+    first = board["time"].min()
+    rows = {"device": ["GPU-a1", "MIG-1"], "time": [first] * 2, "source": ["test"] * 2, "host": ["node-a1"] * 2}
+    store.write("devices", pl.DataFrame({**rows, "parent": [None, "GPU-a1"]}))
+    totals = FleetData(tmp_path, clock_ns=clock_ns).view(Selection(window="15m")).totals
+    assert (totals.devices, totals.power_now_w, totals.power_peak_w) == (1, 300.0, pytest.approx(300.0))
+
+
+def test_a_fixed_end_reproduces_the_page(store_root: Path, data: FleetData) -> None:
+    fixed = Selection(window="15m", until=moment("2026-03-04T12:00:00Z"))
+    years_later = FleetData(store_root, clock_ns=lambda: 2 * 10**18)
+    assert years_later.view(fixed).totals == data.view(fixed).totals
+    assert years_later.view(fixed).totals.energy_j == pytest.approx(data.view(Selection(window="15m")).totals.energy_j)
+
+
+def test_a_view_is_worked_out_once_and_again_when_the_store_has_more(
+    tmp_path: Path, samples: pl.DataFrame, clock_ns: Callable[[], int]
+) -> None:
+    store = Store.create(tmp_path)
+    store.write("device_samples", samples.filter(pl.col("device") == "GPU-a1"))
+    data = FleetData(tmp_path, clock_ns=clock_ns)
+    first = data.view(Selection(window="15m"))
+    assert data.view(Selection(window="15m")) is first
+    store.write("device_samples", samples.filter(pl.col("device") == "GPU-a2"))
+    assert data.view(Selection(window="15m")).totals.devices == 2
+
+
+def test_a_store_that_is_not_there_or_empty_shows_nothing_and_is_not_made(tmp_path: Path) -> None:
+    root = tmp_path / "later"
+    data = FleetData(root)
+    assert data.view(Selection()).table.is_empty()
+    assert data.known(Selection()).newest is None
+    assert not root.exists()
+    Store.create(root)
+    assert data.view(Selection()).totals.energy_j is None
+
+
+def test_what_is_known_is_what_the_window_holds(data: FleetData) -> None:
+    known = data.known(Selection(window="15m", hosts=("node-a1",)))
+    assert known.sites == ("dallas", "oslo")
+    assert known.hosts == ("node-a1", "node-a2", "node-b1")
+    assert known.devices == ("GPU-a1", "GPU-a2", "TPU-b1")
+    assert str(known.newest).startswith("2026-03-04 11:59:59")
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_buckets_are_few_and_divide_the_window(window: str) -> None:
+    step = bucket_s(WINDOWS[window])
+    assert WINDOWS[window] % step == 0
+    assert WINDOWS[window] / step <= BUCKETS
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[[site]\n", "cannot be read"),
+        ("[[site]]\nhosts = []\n", r"site\[0\].name: missing"),
+        ('[[site]]\nname = "a"\nhosts = "b"\n', r"site\[0\].hosts: 'b': must be a list"),
+    ],
+)
+def test_a_wrong_fleet_file_is_named_with_its_key(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "fleet.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=message):
+        sites_of(path)

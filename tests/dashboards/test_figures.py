@@ -1,0 +1,77 @@
+"""What is drawn is what was measured, and nothing else."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from collector.catalogue import POWER, UTILIZATION
+from collector.store import Store
+from dashboards import figures
+from dashboards.data import FleetData, View
+from dashboards.selection import Selection
+
+
+@pytest.fixture
+def view(store_root: Path, clock_ns: Callable[[], int]) -> View:
+    return FleetData(store_root, clock_ns=clock_ns).view(Selection(window="15m", by="device"))
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axes_are_titled_from_the_catalogue(view: View, theme: str) -> None:
+    assert figures.power(view, theme).layout.yaxis.title.text == POWER.title == "Power (W)"
+    assert figures.utilization(view, theme).layout.yaxis.title.text == UTILIZATION.title
+    assert figures.energy(view, theme).layout.xaxis.title.text == "Energy (Wh)"
+
+
+def test_bars_stack_to_the_fleets_mean_and_the_line_is_its_peak(view: View) -> None:
+    figure = figures.power(view, "light")
+    bars = [trace.y for trace in figure.data if trace.type == "bar"]
+    stacked = [sum(value or 0.0 for value in values) for values in zip(*bars, strict=True)]
+    drawn = [value for value in stacked if value]
+    assert drawn == pytest.approx(view.power["power_mean_w"].to_list())
+    assert max(value for value in figure.data[-1].y if value is not None) == pytest.approx(1600.0)
+
+
+def test_a_gap_is_none_and_not_zero(view: View) -> None:
+    figure = figures.power(view, "light")
+    modelled = next(trace for trace in figure.data if trace.name.startswith("TPU-b1"))
+    assert list(modelled.y).count(None) >= 28
+    assert 0.0 not in modelled.y
+    line = next(trace for trace in figures.utilization(view, "light").data if trace.name == "TPU-b1")
+    assert line.connectgaps is False
+    assert list(line.y).count(None) >= 28
+
+
+def test_modelled_watts_are_told_from_measured_ones(view: View) -> None:
+    assert "TPU-b1 (modelled)" in {trace.name for trace in figures.power(view, "light").data}
+    patterns = {trace.y[0]: trace.marker.pattern.shape for trace in figures.energy(view, "light").data}
+    assert patterns == {"GPU-a1": "", "GPU-a2": "", "TPU-b1": "/"}
+
+
+def test_more_groups_than_colours_are_shown_together_and_nothing_is_left_out(
+    tmp_path: Path, clock_ns: Callable[[], int], samples: pl.DataFrame
+) -> None:
+    one = samples.filter(pl.col("device") == "GPU-a1")
+    many = pl.concat(one.with_columns(device=pl.lit(f"GPU-{n:02}"), power_w=pl.lit(100.0 + n)) for n in range(20))
+    Store.create(tmp_path).write("device_samples", many)
+    view = FleetData(tmp_path, clock_ns=clock_ns).view(Selection(window="15m", by="device"))
+    bars = [trace for trace in figures.power(view, "light").data if trace.type == "bar"]
+    assert [trace.name for trace in bars][-1] == "12 others"
+    assert len(bars) == figures.SHOWN + 1
+    assert sum(trace.y[100] for trace in bars) == pytest.approx(sum(100.0 + n for n in range(20)))
+
+
+def test_what_was_not_measured_is_said_to_be_so(tmp_path: Path, clock_ns: Callable[[], int]) -> None:
+    Store.create(tmp_path)
+    view = FleetData(tmp_path, clock_ns=clock_ns).view(Selection())
+    assert "not measured" in figures.efficiency(view, "dark").layout.annotations[0].text
+    assert not figures.energy(view, "dark").data
+
+
+def test_the_time_axis_is_the_window_whatever_was_measured(view: View) -> None:
+    first, last = figures.power(view, "light").layout.xaxis.range
+    assert (first, last) == (datetime(2026, 3, 4, 11, 45), datetime(2026, 3, 4, 12, 0, 1))
+    assert view.end == datetime(2026, 3, 4, 12, 0, 1, tzinfo=UTC)
