@@ -300,12 +300,13 @@ def difference(column: str, max_gap_s: float, max_power_w: float) -> tuple[pl.Ex
     """Rise and covered seconds of each step; rows between two readings of the counter share its rise by time."""
     earlier, later = _around(column)
     rise = pl.col(column).backward_fill() - _earlier(column)
-    span_s = (later - earlier) / _NS
-    counts = ((rise >= 0) & (rise <= max_power_w * span_s) & (span_s <= max_gap_s) & _continues(column)).fill_null(
-        False
-    )
+    # Compared in whole nanoseconds: as seconds, polars gives 15.000000000000002 for 15 s where a frame is in chunks.
+    span = later - earlier
+    possible = (rise >= 0) & (rise * _NS <= max_power_w * span)
+    counts = (possible & (span <= round(max_gap_s * _NS)) & _continues(column)).fill_null(False)
+    share = (_ns("time") - _ns("time").shift(1)) / span
     return (
-        pl.when(counts).then(rise * _length_s() / span_s).otherwise(0.0),
+        pl.when(counts).then(rise * share).otherwise(0.0),
         pl.when(counts).then(_length_s()).otherwise(0.0),
     )
 

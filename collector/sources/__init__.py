@@ -48,7 +48,7 @@ Opener = Callable[[Options, str], AbstractContextManager[Sources]]
 OPENERS: Mapping[str, str] = {
     "nvml": "collector.sources.nvml:open_nvml",
     "scrape": "collector.sources.scrape:open_scrape",
-    "replay": "collector.sources.replay:open_replay",
+    "replay": "collector.replaying:open_replay",
     "simulated": "collector.sources.simulated:open_simulated",
 }
 """The one list of source types; resolved when asked for, so that an unused vendor library is never imported."""

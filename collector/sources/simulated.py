@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from collector.catalogue import Scope
+from collector.errors import ConfigError
 from collector.sample import Allocation, Device, Event, Gap, Reading, Sample
 from collector.sources import Options, Sources
 from collector.sources.simulated_faults import Fault, Plan
@@ -108,8 +109,13 @@ class Live:
         self._speed = options.speed
         self._opened_ns = clock_ns()
         self._simulation = Simulation(options, self._opened_ns)
-        self._block: Block | None = None
         self._seen_ns: int | None = None
+        if self._simulation.start_ns > self._opened_ns:
+            raise ConfigError("origin", "in the future; a live fleet needs one that has been")
+        # Up to now before the first tick: from midnight on this takes seconds, a tick must not.
+        self._block = self._simulation.advance()
+        while self._block.start_ns + BLOCK_NS <= self._opened_ns:
+            self._block = self._simulation.advance()
 
     def now_ns(self) -> int:
         """The fleet's time."""
@@ -121,9 +127,10 @@ class Live:
         began = time.perf_counter()
         # Whole milliseconds: finer than any sensor, and coarse enough for a bulk run to name the same moment.
         now_ns = self.now_ns() // 1_000_000 * 1_000_000
+        # A wall clock that is set back: the fleet cannot go back with it.
+        now_ns = max(now_ns, self._seen_ns or 0)
         told = self._until(now_ns)
         block = self._block
-        assert block is not None
         readings = [*self._hosts(block, now_ns, told), *self._sites(block, now_ns)]
         self._seen_ns = now_ns
         spent = (time.perf_counter() - began) / max(len(readings), 1)
@@ -133,9 +140,10 @@ class Live:
         """Carry the fleet on to now and collect what happened on the way."""
         told = _Told([], [], [])
         simulation = self._simulation
-        while self._block is None or self._block.start_ns + BLOCK_NS <= now_ns:
-            if self._block is not None and self._seen_ns is not None:
-                self._collect(told, self._block, self._seen_ns + 1, self._block.start_ns + BLOCK_NS)
+        while self._block.start_ns + BLOCK_NS <= now_ns:
+            if self._seen_ns is not None:
+                begin_ns = max(self._seen_ns + 1, self._block.start_ns)
+                self._collect(told, self._block, begin_ns, self._block.start_ns + BLOCK_NS)
             self._block = simulation.advance()
         if self._seen_ns is None:
             self._collect(told, self._block, now_ns, now_ns + 1)

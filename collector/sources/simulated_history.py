@@ -357,6 +357,6 @@ def _event_rows(seen: list[Event]) -> Columns:
         "code": _coded([event.code for event in seen]),
         "source": _coded([f"simulated:{event.host}" for event in seen]),
         "severity": _coded([event.severity.value for event in seen]),
-        "message": _coded([event.message for event in seen]),
+        "message": _coded([event.message or None for event in seen]),
         "value": np.array([np.nan if event.value is None else event.value for event in seen]),
     }

@@ -305,9 +305,9 @@ class Physics:
                 run[name][k] = value
             temperature = temperature + (air[k] + rise - temperature) * WARMING
             over = temperature - made.slowdown_c
-            heat_limit = np.clip(
-                heat_limit + np.where(over > 0.0, -0.03 * over, np.where(over < -3.0, 0.02, 0.0)), 0.02, 1.0
-            )
+            # The driver lowers clocks as heat exceeds the threshold; well above it the hardware cuts them at once.
+            cut = np.where(over > 3.0, 0.4, 0.0) + 0.03 * over
+            heat_limit = np.clip(heat_limit - np.where(over > 0.0, cut, np.where(over < -3.0, -0.02, 0.0)), 0.02, 1.0)
             hottest = np.maximum.reduceat(temperature, self._host_starts)
             fans = np.clip(fans + np.clip(0.006 * (hottest - TARGET_C), -0.03, 0.06), 0.3, 1.0)
         state.temperature_c, state.heat_limit, state.fan = temperature, heat_limit, fans

@@ -18,7 +18,8 @@ def sample_row(sample: Sample, source: str) -> Values:
     row[SUBJECT[sample.scope]] = sample.subject
     row["time"] = sample.time_ns
     row["source"] = source
-    row["host"] = sample.host
+    if sample.host:  # a site's meter is on none
+        row["host"] = sample.host
     return row
 
 
