@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Final
 
-from collector.catalogue import UNKNOWN_NAMES, XID_ERRORS, XID_LAST, Kind, Metric, Scope
+from collector.catalogue import UNKNOWN_NAMES, XID_LAST, Kind, Metric, Scope
 from collector.errors import ReadRetry
 from collector.sample import Allocation, Device, Event, Reading, Sample, Severity
 from collector.sources.scrape_mapping import OWN_NAMES, Rule, Table
@@ -26,6 +26,7 @@ _FLOOR: Final = 5e-324
 _ENDLESS: Final = 1.7e308
 # What exporters write into a label when they have nothing to say.
 _NOTHING: Final = frozenset({"", "N/A", "[N/A]", "n/a", "None", "none", "null", "unknown", "<no value>"})
+_MOST_NAMES: Final = 20_000
 _NAME: Final = re.compile(rb"[^\s{}#\"]+")
 # Fields whose labels tell who had the device, not what was counted: a series copied for each job is one series.
 _SAME_SUBJECT: Final = ("job", "pod", "namespace", "container", "user", "index", "host")
@@ -218,6 +219,10 @@ class Reader:
     def _recognise(self, body: bytes) -> None:
         # Which mappings are in force follows from all names together, so they are looked at once before the first
         # layout, and again only when a name appears that was not there.
+        if len(self._names) > _MOST_NAMES:
+            # No exporter has that many: its names hold what belongs into labels. Begin anew rather than grow.
+            for memory in (self._names, self.unknown, self.dropped, self.mapped):
+                memory.clear()
         if self._names:
             return
         names: set[bytes] = set()
@@ -609,7 +614,6 @@ class Reader:
             self._xid[key] = value
             if value > before:
                 events.append(_xid(time_ns, plan, code, count=value - before))
-            found.setdefault(XID_ERRORS, value)
 
     def _changed(self, key: str, value: float) -> bool:
         before = self._xid.get(key)

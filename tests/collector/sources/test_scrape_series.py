@@ -170,8 +170,8 @@ def test_mig_instances_that_repeat_the_board_count_it_once_and_keep_what_is_thei
 def test_a_board_counter_that_instances_repeat_does_not_fall_when_they_change_places() -> None:
     exporter = Exporter()
     first, second = (f"DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION{{{part}}} %d\n" for part in MIG[:2])
-    before = exporter.say(first % 9_000_000 + second % 9_000_400).samples[0].values[ENERGY]
-    after = exporter.say(second % 9_000_900 + first % 9_000_300).samples[0].values[ENERGY]
+    before = exporter.say(first % 9_000_400 + second % 9_000_000).samples[0].values[ENERGY]
+    after = exporter.say(second % 9_000_300 + first % 9_000_900).samples[0].values[ENERGY]
     assert after >= before
 
 
@@ -268,6 +268,14 @@ def test_names_that_no_mapping_knows_are_listed() -> None:
     # Counted for the agent's own metrics, once for as long as it is so.
     assert [sample.values for sample in first.samples if sample.scope is Scope.AGENT] == [{UNKNOWN_NAMES: 1.0}]
     assert all(sample.scope is Scope.DEVICE for sample in exporter.say(text).samples)
+
+
+def test_an_exporter_that_invents_names_without_end_does_not_fill_the_memory() -> None:
+    exporter = Exporter()
+    for scrape in range(5):
+        exporter.say("".join(f"x_{scrape}_{n} 1\n" for n in range(9_000)) + f"DCGM_FI_DEV_GPU_TEMP{{{GPU0}}} 50\n")
+    assert len(exporter.reader.unknown) <= 30_000
+    assert exporter.say(f"DCGM_FI_DEV_GPU_TEMP{{{GPU0}}} 51\n").samples[0].values == {TEMPERATURE: 51.0}
 
 
 # -------------------------------------------------------------------------------------------------- devices come and go
@@ -449,8 +457,9 @@ def test_gaudi_power_is_milliwatts_under_both_names_and_its_energy_is_left_out()
     )
     assert reading.samples[0].values == {POWER: 312.0, CLOCK_SM: 1.65e9}
     assert "unit" in exporter.reader.dropped["habanalabs_energy"]
-    alias = values(f"habanalabs_utilization{{{card}}} 1\naccelerator_power_usage_watts{{{card}}} 312000\n")
-    assert alias[POWER] == 312.0
+    # Each name alone: 600 mW could pass for the watts of a busy card.
+    for name in ("habanalabs_power_mW", "accelerator_power_usage_watts"):
+        assert values(f"habanalabs_utilization{{{card}}} 1\n{name}{{{card}}} 600\n")[POWER] == 0.6
 
 
 def test_intel_power_of_the_card_is_not_added_to_its_parts() -> None:
@@ -548,7 +557,8 @@ def test_neither_psys_nor_mmio_nor_core_is_added_to_the_packages() -> None:
 
     def say(package: float) -> Mapping[Metric, float]:
         return exporter.say(
-            rapl("package", 0, package) + rapl("package", 0, package, "intel-rapl-mmio") + rapl("psys", 1, 3 * package)
+            rapl("package", 0, package) + rapl("package", 0, package, "intel-rapl-mmio")
+            + rapl("package", 3, package, "intel-rapl-mmio") + rapl("psys", 1, 3 * package)
             + rapl("core", 0, package / 2) + rapl("dram", 0, package / 4)
         ).samples[0].values  # fmt: skip
 
