@@ -1,8 +1,8 @@
 """
 The store beside VictoriaMetrics and Prometheus: the same samples in, the same questions, on one machine in one run.
 
-Each is given samples by the ways in that a client has, what is sent being made beforehand. VictoriaMetrics' native format
-is its own encoded blocks, which only another instance can make; it is in the table without a bar.
+Each is given samples by the ways in that a client has; what is sent is made beforehand. VictoriaMetrics has a native
+format besides, its own encoded blocks, which only another instance can make: in the table without a bar.
 """
 
 import shutil
@@ -63,7 +63,7 @@ def _measure(folder: Path, data: Sampled, end_ms: int, *, queries: bool) -> list
     try:
         rates = metrics.ingest(data)
         prometheus_rate = prometheus.ingest(data)
-        best = max(rates["remote write"], rates["JSON lines"])
+        best = max(rate for way, rate in rates.items() if way != "native")
         theirs = metrics.bytes_on_disk() / data.samples
         rows = [
             _row(data, "ingest", ours, "samples/s", "VictoriaMetrics", best, "at least 5x", ours >= 5 * best),
@@ -84,7 +84,7 @@ def _queries(data: Sampled, store: Store, metrics: VictoriaMetrics, prometheus: 
     store.maintain()
     rolled_s = time.perf_counter() - began
     end_s = end_ms // 1000
-    # A window of PromQL is (start, end], one of the store [start, end): asked a millisecond early they hold the same samples.
+    # A window of PromQL is (start, end], one of the store [start, end): asked a millisecond early they are the same.
     steps = {"start": end_s - 86_400 + 300 - 0.001, "end": end_s - 0.001, "step": 300}
 
     def energy(peer: Any) -> dict[str, float]:

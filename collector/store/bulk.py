@@ -89,8 +89,14 @@ def _nanoseconds(value: Any) -> int | None:
     return None if value is None else int(value)
 
 
-def _typed(engine: Engine, table: Table, source: str, coded: Mapping[str, Coded]) -> tuple[str, list[str]]:
-    """A select of *source* in the schema's types, and its columns; refuses what the table does not have."""
+def _typed(
+    engine: Engine, table: Table, source: str, coded: Mapping[str, Coded], *, decoded: bool = True
+) -> tuple[str, list[str]]:
+    """
+    A select of *source* in the schema's types, and its columns; refuses what the table does not have.
+
+    Without *decoded* codes are left out, null: a statement that only looks at numbers need not carry every word.
+    """
     given = {name: kind for name, kind, *_ in engine.run(f"DESCRIBE SELECT * FROM {source}")}
     _refuse(table, set(given))
     names = [column.name for column in table if column.name in given]
@@ -102,7 +108,7 @@ def _typed(engine: Engine, table: Table, source: str, coded: Mapping[str, Coded]
         value = name
         if column.name in coded:
             words = ", ".join(sql.text(word) for word in coded[column.name].words)
-            value = f"CASE WHEN {name} >= 0 THEN ([{words}]::VARCHAR[])[{name} + 1] END"
+            value = f"CASE WHEN {name} >= 0 THEN ([{words}]::VARCHAR[])[{name} + 1] END" if decoded else "NULL::VARCHAR"
         elif column.type == "TIMESTAMP_NS":
             value = f"make_timestamp_ns({name}::BIGINT)" if "INT" in kind else f"{name}::TIMESTAMP_NS"
             if "TIME ZONE" in kind:
@@ -145,8 +151,9 @@ def write_days(
     written: list[Written] = []
     with _visible_to(engine, table, data, root / table.name / f".{label}.tmp") as (source, coded):
         rows, names = _typed(engine, table, source, coded)
+        numbers, _ = _typed(engine, table, source, coded, decoded=False)
         count, timed, first, last = engine.run(
-            f"SELECT count(*), count(time), epoch_ns(min(time)), epoch_ns(max(time)) FROM ({rows})"
+            f"SELECT count(*), count(time), epoch_ns(min(time)), epoch_ns(max(time)) FROM ({numbers})"
         )[0]
         if count != timed:
             raise StoreError(table.name, f"{count - timed} of {count} rows have no time")
@@ -158,9 +165,9 @@ def write_days(
         if not one_day:
             # Each day is a pass over the rows, which is cheaper over DuckDB's own columns than over what was given.
             engine.run(f"CREATE OR REPLACE TEMP TABLE of_many_days AS {rows}")
-            rows = "SELECT * FROM of_many_days"
+            rows = numbers = "SELECT * FROM of_many_days"
         try:
-            columns = packed_columns(engine, table, f"({rows})", count, keep=list(coded))
+            columns = packed_columns(engine, table, f"({numbers})", count, keep=list(coded))
             packed = f"SELECT {', '.join(columns)} FROM ({rows})"
             held = [(first // DAY_NS,)]
             if not one_day:

@@ -51,15 +51,19 @@ def packed_columns(engine: Engine, table: Table, source: str, rows: int, keep: S
             proofs[column.name, -1] = f"count({name})"
     proven = _one_row(engine, proofs, source)
 
+    # What a sample of the rows promised and the rest did not keep is looked at in full; that is rare.
+    broken = [column for column in measured if proven.get((column.name, digits_of[column.name] or 0)) is False]
+    if broken:
+        tests = {(column.name, digits): _exact(column, digits) for column in broken for digits in _candidates(column)}
+        found = _one_row(engine, tests, source)
+        digits_of.update({column.name: _fewest(column, found) for column in broken})
+
     chosen = []
     for column in columns:
-        digits, largest = digits_of.get(column.name), proven.get((column.name, -1))
+        largest = proven.get((column.name, -1))
         if column in measured:
-            if largest is None and column.name not in table.keys:
-                continue
-            if digits is not None and proven.get((column.name, digits), found.get((column.name, digits))) is False:
-                digits = None
-            chosen.append(_as(column, _type(column, digits, float(largest or 0.0))))
+            if largest is not None or column.name in table.keys:
+                chosen.append(_as(column, _type(column, digits_of[column.name], float(largest or 0.0))))
         elif column.name == "time":
             exact = [word for unit, word in ((1_000_000, "TIMESTAMP_MS"), (1_000, "TIMESTAMP")) if proven["time", unit]]
             chosen.append(_as(column, exact[0] if exact else column.type))
