@@ -15,6 +15,7 @@ Conventions that hold for every entry:
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from math import isfinite
 from types import MappingProxyType
 from typing import Final
@@ -92,12 +93,12 @@ class Metric:
     high: float | None = None
     resolution: float | None = None
 
-    @property
+    @cached_property
     def column(self) -> str:
         """The column in the store: the name and the unit."""
         return f"{self.name}_{self.unit.suffix}" if self.unit.suffix else self.name
 
-    @property
+    @cached_property
     def prometheus(self) -> str:
         """The Prometheus family name, with ``_total`` for a counter."""
         words = [self.scope.prefix, self.family or self.name, self.unit.prometheus]
@@ -105,7 +106,7 @@ class Metric:
             words.append("total")
         return "_".join(word for word in words if word)
 
-    @property
+    @cached_property
     def title(self) -> str:
         """What an axis says: the name in words and the unit's symbol."""
         words = self.name.replace("_", " ").capitalize()

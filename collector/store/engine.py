@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from collector.store import sql
 from collector.store.schema import VERSION, Column, Table
 
 Row = tuple[Any, ...]
+
+_CHUNK_ROWS = 2048
 
 
 def connect(
@@ -52,6 +55,7 @@ class Engine:
         self._connection = connect(threads=threads, memory=memory)
         self._lock = threading.Lock()
         self._buffers: dict[str, tuple[str, ...]] = {}
+        self._appenders: dict[str, Any] = {}
         if spill is not None:
             self.run(f"SET temp_directory = {sql.text(spill)}")
 
@@ -64,6 +68,7 @@ class Engine:
     def close(self) -> None:
         """Close the connection."""
         with self._lock:
+            self._appenders.clear()
             self._connection.close()
 
     @contextmanager
@@ -77,28 +82,40 @@ class Engine:
             with self._lock:
                 self._connection.unregister(name)
 
-    def write_rows(self, table: Table, names: tuple[str, ...], rows: Iterable[Row], path: Path) -> None:
+    def write_rows(
+        self, table: Table, names: tuple[str, ...], rows: Iterable[Row], path: Path, *, ordered: bool = False
+    ) -> None:
         """
         Write rows as they came from the agent, `time` and the like as integer nanoseconds.
 
-        Values stay doubles: packing them takes a pass that is not worth its time for a few dozen rows.
+        Values stay doubles: packing them takes a pass that is not worth its time for a few dozen rows. Nor is a sort of
+        wide rows, where the caller has them *ordered*.
         """
         columns = [column for column in table if column.name in names]
         buffer = sql.quoted(f"rows_of_{table.name}")
-        if self._buffers.get(table.name) != names:
-            types = {column.name: _buffered(column) for column in columns}
-            listed = ", ".join(f"{sql.quoted(name)} {types[name]}" for name in names)
-            self.run(f"CREATE OR REPLACE TEMP TABLE {buffer} ({listed})")
-            self._buffers[table.name] = names
+        with self._lock:
+            appender = self._appender(table, names)
         try:
-            with self._lock, self._connection.appender(buffer.strip('"')) as appender:
-                for row in rows:
-                    appender.append_row(*row)
+            with self._lock:
+                _append(appender, rows)
             select = ", ".join(_unbuffered(column) for column in columns)
-            order = sql.order(table, map(sql.quoted, names))
-            self.run(sql.copy(f"SELECT {select} FROM {buffer} ORDER BY {order}", path, table, level=1))
+            order = "" if ordered else f" ORDER BY {sql.order(table, map(sql.quoted, names))}"
+            self.run(sql.copy(f"SELECT {select} FROM {buffer}{order}", path, table, level=1))
         finally:
             self.run(f"TRUNCATE {buffer}")
+
+    def _appender(self, table: Table, names: tuple[str, ...]) -> Any:
+        """What fills the table's buffer, which is made anew when its columns change."""
+        buffer = f"rows_of_{table.name}"
+        if self._buffers.get(table.name) != names:
+            self._appenders.pop(table.name, None)
+            types = {column.name: _buffered(column) for column in table}
+            listed = ", ".join(f"{sql.quoted(name)} {types[name]}" for name in names)
+            self._connection.execute(f"CREATE OR REPLACE TEMP TABLE {sql.quoted(buffer)} ({listed})").fetchall()
+            self._buffers[table.name] = names
+            # Kept, because to open one takes half as long as to fill it: it looks up every column.
+            self._appenders[table.name] = self._connection.appender(buffer)
+        return self._appenders[table.name]
 
     def versions(self, paths: Sequence[Path]) -> dict[str, int]:
         """The schema version of each segment (0: none, so not a segment of ours)."""
@@ -107,6 +124,17 @@ class Engine:
             if key == sql.VERSION_KEY:
                 found[name] = int(value)
         return found
+
+
+def _append(appender: Any, rows: Iterable[Row]) -> None:
+    pending = iter(rows)
+    try:
+        while chunk := list(islice(pending, _CHUNK_ROWS)):
+            appender.append_rows(chunk)
+        appender.flush()
+    except BaseException:
+        appender.clear()
+        raise
 
 
 def check_version(path: Path | str, version: int) -> None:

@@ -38,6 +38,10 @@ _BATCH_ROWS = 20_000
 _LONGEST_WAIT_S = 30.0
 
 
+def _nulls_last(key: tuple[Any, ...]) -> tuple[tuple[bool, Any], ...]:
+    return tuple((value is None, "" if value is None else value) for value in key)
+
+
 @dataclass(frozen=True, slots=True)
 class WriterStatus:
     """How the writer is doing; counts are since it started."""
@@ -225,8 +229,9 @@ class Writer:
         temporary = final.with_name(f".{final.name}.tmp")
         try:
             self._files.make_folder(final.parent)
-            values = (tuple(map(row.get, names)) for row in latest.values())
-            self._engine.write_rows(table, names, values, temporary)
+            ordered = sorted(latest, key=_nulls_last)
+            values = (tuple(map(latest[key].get, names)) for key in ordered)
+            self._engine.write_rows(table, names, values, temporary, ordered=True)
             self._files.commit(temporary, final)
         except BaseException:
             self._remove_quietly(temporary)
