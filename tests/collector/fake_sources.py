@@ -61,8 +61,7 @@ class FakeSource:
 @contextmanager
 def open_fake(options: dict[str, Any], host: str) -> Iterator[OneByOne]:
     control = Path(options["control"])
-    if options.get("open") == "slow":
-        time.sleep(0.5)
+    time.sleep(options.get("open_s", 0.0))
     if (control / ".refuse").exists():
         raise ConfigError("power", "is wrong")
     paths = [path for path in sorted(control.iterdir()) if not path.name.startswith(".")]

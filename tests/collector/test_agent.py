@@ -46,7 +46,7 @@ def longest_pause_s(running: Any, source: str) -> float:
 def test_while_one_device_hangs_the_others_miss_no_tick(control: Any, start: Start) -> None:
     for name in "abc":
         control.put(name)
-    running = start(control.source(period_s=0.4, deadline_s=0.2))
+    running = start(control.source(period_s=0.4, deadline_s=0.2, options={"open_s": 1.0}))
     running.recorder.until_more("fake:c")
     control.put("b", "hang")
     running.recorder.until(lambda: len(control.pids) >= 2, "the worker was not replaced")
@@ -159,7 +159,7 @@ def test_a_driver_that_is_not_there_yet_is_a_gap_until_it_is(control: Any, start
 def test_a_source_that_is_slow_to_open_holds_up_nobody(control: Any, another_control: Any, start: Start) -> None:
     control.put("a")
     another_control.put("b")
-    running = start(control.source("slow", options={"open": "slow"}), another_control.source("quick"))
+    running = start(control.source("slow", options={"open_s": 0.5}), another_control.source("quick"))
     running.recorder.until_more("fake:a")
     assert len(running.recorder.good("fake:b")) >= 8
 
