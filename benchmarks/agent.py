@@ -2,9 +2,12 @@
 What the agent itself costs: 16 NVIDIA boards at 1 Hz, stored, scraped every 5 s; nvitop-exporter on the same library.
 
 Both load the stub of libnvidia-ml.so.1 that the tests use, one after the other, for the same time and with the same
-client. CPU is utime + stime of all of a program's processes from /proc, memory their resident sets added up, which
-counts shared pages as often as they are mapped. A device-sample is one board read once: the agent's are rows in its
-store, the peer's are counted by the library.
+client. The boards are at work: each runs one process, which the peer looks up at every update and the agent every 30 s.
+Without processes the peer does about half as much, so that is measured, too.
+
+CPU is utime + stime of all of a program's processes from /proc, memory their resident sets added up, which counts
+shared pages as often as they are mapped. A device-sample is one board read once: the agent's are rows in its store, the
+peer's are counted by the library.
 """
 
 import importlib.util
@@ -33,8 +36,10 @@ STUB = ROOT / "tests/collector/sources"
 BOARDS = 16
 PERIOD_S = 1.0
 SCRAPE_S = 5.0
-WARM_S = 20.0
+WARM_S = 15.0
 MEASURE_S = 60.0
+ASIDE_S = 30.0
+"""For the rows that have no bar."""
 SCRAPES = 200
 TICK = os.sysconf("SC_CLK_TCK")
 
@@ -82,18 +87,33 @@ class Cost:
 
 
 def run() -> list[Row]:
-    """The agent with 40 metrics of a board (the bar) and with all it finds, then the peer."""
+    """The agent with 40 metrics of a board beside the peer (the bar); then without processes, and with all metrics."""
     with tempfile.TemporaryDirectory(prefix="perfwatt-bench-") as folder:
         here = Path(folder)
         stub = make_stub(here)
         stub.reset(BOARDS)
         stub.switches.clock_ns = 0
         stub.deny(*NOT_ASKED_BY_PEER, *TOO_MANY)
-        agent = measure_agent(here / "forty", stub)
-        peer = measure_peer(here, stub)
+        set_processes(stub, 1)
+        agent = measure_agent(here / "forty", stub, MEASURE_S)
+        peer = measure_peer(here / "peer", stub, MEASURE_S)
+        set_processes(stub, 0)
+        idle = measure_agent(here / "idle", stub, ASIDE_S)
+        idle_peer = measure_peer(here / "idle-peer", stub, ASIDE_S)
+        set_processes(stub, 1)
         stub.switches.denied_count = 0
-        full = measure_agent(here / "full", stub)
-    return [*rows(agent, "agent, 40 metrics", peer, bar=True), *rows(full, "agent, all metrics", peer, bar=False)]
+        full = measure_agent(here / "full", stub, ASIDE_S)
+    return [
+        *rows(agent, "agent, 40 metrics", peer, bar=True),
+        *rows(idle, "agent, 40 metrics, no processes", idle_peer, bar=False),
+        *rows(full, "agent, all metrics", peer, bar=False),
+    ]
+
+
+def set_processes(stub: Any, count: int) -> None:
+    """Let each board run *count* processes: this one."""
+    for board in range(BOARDS):
+        stub.device[board].processes, stub.device[board].pid = count, os.getpid()
 
 
 def rows(cost: Cost, subject: str, peer: Cost, *, bar: bool) -> list[Row]:
@@ -138,7 +158,7 @@ def rows(cost: Cost, subject: str, peer: Cost, *, bar: bool) -> list[Row]:
 # ----------------------------------------------------------------------------------------------------- the programs
 
 
-def measure_agent(home: Path, stub: Any) -> Cost:
+def measure_agent(home: Path, stub: Any, measure_s: float) -> Cost:
     """Run ``perfwatt agent`` over the stub."""
     home.mkdir()
     port = free_port()
@@ -155,29 +175,30 @@ def measure_agent(home: Path, stub: Any) -> Cost:
         with scraped(url):
             time.sleep(WARM_S)
             began_ns, before, began = time.time_ns(), cpu_s(pid), time.monotonic()
-            time.sleep(MEASURE_S)
+            time.sleep(measure_s)
             used, wall, ended_ns = cpu_s(pid) - before, time.monotonic() - began, time.time_ns()
             resident, shared, processes = memory(pid)
         times = [scrape(url)[0] for _ in range(SCRAPES) if not time.sleep(0.05)]
     # The agent seals as it ends, so that every row of the stretch is there to be counted.
     samples = stored_samples(store, began_ns, ended_ns)
-    if samples < BOARDS * (MEASURE_S / PERIOD_S) * 0.98:
+    if samples < BOARDS * (measure_s / PERIOD_S) * 0.98:
         raise RuntimeError(f"the agent stored {samples} device-samples in {wall:.0f} s; see {home / 'log'}")
     return Cost(used, wall, resident, shared, samples, processes, times)
 
 
-def measure_peer(here: Path, stub: Any) -> Cost:
+def measure_peer(home: Path, stub: Any, measure_s: float) -> Cost:
     """Run nvitop-exporter over the stub."""
+    home.mkdir()
     port = free_port()
     command = [peer_program(), "--bind-address", "127.0.0.1", "--port", str(port), "--interval", str(PERIOD_S)]
     environment = {"PERFWATT_STUB_NVML": str(stub.control_path), "LD_LIBRARY_PATH": str(stub.library.parent)}
-    with program(command, environment, here / "peer.log") as pid:
+    with program(command, environment, home / "log") as pid:
         url = f"http://127.0.0.1:{port}/metrics"
         wait_for(url, "gpu_power_usage_W")
         with scraped(url):
             time.sleep(WARM_S)
             reads, before, began = power_reads(stub), cpu_s(pid), time.monotonic()
-            time.sleep(MEASURE_S)
+            time.sleep(measure_s)
             used, wall, samples = cpu_s(pid) - before, time.monotonic() - began, power_reads(stub) - reads
             resident, shared, processes = memory(pid)
     return Cost(used, wall, resident, shared, samples, processes)
@@ -314,11 +335,11 @@ def power_reads(stub: Any) -> int:
 
 def stored_samples(store: Path, began_ns: int, ended_ns: int) -> int:
     """Rows of device_samples within the stretch."""
-    found = duckdb.sql(
+    (found,) = duckdb.sql(
         f"SELECT count(*) FROM read_parquet('{store}/device_samples/*/*.parquet', union_by_name = true) "
         f"WHERE epoch_ns(time) BETWEEN {began_ns} AND {ended_ns}"
-    ).fetchone()
-    return int(found[0]) if found else 0
+    ).fetchall()
+    return int(found[0])
 
 
 # --------------------------------------------------------------------------------------------------------- the stub
