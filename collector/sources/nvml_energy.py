@@ -129,8 +129,9 @@ class EnergyCheck:
     Integrates power beside the hardware counter and compares the two over the last five minutes.
 
     Both are taken over the same pairs of readings; a pair further apart than *max_gap_s*, or over which the counter
-    fell (the driver was reloaded), adds nothing; until one did, `integrated_j` is None. On a module (GH200) the counter may cover the CPU, too: where
-    the module's power agrees with it and the GPU's does not, `scope` becomes ``module`` and the comparison follows.
+    fell (the driver was reloaded), adds nothing, and `integrated_j` is None until a pair did. On a module (GH200) the
+    counter may cover the CPU, too: where the module's power agrees with it and the GPU's does not, `scope` becomes
+    ``module`` and the comparison follows.
     """
 
     max_gap_s: float = 10.0
