@@ -207,7 +207,7 @@ class Store:
         """Write *data* to temporary files, then hold the writer's name while they are given theirs."""
         label = f"{writer}.{os.getpid()}.{threading.get_ident()}"
         with as_store_error(self.root / table.name):
-            spill = self.root / ".spill" / label
+            spill = self.root / f".spill-{label}"
             engine = Engine(threads=threads or self._threads, memory=self._memory, spill=spill)
             written: list[Written] = []
             try:
@@ -282,9 +282,7 @@ class Store:
         """
         now_ns = time.time_ns() if now_ns is None else now_ns
         failures: list[StoreError] = []
-        engine = Engine(
-            threads=self._threads, memory=self._memory, spill=self.root / ".spill" / f"maintain.{os.getpid()}"
-        )
+        engine = Engine(threads=self._threads, memory=self._memory, spill=self.root / f".spill-maintain.{os.getpid()}")
         try:
             for writer in sorted(
                 {s.writer for t in TABLES for day in days(self.root, t) for s in present(self.root, t, day)}

@@ -216,7 +216,7 @@ class Writer:
 
     def _write(self, table: Table, day: date, rows: list[Values]) -> None:
         if self._engine is None:
-            self._engine = Engine(spill=self.root / ".spill" / self.name)
+            self._engine = Engine(spill=self.root / f".spill-{self.name}")
         latest = {(*(row.get(key) for key in table.keys), row["time"]): row for row in rows}
         used = set().union(*latest.values())
         names = tuple(name for name in table.names if name in used or name in table.keys)

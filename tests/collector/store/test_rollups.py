@@ -10,7 +10,7 @@ import pytest
 
 from analytics import frames
 from collector.sample import Reading
-from collector.store import Store
+from collector.store import Coded, Store
 from collector.store.engine import Engine
 from collector.store.rollups import MAX_GAP_S, roll_up
 
@@ -137,3 +137,17 @@ def test_merging_raw_segments_makes_no_rollup_stale(store: Store, reading: Make,
     writer.close()
     assert roll(store, clock[0]) == 0
     assert rollups(store, 3600)["energy_increase_j"].to_list() == [290.0]
+
+
+def test_upkeep_with_little_memory_spills_into_the_store_and_leaves_nothing(store: Store, day_ns: int) -> None:
+    n = 200_000
+    rng = np.random.default_rng(1)
+    columns = ("power_w", "energy_j", "temperature_c", "activity_sm_ratio", "voltage_core_v", "clock_sm_hz")
+    data: dict[str, Any] = {name: rng.uniform(0, 1, n) for name in columns}
+    data["device"] = Coded(np.arange(n) % 16, tuple(f"G{number:02d}" for number in range(16)))
+    data["source"] = Coded(np.zeros(n, np.int8), ("s",))
+    data["time"] = day_ns + np.arange(n) // 16 * 10**9
+    store.write("device_samples", data)
+    Store(store.root, threads=1, memory="24MB").maintain()
+    assert rollups(store, 3600)["rows"].sum() == n
+    assert not list(store.root.glob(".spill*"))
