@@ -1,5 +1,6 @@
 """The commands that analyse: devices, energy, efficiency."""
 
+import time
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, cast
@@ -122,18 +123,20 @@ def efficiency(
     from analytics.efficiency import efficiency as efficiency_of
     from analytics.efficiency import efficiency_by_place
     from analytics.frames import scan
+    from analytics.inventory import held
 
     asked, root = request(output, file, limit, since, until, tz), store_root(store)
     samples = scan(root, "device_samples", asked.start_ns, asked.end_ns)
     work = scan(root, "workload_samples", asked.start_ns, asked.end_ns)
     # An allocation that began before the window may hold in it.
-    held, known = scan(root, "allocations", None, asked.end_ns), scan(root, "devices")
+    allocations = held(scan(root, "allocations", None, asked.end_ns), asked.start_ns, asked.end_ns or time.time_ns())
+    known = scan(root, "devices")
     window = _window(by)
     if per is Per.WORKLOAD:
-        frame = efficiency_of(samples, work, held, by=window, max_gap_s=max_gap, devices=known)
+        frame = efficiency_of(samples, work, allocations, by=window, max_gap_s=max_gap, devices=known)
     else:
         frame = efficiency_by_place(
-            samples, work, held, place=cast("Group", per.value), by=window, max_gap_s=max_gap, devices=known
+            samples, work, allocations, place=cast("Group", per.value), by=window, max_gap_s=max_gap, devices=known
         )
     _answer("efficiency", frame, asked, check)
 

@@ -32,3 +32,24 @@ def inventory(devices: pl.LazyFrame, samples: pl.LazyFrame) -> pl.LazyFrame:
         .drop("seen_on")
         .sort("host", "ordinal", "device")
     )
+
+
+def held(allocations: pl.LazyFrame, start_ns: int | None, end_ns: int) -> pl.LazyFrame:
+    """
+    The allocations that hold within [start_ns, end_ns), cut to it.
+
+    In:  allocations: the table of that name; of rows with the same workload, device and start the latest counts.
+    Out: the same columns, one row for each that overlaps; `end` is never null, nor later than *end_ns*.
+
+    Uncut, a job of months would count for a window of minutes, and one that never ended for centuries.
+    """
+    last = pl.lit(end_ns).cast(pl.Datetime("ns"))
+    first = pl.lit(-(2**62) if start_ns is None else start_ns).cast(pl.Datetime("ns"))
+    return (
+        allocations.sort("time")
+        .unique(["workload", "device", "start"], keep="last", maintain_order=True)
+        .with_columns(
+            start=pl.max_horizontal("start", first), end=pl.min_horizontal(pl.col("end").fill_null(last), last)
+        )
+        .filter(pl.col("start") < pl.col("end"))
+    )

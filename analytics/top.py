@@ -8,6 +8,7 @@ import polars as pl
 
 from analytics.efficiency import efficiency
 from analytics.frames import scan
+from analytics.inventory import held
 from analytics.subjects import By
 
 _NS: Final = 1_000_000_000
@@ -237,10 +238,10 @@ def _workload_lines(
     root: Path | str, samples: pl.LazyFrame, known: pl.LazyFrame, start_ns: int, now_ns: int, part_ns: int, parts: int
 ) -> list[Line]:
     work = scan(root, "workload_samples", start_ns, now_ns + 1)
-    held = scan(root, "allocations", None, now_ns + 1)
-    whole = efficiency(samples, work, held, devices=known).collect()
+    allocations = held(scan(root, "allocations", None, now_ns + 1), start_ns, now_ns)
+    whole = efficiency(samples, work, allocations, devices=known).collect()
     # Windows of `efficiency` begin at multiples of their length.
-    by_part = efficiency(samples, work, held, by=f"{part_ns / _NS:g}s", devices=known).collect()
+    by_part = efficiency(samples, work, allocations, by=f"{part_ns / _NS:g}s", devices=known).collect()
     first = start_ns // part_ns
     read = work.group_by("workload").agg(
         last=pl.col("time").max().cast(pl.Int64), period=pl.col("time").sort().cast(pl.Int64).diff().median()
