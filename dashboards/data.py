@@ -28,6 +28,9 @@ from dashboards.selection import By, Selection
 
 BUCKETS: Final = 240
 """Points of a line, at most: about one for each five pixels of a wide screen."""
+FEWEST: Final = 72
+CELLS: Final = 60_000
+"""Devices times buckets, about: what a page takes a second or two for. Larger fleets have wider buckets."""
 STEPS_S: Final = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400)
 NOW_S: Final = 30.0
 """How old a reading may be and still say what a device draws now; three periods where that is longer."""
@@ -113,8 +116,8 @@ class FleetData:
 
         Raises: StoreError, ConfigError (fleet.toml).
         """
-        every_s = bucket_s(selection.window_s)
         end_ns = selection.at(self._clock_ns())
+        every_s = bucket_s(selection.window_s, devices=self._size(end_ns, selection.window_s))
         start_ns = (end_ns - selection.window_s * _NS) // (every_s * _NS) * (every_s * _NS)
         # Of a window that ends now the newest bucket is still growing, and the store says when it has grown.
         end_ns = end_ns if selection.until is not None else end_ns // _NS * _NS + _NS
@@ -154,6 +157,14 @@ class FleetData:
 
     def _store(self) -> Store | None:
         return Store(self._root) if self._root.is_dir() else None
+
+    def _size(self, end_ns: int, window_s: int) -> int:
+        """About how many devices there are: those of the window's last hour."""
+        store = self._store()
+        if store is None:
+            return 0
+        seen = scan(store, "device_samples", end_ns - min(window_s, 3600) * _NS, end_ns)
+        return int(seen.select(pl.col("device").n_unique()).collect().item())
 
     def _newest_ns(self, store: Store | None) -> int | None:
         segments = store.segments("device_samples") if store is not None else []
@@ -238,9 +249,10 @@ class FleetData:
         return samples, parents.lazy(), work, allocations
 
 
-def bucket_s(window_s: float) -> int:
-    """The shortest step that divides *window_s* into at most `BUCKETS` parts."""
-    return next((step for step in STEPS_S if window_s / step <= BUCKETS), STEPS_S[-1])
+def bucket_s(window_s: float, *, devices: int = 0) -> int:
+    """The shortest step that divides *window_s* into no more parts than suit a screen and so many devices."""
+    wanted = min(BUCKETS, max(FEWEST, CELLS // max(devices, 1)))
+    return next((step for step in STEPS_S if window_s / step <= wanted), STEPS_S[-1])
 
 
 def sites_of(path: Path) -> Mapping[str, tuple[str, ...]]:

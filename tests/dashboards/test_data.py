@@ -193,6 +193,12 @@ def test_buckets_are_few_and_divide_the_window(window: str) -> None:
     assert WINDOWS[window] / step <= BUCKETS
 
 
+def test_a_large_fleet_has_wider_buckets_but_not_a_few() -> None:
+    assert bucket_s(3600) == bucket_s(3600, devices=100) == 15
+    assert bucket_s(3600, devices=1000) == 60
+    assert bucket_s(3600, devices=10**6) == 60
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
