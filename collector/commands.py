@@ -100,7 +100,8 @@ def query(
     """
     Run SQL (DuckDB's) over the store, in a process that can read the store's tables and nothing else.
 
-    Tables: device_samples, host_samples, workload_samples, facility_samples, devices, allocations, processes, events;
+    Tables: device_samples, host_samples, workload_samples, facility_samples, device_rollups, workload_rollups, devices,
+    allocations, processes, events;
     devices_now and allocations_now hold the latest row of each. "SHOW TABLES" and "DESCRIBE device_samples" tell more.
     --since and --until bound the rows that the tables have.
     """
