@@ -239,3 +239,15 @@ def test_a_bucket_lets_a_burst_through_and_then_one_per_interval() -> None:
     now_s[0] = 1000.0
     assert [throttle.admits(2.0, 3) for _ in range(4)] == [True, True, True, False]
     assert throttle.admits(0.0, 0)
+
+
+def test_a_wrong_change_is_mended_by_a_file_that_it_names(pair: tuple[Path, Path]) -> None:
+    path = pair[0].parent / "web.yml"
+    path.write_text("")
+    config = Reloading(path, check_every_s=0.0)
+    path.write_text("tls_server_config: {cert_file: later.pem, key_file: k.pem}")
+    assert config().tls is None
+    assert config.error is not None
+    shutil.copy(pair[0], pair[0].parent / "later.pem")
+    assert config().tls is not None
+    assert config.error is None
