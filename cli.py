@@ -2,7 +2,6 @@
 
 import os
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
 import typer
@@ -57,6 +56,8 @@ app.add_typer(collector_commands.config_app)
 
 def _version(value: bool) -> None:
     if value:
+        from importlib.metadata import PackageNotFoundError, version  # a third of the time of --help
+
         try:
             typer.echo(version("perfwatt"))
         except PackageNotFoundError:
