@@ -7,8 +7,8 @@ from collector.store.schema import VERSION, Table
 
 VERSION_KEY = "perfwatt_schema"
 TABLE_KEY = "perfwatt_table"
-# Measured on a day of 150 devices: 1.141 bytes a sample in groups of 30,720 rows, 1.136 of 61,440, 1.135 of 122,880, which
-# cost recordings of short series 3 % more and a merge twice the memory.
+# Measured on a day of 150 devices: 1.141 bytes a sample in groups of 30,720 rows, 1.136 of 61,440, 1.135 of 122,880, in
+# which recordings of short series take 3 % more and a merge needs twice the memory.
 ROW_GROUP_ROWS = 61_440
 # Of columns with more values than this, deltas are smaller than indices: 0.26 bytes a sample on recordings of MLPerf.
 DICTIONARY_VALUES = 512
