@@ -5,7 +5,7 @@ A workload's energy is that of the devices allocated to it, while they are. Its 
 parallelism one engine's tokens come from all its devices, so energy is summed over the group first and then divided.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import polars as pl
@@ -69,9 +69,9 @@ def efficiency(
     """
     wanted = seconds(by) if by else None
     keys = ["workload"] if wanted is None else ["workload", "window"]
-    work = _work(workload_samples, wanted)
-    spans = _spans(_current(allocations), _seen(workload_samples), wanted)
-    found = _energy_of(spans, device_steps(device_samples, max_gap_s=max_gap_s, devices=devices))
+    work = work_of(workload_samples, wanted)
+    spans = _spans(current(allocations), _seen(workload_samples), wanted)
+    found = energy_in(spans, device_steps(device_samples, max_gap_s=max_gap_s, devices=devices))
     whole, counted = pl.col("counted").not_(), pl.col("counted")
     used = found.group_by(keys).agg(
         pl.col("name", "user", "team").drop_nulls().last(),
@@ -143,10 +143,10 @@ def efficiency_by_place(
     keys = ["device"] if wanted is None else ["device", "window"]
     group_keys = ["group", *keys[1:]]
     of_workload = ["workload", *keys[1:]]
-    held = _cut(_spans(_current(allocations), _seen(workload_samples), wanted).filter(pl.col("counted")))
+    held = _cut(_spans(current(allocations), _seen(workload_samples), wanted).filter(pl.col("counted")))
     held = held.with_columns(span_s=(_ns("end") - _ns("start")) / _NS)
     tokens = (
-        held.join(_work(workload_samples, wanted), on=of_workload)
+        held.join(work_of(workload_samples, wanted), on=of_workload)
         .with_columns(tokens=pl.col(TOKENS_OUT.column) * pl.col("span_s") / pl.col("span_s").sum().over(of_workload))
         .group_by(keys)
         .agg(pl.when(pl.col("tokens").count() > 0).then(pl.col("tokens").sum()).alias("tokens"))
@@ -183,7 +183,7 @@ def _with_nulls(frame: pl.LazyFrame, columns: Mapping[str, pl.DataType]) -> pl.L
     return frame.with_columns(pl.lit(None, type_).alias(name) for name, type_ in columns.items() if name not in known)
 
 
-def _current(allocations: pl.LazyFrame) -> pl.LazyFrame:
+def current(allocations: pl.LazyFrame) -> pl.LazyFrame:
     """The last word on each allocation."""
     nanoseconds = pl.Datetime("ns")
     optional = {name: pl.String() for name in ("name", "user", "team")} | {"share": pl.Float64(), "end": nanoseconds}
@@ -265,15 +265,19 @@ def _cut(spans: pl.LazyFrame) -> pl.LazyFrame:
     )
 
 
-def _energy_of(spans: pl.LazyFrame, steps: pl.LazyFrame) -> pl.LazyFrame:
+def energy_in(spans: pl.LazyFrame, steps: pl.LazyFrame, *, sums: Sequence[str] = _SUMS) -> pl.LazyFrame:
     """
     What the devices drew in each span.
+
+    In:  spans: device, start, end, share, with `window_s` to be cut at windows too, and whatever else; steps as
+         `analytics.energy.device_steps` gives them; *sums*: the amounts of the steps that are wanted.
+    Out: the spans within what is known of their device, with *sums* (energies times the share) and span_s.
 
     A running total over the steps is looked up at both ends of a span and interpolated within the step that holds it:
     the cost does not depend on how many allocations overlap, and spans that share an edge share the step exactly.
     """
     # One running total over all devices: differences within a device are the same, and no window function is needed.
-    totals = steps.with_columns(pl.col(name).cum_sum().alias(f"{name}_total") for name in _SUMS)
+    totals = steps.with_columns(pl.col(name).cum_sum().alias(f"{name}_total") for name in sums)
     known = steps.group_by("device").agg(first=pl.col("begin").min(), last=pl.col("time").max())
     inside = (
         spans.join(known, on="device", how="left")
@@ -285,8 +289,8 @@ def _energy_of(spans: pl.LazyFrame, steps: pl.LazyFrame) -> pl.LazyFrame:
     for edge in ("start", "end"):
         named = totals.select(
             "device",
-            *(pl.col(name).alias(f"{name}_{edge}") for name in ("begin", "time", *_SUMS)),
-            *(pl.col(f"{name}_total").alias(f"{name}_total_{edge}") for name in _SUMS),
+            *(pl.col(name).alias(f"{name}_{edge}") for name in ("begin", "time", *sums)),
+            *(pl.col(f"{name}_total").alias(f"{name}_total_{edge}") for name in sums),
         ).sort(f"time_{edge}")
         inside = inside.sort(edge).join_asof(
             named,
@@ -299,7 +303,7 @@ def _energy_of(spans: pl.LazyFrame, steps: pl.LazyFrame) -> pl.LazyFrame:
         )
     return inside.with_columns(
         (_total_at(name, "end") - _total_at(name, "start")).clip(0.0) * (pl.col("share") if name in _SHARED else 1.0)
-        for name in _SUMS
+        for name in sums
     ).with_columns(span_s=(_ns("end") - _ns("start")) / _NS)
 
 
@@ -313,7 +317,7 @@ def _total_at(name: str, edge: str) -> pl.Expr:
 # --------------------------------------------------------------------------------------------------------------- work
 
 
-def _work(workload_samples: pl.LazyFrame, window_s: float | None) -> pl.LazyFrame:
+def work_of(workload_samples: pl.LazyFrame, window_s: float | None) -> pl.LazyFrame:
     """What each workload did (by its best source): the counters of `WORK`, null where not read, and `work_s`."""
     keys = ["workload", "source"]
     parts = {name: difference(name, MAX_COUNTER_GAP_S, float("inf")) for name in WORK}
