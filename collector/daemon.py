@@ -91,8 +91,9 @@ def _run(
         )
         closers.append(server.close)
     if config.store.root:
-        store = Store.create(Path(config.store.root).expanduser())
-        writer = store.writer(f"agent-{_file_name(host)}", seal_s=config.store.seal_s, host=host)
+        store = Store.create(Path(config.store.root).expanduser(), threads=1, memory="96MB")
+        # Upkeep knows the configured retention; the writer's own would expire by the default.
+        writer = store.writer(f"agent-{_file_name(host)}", seal_s=config.store.seal_s, host=host, maintain=None)
         health.watch(lambda: _store_values(writer))
         sinks.append(writer)
         closers.append(writer.close)

@@ -100,7 +100,7 @@ class Engine:
                 _append(appender, rows)
             select = ", ".join(_unbuffered(column) for column in columns)
             order = "" if ordered else f" ORDER BY {sql.order(table, map(sql.quoted, names))}"
-            self.run(sql.copy(f"SELECT {select} FROM {buffer}{order}", path, table, level=1))
+            self.run(sql.copy(f"SELECT {select} FROM {buffer}{order}", path, table, lasting=False))
         finally:
             self.run(f"TRUNCATE {buffer}")
 

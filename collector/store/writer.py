@@ -76,7 +76,7 @@ class Writer:
         spool_rows: int = 200_000,
         host: str | None = None,
         publish: Callable[[], None] | None = None,
-        publish_s: float = 60.0,
+        publish_s: float = 300.0,
         maintain: Callable[[], None] | None = None,
         maintain_s: float = 300.0,
         compact_s: float = 60.0,
