@@ -415,8 +415,8 @@ def example() -> str:
         "# [[source]]",
         '# type = "scrape"',
         '# name = "serving"',
-        "# period_s = 15",
-        "# deadline_s = 10",
+        "# interval_s = 15",
+        "# timeout_s = 10",
         '# targets = ["http://127.0.0.1:8000/metrics"]',
     ]
     return "\n".join(lines) + "\n"
