@@ -204,7 +204,8 @@ def agent(
     """
     Measure: read the sources, keep what they say in the store and serve it to Prometheus, until a signal ends it.
 
-    SIGHUP reads the configuration again. The log is on stderr. Exit codes: 2 configuration, or the port is taken; 3 the store cannot be used.
+    SIGHUP reads the configuration again. The log is on stderr. Exit codes: 2 configuration, or the port is taken; 3 the
+    store cannot be used.
     """
     from collector.daemon import become
 
