@@ -10,17 +10,8 @@ from typing import Final
 
 import polars as pl
 
-from analytics.energy import (
-    MAX_COUNTER_GAP_S,
-    Group,
-    device_steps,
-    difference,
-    energy,
-    group_of,
-    in_order,
-    seconds,
-    split,
-)
+from analytics.energy import Group, device_steps, energy, group_of, seconds, split
+from analytics.steps import MAX_COUNTER_GAP_S, difference, in_order
 from collector.catalogue import REQUESTS, SAMPLES, STEPS, TOKENS_IN, TOKENS_OUT
 
 WORK: Final = (TOKENS_OUT.column, TOKENS_IN.column, SAMPLES.column, STEPS.column, REQUESTS.column)
@@ -46,7 +37,7 @@ def efficiency(
     workload_samples: pl.LazyFrame,
     allocations: pl.LazyFrame,
     *,
-    max_gap_s: float = 10.0,
+    max_gap_s: float | None = None,
     by: str | None = None,
     devices: pl.LazyFrame | None = None,
 ) -> pl.LazyFrame:
@@ -126,7 +117,7 @@ def efficiency_by_place(
     *,
     place: Group = "fleet",
     hosts: Mapping[str, str] | None = None,
-    max_gap_s: float = 10.0,
+    max_gap_s: float | None = None,
     by: str | None = None,
     devices: pl.LazyFrame | None = None,
 ) -> pl.LazyFrame:
@@ -142,15 +133,7 @@ def efficiency_by_place(
     wanted = seconds(by) if by else None
     keys = ["device"] if wanted is None else ["device", "window"]
     group_keys = ["group", *keys[1:]]
-    of_workload = ["workload", *keys[1:]]
-    held = _cut(_spans(current(allocations), _seen(workload_samples), wanted).filter(pl.col("counted")))
-    held = held.with_columns(span_s=(_ns("end") - _ns("start")) / _NS)
-    tokens = (
-        held.join(work_of(workload_samples, wanted), on=of_workload)
-        .with_columns(tokens=pl.col(TOKENS_OUT.column) * pl.col("span_s") / pl.col("span_s").sum().over(of_workload))
-        .group_by(keys)
-        .agg(pl.when(pl.col("tokens").count() > 0).then(pl.col("tokens").sum()).alias("tokens"))
-    )
+    tokens = tokens_of_devices(workload_samples, allocations, by=by)
     total = pl.col("tokens")
     return (
         energy(device_samples, by=by, max_gap_s=max_gap_s, devices=devices)
@@ -168,6 +151,26 @@ def efficiency_by_place(
             tokens_per_s_per_w=tokens_per_joule(total, pl.col("energy_j")),
         )
         .sort(group_keys)
+    )
+
+
+def tokens_of_devices(workload_samples: pl.LazyFrame, allocations: pl.LazyFrame, *, by: str | None) -> pl.LazyFrame:
+    """
+    The tokens of each workload, shared over its devices by the device-seconds it had them.
+
+    In:  as `efficiency`.
+    Out: device, window (with *by*), tokens.
+    """
+    wanted = seconds(by) if by else None
+    keys = ["device"] if wanted is None else ["device", "window"]
+    of_workload = ["workload", *keys[1:]]
+    held = _cut(_spans(current(allocations), _seen(workload_samples), wanted).filter(pl.col("counted")))
+    held = held.with_columns(span_s=(_ns("end") - _ns("start")) / _NS)
+    return (
+        held.join(work_of(workload_samples, wanted), on=of_workload)
+        .with_columns(tokens=pl.col(TOKENS_OUT.column) * pl.col("span_s") / pl.col("span_s").sum().over(of_workload))
+        .group_by(keys)
+        .agg(pl.when(pl.col("tokens").count() > 0).then(pl.col("tokens").sum()).alias("tokens"))
     )
 
 

@@ -1,30 +1,43 @@
 """
 Energy from samples: counters differenced, power integrated, one source for each device.
 
-Everything here is built on *steps*: the time from one reading of a device to the next, and its joules.
+Everything here is built on *steps*: the time from one reading of a device to the next, and its joules; see `steps`.
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Final, Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Final, Literal, NamedTuple
 
+import numpy as np
 import polars as pl
 
+from analytics.steps import (
+    AMOUNTS,
+    KEYS,
+    MAX_COUNTER_GAP_S,
+    TALLY,
+    Ordered,
+    difference,
+    falls,
+    in_order,
+    ordered,
+    readings,
+    tally,
+    tally_of,
+    trapezoid,
+)
+from analytics.steps import nanoseconds as _ns
+from analytics.steps import steps as _steps
 from collector.catalogue import POWER
 
-KEYS: Final = ("device", "source")
 TRUST: Final = (0.1, 10.0)
 """A counter whose total over the integrated power lies outside is stuck or in a wrong unit: not used (Zeus' rule)."""
-MAX_COUNTER_GAP_S: Final = 3600.0
-"""A counter counts while nobody reads; beyond this a reboot between two readings is likelier than a quiet reader."""
 CHUNK_S: Final = 3600.0
 """Sources of one device are chosen for each hour, so that a hand-over from one to another loses no more."""
 
 _NS: Final = 1_000_000_000
 _SECONDS: Final = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
-_GROUP: Final = "__group"
-_TEXT: Final = ("device", "source", "host", "power_method", "power_scope")
-_NUMBERS: Final = ("power_w", "energy_j", "utilization_ratio")
 
 Group = Literal["fleet", "site", "host", "device"]
 
@@ -53,7 +66,7 @@ def integrate_power(
 
     A pair of readings further apart than *max_gap_s* adds nothing to either column.
     """
-    joules, covered = _trapezoid(column, max_gap_s)
+    joules, covered = trapezoid(column, round(max_gap_s * _NS))
     return _total(in_order(samples, keys, (column,)).select(*keys, energy_j=joules, covered_s=covered), keys)
 
 
@@ -76,9 +89,8 @@ def energy_from_counters(
     pair of readings further apart than *max_gap_s*. Counters are differenced one by one, before anything is summed.
     """
     joules, covered = difference(column, max_gap_s, max_power_w)
-    fell = pl.col(column) < _earlier(column)
     steps = in_order(samples, keys, (column,)).select(
-        *keys, energy_j=joules, covered_s=covered, resets=(fell & _continues(column)).fill_null(False).cast(pl.UInt32)
+        *keys, energy_j=joules, covered_s=covered, resets=falls(column).cast(pl.UInt32)
     )
     return _total(steps, keys, pl.col("resets").sum())
 
@@ -87,7 +99,7 @@ def energy(
     samples: pl.LazyFrame,
     *,
     by: str | None = None,
-    max_gap_s: float = 10.0,
+    max_gap_s: float | None = None,
     devices: pl.LazyFrame | None = None,
 ) -> pl.LazyFrame:
     """
@@ -98,21 +110,29 @@ def energy(
     Out: device, host, source, window (start of the window, with *by* such as ``5m``), energy_j (null where nothing was
          covered), covered_s, power_mean_w, power_method (``counter``, or what the source says of its power),
          power_scope, counter_j (the part that a counter measured), modelled_j (the part that is not measured),
-         modelled_ratio, agreement_ratio (counter over integrated power where both are known).
+         modelled_ratio, agreement_ratio (counter over integrated power where both are known), max_gap_s.
 
     Counter and power are chosen for each step: where a counter fell, the integral of the power stands in. A counter
     that disagrees with the power beyond `TRUST` is not used. Of several sources of a device one is chosen for each hour
     (or window, where that is shorter): measured before modelled, then the one that covers more; never their sum.
     A step that crosses the edge of a window is shared by time.
+
+    Power is not integrated between readings further apart than *max_gap_s*. Not given, that is 10 s, or three times the
+    device's own median interval where that is longer, at most 300 s; the column max_gap_s says what it was.
     """
     wanted = seconds(by) if by else None
-    pieces = split(_steps(without_partitions(samples, devices), max_gap_s=max_gap_s), _chunk(wanted))
-    chosen = _best_source(_tallied(pieces))
+    sums = _of_rows(partial(tally, length_s=_chunk(wanted), max_gap_s=max_gap_s), samples, devices, TALLY)
+    return _answer(_best_source(_trusted(sums)), wanted)
+
+
+def _answer(chosen: pl.LazyFrame, window_s: float | None) -> pl.LazyFrame:
+    """The columns of `energy` from what was chosen."""
     keys = ["device"]
-    if wanted is not None:
-        chosen = chosen.with_columns(window=window_start("chunk", wanted))
+    if window_s is not None:
+        chosen = chosen.with_columns(window=window_start("chunk", window_s))
         keys = ["device", "window"]
-    return chosen.group_by(keys).agg(*_TALLY_OUT).select(_ENERGY_COLUMNS if by is None else _WINDOW_COLUMNS).sort(keys)
+    columns = _ENERGY_COLUMNS if window_s is None else _WINDOW_COLUMNS
+    return chosen.group_by(keys).agg(*_TALLY_OUT).select(columns).sort(keys)
 
 
 def power_over_time(
@@ -122,14 +142,14 @@ def power_over_time(
     by: Group = "fleet",
     hosts: Mapping[str, str] | None = None,
     step_s: float = 10.0,
-    max_gap_s: float = 10.0,
+    max_gap_s: float | None = None,
     devices: pl.LazyFrame | None = None,
 ) -> pl.LazyFrame:
     """
     Power of the fleet, of each site, host or device, in windows of *every_s*.
 
     In:  device, time, power_w, and what there is of source, host, energy_j, power_method. *hosts* gives each host's
-         site (a host it does not name is in the site ``unknown``).
+         site (a host it does not name is in the site ``unknown``). *max_gap_s* as in `energy`.
     Out: window (its start), group (the device, host or site; ``fleet``), power_mean_w, power_max_w, power_min_w,
          devices, covered_ratio: covered device-seconds over devices times window, modelled_ratio.
 
@@ -138,41 +158,193 @@ def power_over_time(
     in a step counts with its mean of the window, so a late reading is no dip. Each device counts once, by its best
     source.
     """
-    samples = without_partitions(samples, devices)
-    tally = _best_source(_tallied(split(_steps(samples, max_gap_s=max_gap_s), every_s))).filter(pl.col("covered_s") > 0)
-    tally = tally.select(
-        "device",
-        "source",
-        "chunk",
-        "covered_s",
-        "energy_j",
-        "modelled_j",
-        mean=pl.col("energy_j") / pl.col("covered_s"),
-        group=group_of(by, hosts),
+    group_of(by, hosts)  # refuses a group that is none before anything is read
+
+    def of_rows(rows: pl.DataFrame) -> pl.DataFrame:
+        return over_time([rows], every_s=every_s, by=(by,), hosts=hosts, step_s=step_s, max_gap_s=max_gap_s).power[by]
+
+    return _of_rows(of_rows, samples, devices, POWER_OVER_TIME)
+
+
+class Windows(NamedTuple):
+    """
+    What `over_time` finds.
+
+    devices: as `energy` by windows of every_s. power: as `power_over_time`, for each group asked for. utilization:
+    device, host, window, utilization_ratio (the mean of what was read).
+    """
+
+    devices: pl.DataFrame
+    power: dict[Group, pl.DataFrame]
+    utilization: pl.DataFrame
+
+
+def over_time(
+    parts: Iterable[pl.DataFrame],
+    *,
+    every_s: float,
+    by: Sequence[Group] = ("fleet",),
+    hosts: Mapping[str, str] | None = None,
+    step_s: float = 10.0,
+    max_gap_s: float | None = None,
+    within_ns: tuple[int, int] | None = None,
+) -> Windows:
+    """
+    Energy, power and utilisation in windows of *every_s*, in one pass over *parts* of `analytics.steps.readings`.
+
+    A device must be whole within a part. *within_ns* is the stretch that all parts are of; without it there may be one
+    part only.
+    """
+    length, grid = round(every_s * _NS), round(min(step_s, every_s) * _NS)
+    cells = -(-length // grid)
+    chosen: list[pl.DataFrame] = []
+    busy: list[pl.DataFrame] = []
+    swings: dict[Group, dict[str, np.ndarray]] = {group: {} for group in by}
+    extremes: dict[Group, list[pl.DataFrame]] = {group: [] for group in by}
+    first = 0
+    for rows in parts:
+        if rows.is_empty():
+            continue
+        found = ordered(rows)
+        best = _best_source(_trusted(tally_of(found, length_s=every_s, max_gap_s=max_gap_s).lazy())).collect()
+        chosen.append(best)
+        if within_ns is None:
+            ends = found.rows.select(pl.col("time").min().alias("a"), pl.col("time").max().alias("b"))
+            within_ns = (int(ends["a"].to_physical().item()), int(ends["b"].to_physical().item()) + 1)
+        first, count = within_ns[0] // length, (within_ns[1] - 1) // length - within_ns[0] // length + 1
+        read = _Read.of(found, best, length, grid, first, count)
+        busy.append(read.utilization())
+        for group in by:
+            for name, swing in read.swings(group_of(group, hosts)):
+                held = swings[group].get(name)
+                swings[group][name] = swing if held is None else held + swing
+            if group == "device":
+                extremes[group].append(_extremes(swings[group], cells, first, length))
+                swings[group] = {}
+    for group in by:
+        extremes[group].append(_extremes(swings[group], cells, first, length))
+    all_chosen = pl.concat(chosen) if chosen else _best_source(_trusted(pl.LazyFrame(schema=TALLY))).collect()
+    read_by = pl.concat([_Read.nothing(), *busy]).group_by("device", "window")
+    return Windows(
+        _answer(all_chosen.lazy(), every_s).collect(),
+        {group: _power(all_chosen, pl.concat(extremes[group]), group_of(group, hosts), every_s) for group in by},
+        read_by.agg(pl.col("host").last(), utilization_ratio=pl.col("sum").sum() / pl.col("n").sum()),
     )
-    grid = min(step_s, every_s)
-    cells = (
-        _readings(samples)
-        .filter(pl.col("power_w").is_not_null())
-        .select("device", "source", "power_w", cell=window_start("time", grid), chunk=window_start("time", every_s))
-        .group_by("device", "source", "chunk", "cell")
-        .agg(pl.col("power_w").mean())
-        .join(tally, on=["device", "source", "chunk"], nulls_equal=True)
-        .group_by("group", "chunk", "cell")
-        .agg(swing=(pl.col("power_w") - pl.col("mean")).sum())
-        .group_by("group", "chunk")
-        .agg(high=pl.col("swing").max(), low=pl.col("swing").min())
-    )
-    means = tally.group_by("group", "chunk").agg(
-        pl.col("mean").sum(),
-        pl.col("covered_s").sum(),
-        pl.col("energy_j").sum(),
-        pl.col("modelled_j").sum(),
-        devices=pl.col("device").n_unique(),
-    )
+
+
+class _Read(NamedTuple):
+    """The readings of a part against the means of their windows."""
+
+    found: Ordered
+    best: pl.DataFrame
+    length: int
+    first: int
+    windows: int
+    cells: int
+    window: np.ndarray
+    """Number of each reading's window, and of its series: series times count, plus windows since the first."""
+    cell: np.ndarray
+
+    @staticmethod
+    def of(found: Ordered, best: pl.DataFrame, length: int, grid: int, first: int, count: int) -> "_Read":
+        time = found.rows["time"].to_physical().to_numpy()
+        window = time // length
+        cell = (time - window * length) // grid
+        series = found.series.to_numpy().astype(np.int64)
+        return _Read(found, best, length, first, count, -(-length // grid), series * count + (window - first), cell)
+
+    @staticmethod
+    def nothing() -> pl.DataFrame:
+        """No readings of utilisation."""
+        return pl.DataFrame(schema=_UTILIZATION)
+
+    def _heads(self) -> pl.DataFrame:
+        return self.found.rows.select(KEYS).filter(self.found.first).with_row_index("series")
+
+    def utilization(self) -> pl.DataFrame:
+        """Sum and number of the readings of utilisation of each device, source and window."""
+        read = self.found.rows["utilization_ratio"]
+        if read.null_count() == read.len():
+            return self.nothing()
+        number = pl.Series("window", self.window).set_sorted()
+        frame = pl.DataFrame({"window": number, "value": read}).with_row_index("row")
+        sums = frame.group_by("window").agg(
+            pl.col("row").max(), sum=pl.col("value").sum(), n=pl.col("value").count().cast(pl.UInt32)
+        )
+        return sums.filter(pl.col("n") > 0).select(
+            *(pl.lit(self.found.rows[name]).gather(pl.col("row")) for name in ("device", "host")),
+            window=((pl.col("window") % self.windows + self.first) * self.length).cast(pl.Datetime("ns")),
+            sum="sum",
+            n="n",
+        )
+
+    def swings(self, group: pl.Expr) -> Iterable[tuple[str, np.ndarray]]:
+        """For each group how far its power is from the sum of its devices' means, in each cell of each window."""
+        best = self.best.filter(pl.col("covered_s") > 0).join(self._heads(), on=["device", "source"], nulls_equal=True)
+        names = best.select(group.alias("group")).to_series()
+        words = names.unique(maintain_order=True)
+        if words.is_empty():
+            return
+        place = (
+            pl.DataFrame({"group": names})
+            .join(pl.DataFrame({"group": words}).with_row_index("n"), on="group", maintain_order="left")["n"]
+            .to_numpy()
+        )
+        slots = int(self.found.series[-1] + 1) * self.windows
+        at = (
+            best["series"].to_numpy() * self.windows
+            + best["chunk"].to_physical().to_numpy() // self.length
+            - self.first
+        )
+        mean, home = np.full(slots, np.nan), np.zeros(slots, np.int64)
+        mean[at] = best["energy_j"].to_numpy() / best["covered_s"].to_numpy()
+        home[at] = place
+        swing = self.found.rows["power_w"].to_numpy() - mean[self.window]
+        window, cell = self.window, self.cell
+        read = ~np.isnan(swing)
+        if not read.all():
+            swing, window, cell = swing[read], window[read], cell[read]
+        slot = window * self.cells + cell
+        fresh = np.append(True, slot[1:] != slot[:-1]) if slot.size else np.zeros(0, bool)
+        if not fresh.all():
+            # Several readings of a device in a cell are one: their mean.
+            starts = np.flatnonzero(fresh)
+            swing = np.add.reduceat(swing, starts) / np.diff(np.append(starts, slot.size))
+            window, slot = window[starts], slot[starts]
+        size = self.windows * self.cells
+        total = np.bincount(home[window] * size + slot % size, weights=swing, minlength=words.len() * size)
+        yield from zip(words, total.reshape(words.len(), size), strict=True)
+
+
+def _extremes(swings: Mapping[str, np.ndarray], cells: int, first: int, length: int) -> pl.DataFrame:
+    """The largest and smallest swing of each group in each window."""
+    schema = {"group": pl.String(), "chunk": pl.Datetime("ns"), "high": pl.Float64(), "low": pl.Float64()}
+    if not swings:
+        return pl.DataFrame(schema=schema)
+    values = np.stack(list(swings.values())).reshape(len(swings), -1, cells)
+    count = values.shape[1]
+    starts = (np.arange(first, first + count) * length).astype("datetime64[ns]")
+    columns = {
+        "group": np.repeat(np.array(list(swings), dtype=object), count),
+        "chunk": np.tile(starts, len(swings)),
+        "high": values.max(axis=2).ravel(),
+        "low": values.min(axis=2).ravel(),
+    }
+    return pl.DataFrame(columns, schema=schema)
+
+
+def _power(chosen: pl.DataFrame, extremes: pl.DataFrame, group: pl.Expr, every_s: float) -> pl.DataFrame:
     mean = pl.col("mean")
     return (
-        means.join(cells, on=["group", "chunk"], how="left")
+        chosen.lazy()
+        .filter(pl.col("covered_s") > 0)
+        .with_columns(group=group, mean=pl.col("energy_j") / pl.col("covered_s"))
+        .group_by("group", "chunk")
+        .agg(
+            pl.col("mean", "covered_s", "energy_j", "modelled_j").sum(),
+            devices=pl.col("device").n_unique(),
+        )
+        .join(extremes.lazy(), on=["group", "chunk"], how="left")
         .select(
             window=pl.col("chunk"),
             group=pl.col("group"),
@@ -184,11 +356,12 @@ def power_over_time(
             modelled_ratio=_ratio("modelled_j", "energy_j"),
         )
         .sort("window", "group")
+        .collect()
     )
 
 
 def device_steps(
-    samples: pl.LazyFrame, *, max_gap_s: float = 10.0, devices: pl.LazyFrame | None = None
+    samples: pl.LazyFrame, *, max_gap_s: float | None = None, devices: pl.LazyFrame | None = None
 ) -> pl.LazyFrame:
     """
     The steps of each device by its best source, for whoever cuts energy at other edges than windows.
@@ -197,40 +370,90 @@ def device_steps(
     Out: device, host, begin, time (the step's end; both Datetime ns), energy_j, covered_s, counter_j, modelled_j,
          busy_s (utilisation integrated over time), busy_covered_s. Sorted by device and time; steps do not overlap.
     """
-    steps = _steps(without_partitions(samples, devices), max_gap_s=max_gap_s).with_columns(
-        chunk=window_start("time", CHUNK_S)
+    return _of_rows(partial(_device_steps, max_gap_s=max_gap_s), samples, devices, DEVICE_STEPS).sort("device", "time")
+
+
+def _device_steps(rows: pl.DataFrame, *, max_gap_s: float | None) -> pl.DataFrame:
+    if rows.is_empty():
+        return pl.DataFrame(schema=DEVICE_STEPS)
+    found = ordered(rows)
+    taken = _steps(found, max_gap_s)
+    absent = {name: pl.lit(0.0) for name in AMOUNTS if name not in taken.columns}
+    if "mixed_j" not in taken.columns:
+        absent |= {"mixed_j": pl.col("power_j"), "mixed_s": pl.col("power_s")}
+    if "mixed_modelled_j" not in taken.columns and "power_modelled_j" in taken.columns:
+        absent["mixed_modelled_j"] = pl.col("power_modelled_j")
+    chunk = (pl.col("time") // round(CHUNK_S * _NS) * round(CHUNK_S * _NS)).cast(pl.Datetime("ns"))
+    taken = taken.with_columns(**absent, chunk=chunk).with_columns(
+        found.rows.select("device", "source", "host", "power_method", "power_scope")
     )
-    best = _best_source(_tallied(steps)).select("device", "source", "chunk", "trusted")
-    counted, power = pl.col("trusted") & pl.col("by_counter"), ~pl.col("trusted")
-    return (
-        steps.join(best, on=["device", "source", "chunk"], nulls_equal=True)
-        .select(
-            "device",
-            "host",
-            "begin",
-            "time",
-            energy_j=pl.when(power).then("power_j").otherwise("mixed_j"),
-            covered_s=pl.when(power).then("power_s").otherwise("mixed_s"),
-            counter_j=pl.when(counted).then("mixed_j").otherwise(0.0),
-            modelled_j=pl.when(pl.col("modelled"))
-            .then(pl.when(power).then("power_j").otherwise("mixed_j"))
-            .otherwise(0.0),
-            busy_s=pl.col("busy_s"),
-            busy_covered_s=pl.col("busy_covered_s"),
-        )
-        .sort("device", "time")
+    run = (pl.col("first") | (pl.col("chunk") != pl.col("chunk").shift(1))).fill_null(True).cum_sum().set_sorted()
+    taken = taken.with_columns(run=run)
+    sums = taken.group_by("run").agg(
+        pl.col("device", "source", "chunk").first(),
+        pl.col("host", "power_method", "power_scope").drop_nulls().last(),
+        *(pl.col(name).sum() for name in AMOUNTS),
+        max_gap_s=pl.lit(0.0),
     )
+    best = _best_source(_trusted(sums.lazy())).collect().select("run", "trusted")
+    power = ~pl.col("trusted")
+
+    def either(by_power: str, by_counter: str) -> pl.Expr:
+        return pl.when(power).then(by_power).otherwise(by_counter)
+
+    return taken.join(best, on="run").select(
+        "device",
+        "host",
+        begin=pl.when("first").then("time").otherwise(pl.col("time") - pl.col("span")).cast(pl.Datetime("ns")),
+        time=pl.col("time").cast(pl.Datetime("ns")),
+        energy_j=either("power_j", "mixed_j"),
+        covered_s=either("power_s", "mixed_s"),
+        counter_j=pl.when("trusted").then("counter_j").otherwise(0.0),
+        modelled_j=either("power_modelled_j", "mixed_modelled_j"),
+        busy_s=pl.col("busy_s"),
+        busy_covered_s=pl.col("busy_covered_s"),
+    )
+
+
+def _of_rows(
+    function: Callable[[pl.DataFrame], pl.DataFrame],
+    samples: pl.LazyFrame,
+    devices: pl.LazyFrame | None,
+    schema: pl.Schema,
+) -> pl.LazyFrame:
+    """What *function* makes of the readings of whole devices: it looks at all of them at once."""
+    return readings(without_partitions(samples, devices)).map_batches(
+        function, schema=schema, predicate_pushdown=False, projection_pushdown=False, slice_pushdown=False
+    )
+
+
+_UTILIZATION: Final = pl.Schema(
+    {
+        **dict.fromkeys(("device", "host"), pl.String()),
+        "window": pl.Datetime("ns"),
+        "sum": pl.Float64(),
+        "n": pl.UInt32(),
+    }
+)
+POWER_OVER_TIME: Final = pl.Schema(
+    {
+        "window": pl.Datetime("ns"),
+        "group": pl.String(),
+        **dict.fromkeys(("power_mean_w", "power_max_w", "power_min_w"), pl.Float64()),
+        "devices": pl.UInt32(),
+        **dict.fromkeys(("covered_ratio", "modelled_ratio"), pl.Float64()),
+    }
+)
+DEVICE_STEPS: Final = pl.Schema(
+    {
+        **dict.fromkeys(("device", "host"), pl.String()),
+        **dict.fromkeys(("begin", "time"), pl.Datetime("ns")),
+        **dict.fromkeys(("energy_j", "covered_s", "counter_j", "modelled_j", "busy_s", "busy_covered_s"), pl.Float64()),
+    }
+)
 
 
 # ------------------------------------------------------------------------------------------------------------ steps
-
-
-def _readings(samples: pl.LazyFrame) -> pl.LazyFrame:
-    """The columns that matter, with nulls for those that the frame lacks."""
-    known = samples.collect_schema().names()
-    absent = [pl.lit(None, pl.String).alias(name) for name in _TEXT if name not in known]
-    absent += [pl.lit(None, pl.Float64).alias(name) for name in _NUMBERS if name not in known]
-    return samples.with_columns(absent).select(*_TEXT, pl.col("time").cast(pl.Datetime("ns")), *_NUMBERS)
 
 
 def without_partitions(samples: pl.LazyFrame, devices: pl.LazyFrame | None) -> pl.LazyFrame:
@@ -240,119 +463,10 @@ def without_partitions(samples: pl.LazyFrame, devices: pl.LazyFrame | None) -> p
     return samples.join(devices.filter(pl.col("parent").is_not_null()).select("device"), on="device", how="anti")
 
 
-def in_order(samples: pl.LazyFrame, keys: Sequence[str], columns: Sequence[str]) -> pl.LazyFrame:
-    """Sorted by *keys* and time, each time once, with `_GROUP`: a number for each combination of keys."""
-    ordered = samples.with_columns(
-        pl.col("time").cast(pl.Datetime("ns")), *(pl.col(c).cast(pl.Float64) for c in columns)
-    )
-    ordered = ordered.sort([*keys, "time"], maintain_order=True)
-    # Comparing neighbours of a sorted frame costs a tenth of a window function over two text columns.
-    changed = pl.any_horizontal(pl.col(key).ne_missing(pl.col(key).shift(1)) for key in keys)
-    ordered = ordered.with_columns(changed.fill_null(True).cum_sum().alias(_GROUP))
-    again = (pl.col(_GROUP) == pl.col(_GROUP).shift(-1)) & (pl.col("time") == pl.col("time").shift(-1))
-    return ordered.filter(~again.fill_null(False))
-
-
-def _where_read(column: str, value: pl.Expr) -> pl.Expr:
-    return pl.when(pl.col(column).is_not_null()).then(value)
-
-
-def _earlier(column: str) -> pl.Expr:
-    """The last value of *column* before this row; it may be another group's, see `_continues`."""
-    return pl.col(column).shift(1).forward_fill()
-
-
-def _continues(column: str) -> pl.Expr:
-    """Whether the last value before this row and the next from it on are both of this row's group."""
-    group = _where_read(column, pl.col(_GROUP))
-    return (group.shift(1).forward_fill() == pl.col(_GROUP)) & (group.backward_fill() == pl.col(_GROUP))
-
-
-def _around(column: str) -> tuple[pl.Expr, pl.Expr]:
-    """The times (ns) of the last reading of *column* before this row, and of the next from this row on."""
-    read = _where_read(column, _ns("time"))
-    return read.shift(1).forward_fill(), read.backward_fill()
-
-
-def _ns(column: str) -> pl.Expr:
-    return pl.col(column).to_physical()
-
-
-def _length_s() -> pl.Expr:
-    """Seconds since the row before."""
-    return (_ns("time") - _ns("time").shift(1)) / _NS
-
-
-def _trapezoid(column: str, max_gap_s: float) -> tuple[pl.Expr, pl.Expr]:
-    """Integral and covered seconds of each step: the value half-way between its ends, on the line between readings."""
-    earlier, later = _around(column)
-    near = (later - earlier) <= round(max_gap_s * _NS)
-    first, last = _earlier(column), pl.col(column).backward_fill()
-    middle = ((_ns("time") - earlier) + (_ns("time").shift(1) - earlier)) / 2 / (later - earlier)
-    counts = (near & _continues(column)).fill_null(False)
-    return (
-        pl.when(counts).then((first + (last - first) * middle) * _length_s()).otherwise(0.0),
-        pl.when(counts).then(_length_s()).otherwise(0.0),
-    )
-
-
-def difference(column: str, max_gap_s: float, max_power_w: float) -> tuple[pl.Expr, pl.Expr]:
-    """Rise and covered seconds of each step; rows between two readings of the counter share its rise by time."""
-    earlier, later = _around(column)
-    rise = pl.col(column).backward_fill() - _earlier(column)
-    # Compared in whole nanoseconds: as seconds, polars gives 15.000000000000002 for 15 s where a frame is in chunks.
-    span = later - earlier
-    possible = (rise >= 0) & (rise * _NS <= max_power_w * span)
-    counts = (possible & (span <= round(max_gap_s * _NS)) & _continues(column)).fill_null(False)
-    share = (_ns("time") - _ns("time").shift(1)) / span
-    return (
-        pl.when(counts).then(rise * share).otherwise(0.0),
-        pl.when(counts).then(_length_s()).otherwise(0.0),
-    )
-
-
 def _total(steps: pl.LazyFrame, keys: Sequence[str], *more: pl.Expr) -> pl.LazyFrame:
     covered = pl.col("covered_s").sum()
     joules = pl.when(covered > 0).then(pl.col("energy_j").sum())
     return steps.group_by(keys).agg(joules.alias("energy_j"), covered, *more).sort(keys)
-
-
-def _steps(samples: pl.LazyFrame, *, max_gap_s: float) -> pl.LazyFrame:
-    """
-    One row for each reading: the step that ends with it.
-
-    Out: device, source, host, power_method, power_scope, begin, time, power_j and power_s (by the power), mixed_j and
-    mixed_s (by the counter where it is good), by_counter, both_counter_j and both_power_j (where both are known),
-    modelled, busy_s, busy_covered_s.
-    """
-    power_j, power_s = _trapezoid("power_w", max_gap_s)
-    counter_j, counter_s = difference("energy_j", MAX_COUNTER_GAP_S, POWER.high or 50_000.0)
-    busy_s, busy_covered_s = _trapezoid("utilization_ratio", max_gap_s)
-    first = pl.col(_GROUP) != pl.col(_GROUP).shift(1)
-    by_counter = pl.col("counter_s") > 0
-    both = by_counter & (pl.col("power_s") > 0)
-    return (
-        in_order(_readings(samples), KEYS, _NUMBERS)
-        .select(
-            *_TEXT,
-            "time",
-            begin=pl.when(first.fill_null(True)).then("time").otherwise(pl.col("time").shift(1)),
-            power_j=power_j,
-            power_s=power_s,
-            counter_j=counter_j,
-            counter_s=counter_s,
-            busy_s=busy_s,
-            busy_covered_s=busy_covered_s,
-            modelled=(pl.col("power_method") == "modelled").fill_null(False),
-        )
-        .with_columns(
-            by_counter=by_counter,
-            mixed_j=pl.when(by_counter).then("counter_j").otherwise("power_j"),
-            mixed_s=pl.when(by_counter).then("counter_s").otherwise("power_s"),
-            both_counter_j=pl.when(both).then("counter_j").otherwise(0.0),
-            both_power_j=pl.when(both).then("power_j").otherwise(0.0),
-        )
-    )
 
 
 def window_start(column: str, length_s: float) -> pl.Expr:
@@ -366,12 +480,7 @@ def _chunk(window_s: float | None) -> float:
     return CHUNK_S if window_s is None or window_s % CHUNK_S == 0 else window_s
 
 
-_AMOUNTS: Final = (
-    "power_j", "power_s", "mixed_j", "mixed_s", "both_counter_j", "both_power_j", "busy_s", "busy_covered_s",
-)  # fmt: skip
-
-
-def split(steps: pl.LazyFrame, length_s: float, amounts: Sequence[str] = _AMOUNTS) -> pl.LazyFrame:
+def split(steps: pl.LazyFrame, length_s: float, amounts: Sequence[str]) -> pl.LazyFrame:
     """Cut steps at the edges of windows and share their amounts by time; `chunk` is the window's start."""
     length = round(length_s * _NS)
     steps = steps.with_columns(
@@ -398,36 +507,20 @@ def split(steps: pl.LazyFrame, length_s: float, amounts: Sequence[str] = _AMOUNT
 # ---------------------------------------------------------------------------------------------------------- choosing
 
 
-def _tallied(pieces: pl.LazyFrame) -> pl.LazyFrame:
-    """Sums for each device, source and chunk, and whether the counter of that source is trusted."""
-    counted = pl.col("mixed_j").filter(pl.col("by_counter")).sum()
-    sums = pieces.group_by("device", "source", "chunk").agg(
-        *(pl.col(name).sum() for name in _AMOUNTS),
-        pl.col("host", "power_method", "power_scope").drop_nulls().last(),
-        counter_j=counted,
-        mixed_modelled_j=pl.col("mixed_j").filter(pl.col("modelled")).sum(),
-        power_modelled_j=pl.col("power_j").filter(pl.col("modelled")).sum(),
-    )
+def _trusted(sums: pl.LazyFrame) -> pl.LazyFrame:
+    """Sums for each device, source and chunk: by the counter of that source if it is trusted, else by its power."""
     agreement = sums.group_by("device", "source").agg(
         agreement_ratio=_ratio("both_counter_j", "both_power_j", total=True)
     )
     low, high = TRUST
     trusted = pl.col("agreement_ratio").is_between(low, high).fill_null(True)
     joined = sums.join(agreement, on=["device", "source"], how="left", nulls_equal=True).with_columns(trusted=trusted)
-    return joined.select(
-        "device",
-        "source",
-        "chunk",
-        "host",
-        "power_method",
-        "power_scope",
-        "agreement_ratio",
-        "trusted",
+    return joined.with_columns(
         energy_j=pl.when("trusted").then("mixed_j").otherwise("power_j"),
         covered_s=pl.when("trusted").then("mixed_s").otherwise("power_s"),
         counter_j=pl.when("trusted").then("counter_j").otherwise(0.0),
         modelled_j=pl.when("trusted").then("mixed_modelled_j").otherwise("power_modelled_j"),
-    )
+    ).drop(*(name for name in AMOUNTS if name != "counter_j"))
 
 
 def _best_source(tally: pl.LazyFrame) -> pl.LazyFrame:
@@ -494,9 +587,10 @@ _TALLY_OUT: Final = (
     pl.col("modelled_j").sum(),
     _ratio("modelled_j", "energy_j", total=True).alias("modelled_ratio"),
     pl.col("agreement_ratio").drop_nulls().last(),
+    pl.col("max_gap_s").last(),
 )
 _ENERGY_COLUMNS: Final = (
     "device", "host", "source", "energy_j", "covered_s", "power_mean_w", "power_method", "power_scope", "counter_j",
-    "modelled_j", "modelled_ratio", "agreement_ratio",
+    "modelled_j", "modelled_ratio", "agreement_ratio", "max_gap_s",
 )  # fmt: skip
 _WINDOW_COLUMNS: Final = ("device", "host", "window", *_ENERGY_COLUMNS[2:])

@@ -8,23 +8,25 @@ each bucket, so that a spike survives) and kept for as long as the store has not
 import time
 import tomllib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
+from itertools import chain
 from pathlib import Path
 from threading import Lock
 from typing import Final
 
 import polars as pl
 
-from analytics.efficiency import efficiency_by_place, joules_per_token, tokens_per_joule
-from analytics.energy import energy, group_of, power_over_time, window_start, without_partitions
-from analytics.frames import latest, scan, schema
-from collector.catalogue import ENERGY, POWER, UTILIZATION
+from analytics.efficiency import joules_per_token, tokens_of_devices, tokens_per_joule
+from analytics.energy import group_of, over_time
+from analytics.frames import by_device, latest, scan, schema
+from analytics.steps import GAP_PERIODS, GAP_S, ordered, readings
+from collector.catalogue import POWER
 from collector.errors import ConfigError
 from collector.store import TABLES, Store
-from dashboards.selection import By, Selection
+from dashboards.selection import Selection
 
 BUCKETS: Final = 240
 """Points of a line, at most: about one for each five pixels of a wide screen."""
@@ -38,11 +40,6 @@ ALL: Final = "all"
 """The site of every host while there is no fleet.toml."""
 
 _NS: Final = 1_000_000_000
-_COLUMNS: Final = (
-    *("device", "source", "host", "time", "power_method", "power_scope"),
-    *(POWER.column, ENERGY.column, UTILIZATION.column),
-)
-_READ: Final = ("device_samples", "devices", "workload_samples", "allocations")
 _KEPT: Final = 32
 
 
@@ -192,31 +189,34 @@ class FleetData:
         }
 
     def _compute(self, selection: Selection, start_ns: int, end_ns: int, every_s: int) -> View:
-        samples, devices, work, allocations = self._read(start_ns, end_ns)
-        sites = self._sites(sorted(set(samples["host"].drop_nulls())))
-        samples = _filtered(samples, selection, sites)
-        whole = without_partitions(samples.lazy(), devices)
-        period_s = _period_s(samples)
-        max_gap_s = max(10.0, 3.0 * period_s)
+        samples, work, allocations = self._read(start_ns, end_ns)
+        sites: dict[str, str] = {}
+        parts = self._parts(samples, selection, sites)
+        first = next(parts)
+        period_s = _period_s(first)
+        max_gap_s = max(GAP_S, GAP_PERIODS * period_s)
         # No coarser than the readings, so that a peak of one stays one; no finer, so that each device is in a step.
         by, grid_s = selection.by, max(1.0, period_s)
-        window = f"{every_s}s"
-        frame = samples.lazy()
-        # Few passes over the readings: sums and ratios of groups are taken of devices and buckets, which are few.
-        power = power_over_time(frame, every_s=every_s, step_s=grid_s, max_gap_s=max_gap_s, devices=devices)
-        groups = power_over_time(
-            frame, every_s=every_s, by=by, hosts=sites, step_s=grid_s, max_gap_s=max_gap_s, devices=devices
+        latest_rows: list[pl.DataFrame] = []
+        edge_ns = end_ns - round(max(NOW_S, GAP_PERIODS * period_s) * _NS)
+        # One pass over the readings: sums and ratios of groups are taken of devices and buckets, which are few.
+        found = over_time(
+            _watched(chain([first], parts), edge_ns, latest_rows),
+            every_s=every_s,
+            by=("fleet", by),
+            hosts=sites,
+            step_s=grid_s,
+            max_gap_s=max_gap_s,
+            within_ns=(start_ns, end_ns),
         )
-        used = energy(frame, by=window, max_gap_s=max_gap_s, devices=devices)
+        group = group_of(by, sites)
         tokens = _no_tokens()
         if not (work.is_empty() or allocations.is_empty()):
-            tokens = efficiency_by_place(
-                frame, work.lazy(), allocations.lazy(), place="device", max_gap_s=max_gap_s, by=window, devices=devices
-            ).select(pl.col("group").alias("device"), "window", "tokens")
-        busy = _utilization(whole, every_s, by, sites)
-        now = _now(whole, end_ns, max(NOW_S, 3.0 * period_s)).with_columns(group=group_of(by, sites))
-        used = used.join(tokens, on=["device", "window"], how="left").with_columns(group=group_of(by, sites))
-        power_f, groups_f, used_f, busy_f, now_f = pl.collect_all([power, groups, used, busy, now])
+            tokens = tokens_of_devices(work.lazy(), allocations.lazy(), by=f"{every_s}s").collect()
+        used = found.devices.join(tokens, on=["device", "window"], how="left").with_columns(group=group)
+        busy = found.utilization.with_columns(group=group).sort("window", "device")
+        now = _now(pl.concat(latest_rows)).with_columns(group=group)
+        power, groups = found.power["fleet"], found.power[by]
         length_s = (end_ns - start_ns) / _NS
         return View(
             selection=selection,
@@ -224,29 +224,54 @@ class FleetData:
             end=_datetime(end_ns),
             every_s=every_s,
             max_gap_s=max_gap_s,
-            totals=_totals(power_f, used_f, busy_f, now_f, length_s),
-            power=power_f,
-            groups=groups_f.select("window", "group", "power_mean_w"),
-            utilization=busy_f.group_by("window", "group")
+            totals=_totals(power, used, busy, now, length_s),
+            power=power,
+            groups=groups.select("window", "group", "power_mean_w"),
+            utilization=busy.group_by("window", "group")
             .agg(pl.col("utilization_ratio").mean())
             .sort("window", "group"),
-            efficiency=_per_joule(used_f, "window", "group").select("window", "group", "tokens_per_joule").drop_nulls(),
-            table=_table(groups_f, used_f, busy_f, now_f, length_s),
+            efficiency=_per_joule(used, "window", "group").select("window", "group", "tokens_per_joule").drop_nulls(),
+            table=_table(groups, used, busy, now, length_s),
         )
 
-    def _read(self, start_ns: int, end_ns: int) -> tuple[pl.DataFrame, pl.LazyFrame, pl.DataFrame, pl.DataFrame]:
+    def _read(self, start_ns: int, end_ns: int) -> tuple[list[pl.LazyFrame], pl.DataFrame, pl.DataFrame]:
+        """The readings of whole devices, in parts; the workloads' counters; the allocations."""
         store = self._store()
         if store is None:
-            samples, parents, work, allocations = (pl.DataFrame(schema=schema(TABLES[name])) for name in _READ)
-            return samples.select(_COLUMNS), parents.lazy(), work, allocations
-        samples = scan(store, "device_samples", start_ns, end_ns).select(_COLUMNS).collect()
-        parents = scan(store, "devices").sort("time").unique("device", keep="last").select("device", "parent").collect()
+            samples, work, allocations = (
+                pl.DataFrame(schema=schema(TABLES[name]))
+                for name in ("device_samples", "workload_samples", "allocations")
+            )
+            return [readings(samples.lazy())], work, allocations
+        parts = by_device(store, "device_samples", start_ns, end_ns)
+        partitions = scan(store, "devices").sort("time").unique("device", keep="last").drop_nulls("parent")
+        # A partition's energy is its parent's.
+        inside = partitions.select("device").collect().to_series().to_list()
+        if inside:
+            parts = [part.filter(~pl.col("device").is_in(inside)) for part in parts]
         work = scan(store, "workload_samples", start_ns, end_ns).collect()
         edge = [pl.lit(ns, dtype=pl.Int64).cast(pl.Datetime("ns")) for ns in (start_ns, end_ns)]
         held = (pl.col("start") < edge[1]) & (pl.col("end").is_null() | (pl.col("end") > edge[0]))
         # The last word on each first: an allocation that has ended since began as one without an end.
         allocations = latest(store, "allocations", None, end_ns).filter(held).collect()
-        return samples, parents.lazy(), work, allocations
+        return [readings(part) for part in parts], work, allocations
+
+    def _parts(
+        self, samples: Sequence[pl.LazyFrame], selection: Selection, sites: dict[str, str]
+    ) -> Iterator[pl.DataFrame]:
+        """The readings selected, a part at a time; *sites* learns the hosts of each part before it is given."""
+        for part in samples:
+            wanted = part
+            if selection.hosts:
+                wanted = wanted.filter(pl.col("host").is_in(selection.hosts))
+            if selection.devices:
+                wanted = wanted.filter(pl.col("device").is_in(selection.devices))
+            rows = wanted.collect()
+            sites.update(self._sites(sorted(set(rows["host"].drop_nulls().unique()))))
+            if selection.sites:
+                inside = [host for host, site in sites.items() if site in selection.sites]
+                rows = rows.filter(pl.col("host").is_in(inside))
+            yield rows
 
 
 def bucket_s(window_s: float, *, devices: int = 0) -> int:
@@ -276,61 +301,33 @@ def sites_of(path: Path) -> Mapping[str, tuple[str, ...]]:
     return sites
 
 
-def _filtered(samples: pl.DataFrame, selection: Selection, sites: Mapping[str, str]) -> pl.DataFrame:
-    if selection.sites:
-        inside = [host for host, site in sites.items() if site in selection.sites]
-        samples = samples.filter(pl.col("host").is_in(inside))
-    if selection.hosts:
-        samples = samples.filter(pl.col("host").is_in(selection.hosts))
-    if selection.devices:
-        samples = samples.filter(pl.col("device").is_in(selection.devices))
-    return samples
-
-
-def _period_s(samples: pl.DataFrame) -> float:
+def _period_s(rows: pl.DataFrame) -> float:
     """The usual time between two readings of a device by one source; 0 where nothing was read twice."""
-    steps = (
-        samples.lazy()
-        .sort("device", "source", "time")
-        .select(
-            step=pl.when(
-                (pl.col("device") == pl.col("device").shift(1)) & pl.col("source").eq_missing(pl.col("source").shift(1))
-            ).then((pl.col("time") - pl.col("time").shift(1)).dt.total_nanoseconds())
-        )
-        .select(pl.col("step").median())
-        .collect()
-        .item()
-    )
-    return 0.0 if steps is None else float(steps) / _NS
+    found = ordered(rows)
+    step = found.rows["time"].to_physical().diff().filter(~found.first).median()
+    return float(step) / _NS if isinstance(step, int | float) else 0.0
 
 
-def _utilization(whole: pl.LazyFrame, every_s: int, by: By, sites: Mapping[str, str]) -> pl.LazyFrame:
-    """Mean utilisation of each device in each bucket: window, device, group, utilization_ratio."""
+def _watched(parts: Iterable[pl.DataFrame], edge_ns: int, kept: list[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """The parts as they are; their power readings since *edge_ns* are *kept*."""
+    edge = pl.lit(edge_ns, dtype=pl.Int64).cast(pl.Datetime("ns"))
+    for rows in parts:
+        kept.append(rows.filter(pl.col("time") >= edge, pl.col(POWER.column).is_not_null()))
+        yield rows
+
+
+def _now(rows: pl.DataFrame) -> pl.DataFrame:
+    """The last power of each device: a measured one before a modelled one."""
     return (
-        whole.filter(pl.col(UTILIZATION.column).is_not_null())
-        .with_columns(window=window_start("time", every_s))
-        .group_by("window", "device")
-        .agg(pl.col(UTILIZATION.column).mean(), pl.col("host").last())
-        .with_columns(group=group_of(by, sites))
-        .sort("window", "device")
-    )
-
-
-def _now(whole: pl.LazyFrame, end_ns: int, fresh_s: float) -> pl.LazyFrame:
-    """The last power of each device that was read in the last *fresh_s*: a measured one before a modelled one."""
-    edge = pl.lit(end_ns - round(fresh_s * _NS), dtype=pl.Int64).cast(pl.Datetime("ns"))
-    modelled = (pl.col("power_method") == "modelled").fill_null(False)
-    return (
-        whole.filter(pl.col(POWER.column).is_not_null() & (pl.col("time") >= edge))
-        .with_columns(modelled=modelled)
+        rows.with_columns(modelled=(pl.col("power_method") == "modelled").fill_null(False))
         .sort("modelled", "time", descending=[True, False])
         .group_by("device")
         .agg(pl.col(POWER.column, "modelled", "host", "time").last())
     )
 
 
-def _no_tokens() -> pl.LazyFrame:
-    return pl.LazyFrame(schema={"device": pl.String(), "window": pl.Datetime("ns"), "tokens": pl.Float64()})
+def _no_tokens() -> pl.DataFrame:
+    return pl.DataFrame(schema={"device": pl.String(), "window": pl.Datetime("ns"), "tokens": pl.Float64()})
 
 
 def _per_joule(used: pl.DataFrame, *keys: str) -> pl.DataFrame:

@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
@@ -17,6 +17,7 @@ from collector.store.bulk import Columns, Frame, Written, write_days
 from collector.store.checking import Problem, check
 from collector.store.compaction import GRACE_S, compact, expire, sweep
 from collector.store.engine import Engine, as_store_error, connect
+from collector.store.extents import Extent, extents
 from collector.store.files import FILES, Files, WriterLock
 from collector.store.rollups import roll_up
 from collector.store.schema import TABLES, Table
@@ -100,6 +101,15 @@ class Store:
     ) -> list[tuple[list[Segment], bool]]:
         """The segments in groups: True where a later row may replace an earlier one (same keys and time)."""
         return views.groups(self.table(table), self.segments(table, start_ns, end_ns))
+
+    def extents(self, segments: Iterable[Segment]) -> list[Extent]:
+        """
+        What the footers of *segments*, all of one table, say of each group of rows: the range of its first key.
+
+        Raises: StoreError.
+        """
+        with as_store_error(self.root):
+            return extents(list(segments))
 
     @contextmanager
     def connect(self, *, threads: int | None = None, memory: str | None = None) -> Iterator[duckdb.DuckDBPyConnection]:

@@ -8,8 +8,11 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
 
-from analytics.energy import energy, energy_from_counters, integrate_power, power_over_time, seconds
+from analytics.energy import energy, energy_from_counters, integrate_power, over_time, power_over_time, seconds
+from analytics.steps import ordered
+from analytics.steps import readings as readings_of
 
 START = datetime(2026, 3, 1)
 TYPES = {
@@ -203,6 +206,59 @@ def test_a_rise_that_no_device_can_draw_is_not_counted() -> None:
     assert only(energy_from_counters(frame(rows)))["energy_j"] == pytest.approx(9_000.0)
 
 
+@pytest.mark.parametrize(("every", "gap_s"), [(1, 10.0), (15, 45.0), (30, 90.0), (60, 180.0), (200, 300.0)])
+def test_what_is_a_gap_follows_from_how_often_a_device_is_read(every: int, gap_s: float) -> None:
+    found = only(energy(frame(steady(100.0, 30 * every, every=every))))
+    assert found["max_gap_s"] == gap_s
+    assert (found["energy_j"], found["covered_s"]) == (pytest.approx(3000.0 * every), pytest.approx(30.0 * every))
+
+
+def test_a_gap_is_each_devices_own_and_can_be_given() -> None:
+    rows = steady(100.0, 600, every=5, device="quick") + steady(100.0, 600, every=30, device="slow")
+    rows = [row for row in rows if not 300 < row["s"] < 360]
+    found = energy(frame(rows)).collect()
+    assert found["max_gap_s"].to_list() == [15.0, 90.0]
+    assert found["covered_s"].to_list() == pytest.approx([540.0, 600.0])
+    assert energy(frame(rows), max_gap_s=20.0).collect()["covered_s"].to_list() == [540.0, 0.0]
+
+
+def test_a_few_readings_do_not_say_how_often_a_device_is_read() -> None:
+    assert only(energy(frame(steady(100.0, 120, every=60))))["covered_s"] == 0.0
+
+
+def test_power_that_is_read_seldom_has_a_gap_of_its_own() -> None:
+    rows = [
+        row if row["s"] % 30 == 0 else {k: v for k, v in row.items() if k != "power_w"} for row in steady(100.0, 600)
+    ]
+    found = only(energy(frame(rows)))
+    assert (found["max_gap_s"], found["energy_j"], found["covered_s"]) == (90.0, 60_000.0, 600.0)
+
+
+@pytest.mark.parametrize("hours", [[0, 1, 2], [2, 0, 1]])
+@pytest.mark.parametrize("overlap", [0, 20])
+def test_a_series_in_several_segments_is_one_series(hours: list[int], overlap: int) -> None:
+    line = {name: steady(power, 10_800, device=name, counter=0.0) for name, power in (("a", 100.0), ("b", 300.0))}
+    segments = [
+        [row for name in ("a", "b") for row in line[name] if 0 <= row["s"] - 3600 * hour <= 3600 + overlap]
+        for hour in hours
+    ]
+    found = energy(frame([row for segment in segments for row in segment]), by="5m").collect()
+    assert found.equals(energy(frame(line["a"] + line["b"]), by="5m").collect())
+    assert found["energy_j"].sum() == pytest.approx(400.0 * 10_800)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=readings(), cut=st.integers(0, 60))
+def test_readings_in_order_are_those_sorted_whatever_runs_they_come_in(rows: list[dict[str, Any]], cut: int) -> None:
+    table = readings_of(frame(rows)).collect()
+    runs = pl.concat([table[cut:].sort("device", "source", "time", maintain_order=True), table[:cut]])
+    expected = runs.unique(["device", "source", "time"], keep="last", maintain_order=True)
+    assert ordered(runs).rows.sort("device", "source", "time").equals(expected.sort("device", "source", "time"))
+    found = ordered(runs)
+    assert found.series.to_list() == found.rows.select(pl.struct("device", "source").rle_id()).to_series().to_list()
+    assert found.rows.select(pl.struct("device", "source")).to_series().n_unique() == found.first.sum()
+
+
 @pytest.mark.parametrize("wrong", [0.0, 1000.0])
 def test_a_counter_that_stands_still_or_has_another_unit_is_not_used(wrong: float) -> None:
     rows = [{**row, "energy_j": 5.0 + wrong * row["power_w"] * row["s"]} for row in steady(40.0, 300)]
@@ -313,6 +369,33 @@ def test_power_is_grouped_as_asked(by: Any, groups: dict[str, float]) -> None:
 def test_coverage_falls_with_what_was_not_read() -> None:
     found = power_over_time(frame(steady(100.0, 150)), every_s=300).collect().row(0, named=True)
     assert (found["covered_ratio"], found["power_mean_w"]) == (0.5, 100.0)
+
+
+def test_parts_of_a_fleet_come_to_what_the_whole_comes_to() -> None:
+    rows = [
+        row | {"host": f"n{n // 2}", "utilization_ratio": 0.5} if row["s"] % (n + 3) else row | {"host": f"n{n // 2}"}
+        for n in range(5)
+        for row in steady(100.0 + n, 900 + 70 * n, device=str(n), every=5 + n, counter=0.0 if n % 2 else None)
+    ]
+    samples = pl.LazyFrame(
+        [{**{k: v for k, v in row.items() if k != "s"}, "time": START + timedelta(seconds=row["s"])} for row in rows],
+        schema={"device": pl.String(), "host": pl.String(), "time": pl.Datetime("ns"), "power_w": pl.Float64(),
+                "energy_j": pl.Float64(), "utilization_ratio": pl.Float64()},
+    )  # fmt: skip
+    whole = readings_of(samples).collect()
+    start_ns = whole["time"].to_physical().min()
+    assert isinstance(start_ns, int)
+    parts = [whole.filter(pl.col("device") < "3"), whole.clear(), whole.filter(pl.col("device") >= "3")]
+    groups: Any = ("fleet", "host", "device")
+    found = over_time(parts, every_s=300, by=groups, within_ns=(start_ns, start_ns + 1500 * 10**9))
+    for group in groups:
+        expected = power_over_time(samples, every_s=300, by=group).collect()
+        assert_frame_equal(found.power[group], expected)
+        assert expected.height > 3
+    assert_frame_equal(found.devices, energy(samples, by="5m").collect())
+    read = samples.with_columns(window=pl.col("time").dt.truncate("5m")).group_by("device", "window")
+    busy = read.agg(pl.col("utilization_ratio").mean()).drop_nulls().sort("device", "window").collect()
+    assert_frame_equal(found.utilization.select("device", "window", "utilization_ratio").sort("device", "window"), busy)
 
 
 def test_a_group_that_is_none_is_refused_by_name() -> None:

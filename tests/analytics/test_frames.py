@@ -123,3 +123,43 @@ def test_no_store_and_no_table_are_errors(tmp_path: Path, store: Store) -> None:
         frames.scan(tmp_path / "nothing", "device_samples")
     with pytest.raises(StoreError, match="no table 'watts'"):
         frames.scan(store, "watts")
+
+
+def fleet(store: Store) -> None:
+    """Segments that share devices, one that repeats rows of another, and a device in two days."""
+    for names, hour in (("abc", 0), ("cde", 1), ("ef", 2), ("abc", 0), ("ag", 24)):
+        times = [START_NS + (hour * 3600 + 10 * n) * 10**9 for n in range(20)]
+        rows = {"device": [name for name in names for _ in times], "time": times * len(names)}
+        store.write("device_samples", {**rows, "source": ["s"] * len(rows["time"]), "power_w": [1.0] * len(names) * 20})
+
+
+def test_parts_have_every_device_whole_and_every_row_once(store: Store) -> None:
+    fleet(store)
+    parts = [part.collect() for part in frames.by_device(store, "device_samples", rows=40)]
+    assert len(parts) > 2
+    devices = [set(part["device"]) for part in parts]
+    assert sum(len(some) for some in devices) == len(set.union(*devices)) == 7
+    whole = frames.scan(store, "device_samples").collect()
+    keys = ["device", "source", "time"]
+    assert pl.concat(parts).sort(keys).equals(whole.sort(keys))
+    assert whole.height == 20 * 10
+
+
+def test_parts_are_cut_to_the_window_and_a_small_store_is_one(store: Store) -> None:
+    assert [part.collect().height for part in frames.by_device(store, "device_samples")] == [0]
+    fleet(store)
+    end = START + timedelta(hours=3)
+    parts = frames.by_device(store, "device_samples", START + timedelta(hours=1), end, rows=10)
+    assert sum(part.collect().height for part in parts) == 20 * 5
+    assert len(frames.by_device(store, "device_samples")) == 1
+
+
+def test_what_is_made_of_each_part_comes_to_what_is_made_of_the_whole(store: Store) -> None:
+    fleet(store)
+
+    def longest(rows: pl.LazyFrame) -> pl.LazyFrame:
+        return rows.group_by("device").agg(pl.col("time").max(), n=pl.len())
+
+    parts = frames.by_device(store, "device_samples", rows=30)
+    found = frames.over_devices(longest, parts)
+    assert found.sort("device").equals(longest(frames.scan(store, "device_samples")).sort("device").collect())
