@@ -1,0 +1,549 @@
+"""
+Whose energy it was: of each device to the workloads that held it, and what nobody used in lines of its own.
+
+A device's time is cut wherever an allocation of it begins or ends. In each piece the shares of those who hold it are
+known, so their parts, what was idle and what nobody held add up to the device, whatever overlaps. The levels above
+(hosts, racks, sites) add what they draw beyond their parts.
+"""
+
+from collections.abc import Mapping
+from typing import Final, Literal
+
+import polars as pl
+
+from analytics.efficiency import current, energy_in, work_of
+from analytics.energy import device_steps, integrate_power, seconds, split, window_start
+from collector.catalogue import (
+    ACTIVITY_GRAPHICS,
+    ACTIVITY_SM,
+    HOST_PLATFORM_ENERGY,
+    HOST_PLATFORM_POWER,
+    IT_POWER,
+    METER_ENERGY,
+    METER_POWER,
+    TOKENS_OUT,
+    UTILIZATION,
+)
+
+Basis = Literal["allocation", "activity"]
+Per = Literal["workload", "name", "user", "team", "model", "device", "host", "site", "fleet"]
+
+OWNER: Final = ("workload", "name", "user", "team")
+AMOUNTS: Final = ("span_s", "covered_s", "energy_j", "modelled_j")
+"""What every line has, and what adds up: device-seconds, those of them with energy, joules, and modelled joules."""
+IDLE_RATIO: Final = 0.01
+"""A device is idle while no more of its time than this is in use."""
+ACTIVITY_S: Final = 300.0
+"""How long the activity of a partition is averaged where it tells who used a shared device."""
+STRETCH_S: Final = 300.0
+"""Overhead is taken over stretches of this length, so that a gap in one part costs no more than its own stretch."""
+MEASURED: Final = 0.99
+"""The share of a stretch in which all parts must be measured before the rest of the whole is called overhead."""
+
+_NS: Final = 1_000_000_000
+_EXACT: Final = 1e-9
+_SUMS: Final = ("energy_j", "modelled_j", "covered_s", "idle_j", "idle_modelled_j", "idle_s")
+# MIG slices of a whole board; the boards below have fewer than the usual seven.
+_SLICES: Final = 7
+_FOUR_SLICES: Final = r"(?i)\bA30\b|RTX PRO 6000"
+
+
+def attribute(
+    device_samples: pl.LazyFrame,
+    allocations: pl.LazyFrame,
+    *,
+    devices: pl.LazyFrame | None = None,
+    by: str | None = None,
+    basis: Basis = "allocation",
+    idle_ratio: float = IDLE_RATIO,
+    max_gap_s: float = 10.0,
+) -> pl.LazyFrame:
+    """
+    The energy of each device in lines that add up to it.
+
+    In:  device_samples as `analytics.energy.energy` takes them; allocations as `analytics.efficiency.efficiency` does;
+         *devices*: device, parent, partition, model, time, which tells partitions from whole devices.
+    Out: kind (``used``, ``idle``: held by somebody and not in use, ``unallocated``), device (whole), host, workload,
+         name, user, team (null where unallocated), window (with *by*), span_s (device-seconds), covered_s (those of
+         them with energy), energy_j (null where nothing was covered), modelled_j.
+
+    Holders take their share; shares beyond one whole device are scaled down to it, so two that hold all of it have half
+    each. A partition is its share of the board's compute slices. With *basis* ``activity`` the holders of partitions
+    divide what they hold by share times measured activity, where that is known of all of them. Idle is judged by the
+    device's utilisation; where that was not read, nothing is called idle. The time before a device's first reading and
+    after its last is no part of it.
+    """
+    busy = pl.col("busy_s") / pl.col("busy_covered_s")
+    idle = (pl.col("busy_covered_s") > 0) & (busy <= idle_ratio)
+    steps = _once(device_steps(device_samples, max_gap_s=max_gap_s, devices=devices)).with_columns(
+        pl.when(idle).then(name).otherwise(0.0).alias(f"idle_{short}")
+        for name, short in (("energy_j", "j"), ("modelled_j", "modelled_j"), ("covered_s", "s"))
+    )
+    steps = _once(steps)
+    known = _once(
+        steps.group_by("device").agg(
+            pl.col("host").drop_nulls().last(), first=pl.col("begin").min(), last=pl.col("time").max()
+        )
+    )
+    held = _held(allocations, devices).join(known.drop("host"), on="device")
+    held = held.with_columns(start=pl.max_horizontal("start", "first"), end=pl.min_horizontal("end", "last")).filter(
+        pl.col("start") < pl.col("end")
+    )
+    active = _activity(device_samples, devices) if basis == "activity" and devices is not None else None
+    held = _once(held)
+    pieces = _once(_pieces(known, held, active))
+    holders = _once(_holders(pieces, held, active))
+    wanted = pieces if by is None else pieces.with_columns(window_s=pl.lit(seconds(by)))
+    found = _once(energy_in(wanted.with_columns(share=pl.lit(1.0)), steps, sums=_SUMS).drop("share"))
+    window = [] if by is None else ["window"]
+    lines = pl.concat([*_held_lines(found, holders, window), _free_lines(found, holders, window)])
+    keys = ["kind", "device", *OWNER, *window]
+    return (
+        lines.group_by(keys)
+        .agg(pl.col(name).sum() for name in AMOUNTS)
+        .filter(pl.col("span_s") > 0)
+        .join(known.select("device", "host"), on="device", how="left")
+        .select(
+            "kind", "device", "host", *OWNER, *window, "span_s", "covered_s",
+            energy_j=pl.when(pl.col("covered_s") > 0).then("energy_j"), modelled_j=pl.col("modelled_j"),
+        )
+        .sort("device", "kind", "workload", *window)
+    )  # fmt: skip
+
+
+def attribution(
+    lines: pl.LazyFrame,
+    *,
+    per: Per = "workload",
+    workload_samples: pl.LazyFrame | None = None,
+    hosts: Mapping[str, str] | None = None,
+    by: str | None = None,
+) -> pl.LazyFrame:
+    """
+    Lines of `attribute`, `host_lines` and `facility_lines` put together: for workloads, users, teams, models, places.
+
+    In:  lines; *workload_samples* for models and tokens; *hosts* gives each host's site; *by* as the lines have it.
+    Out: *per* (null for what is nobody's), kind, window (with *by*), devices, span_s, covered_s, covered_ratio,
+         energy_j, power_mean_w (of one device), modelled_ratio, tokens, joules_per_token.
+
+    Tokens are the group's, on its ``used`` row, never a device's: per device and place there are none. Joules per token
+    divide the group's used and idle energy, since an engine that waits is there for its tokens; they are on the
+    ``used`` row, and absent where some of the energy is not covered.
+    """
+    window = [] if by is None else ["window"]
+    told = _once(_named(_once(lines), workload_samples, hosts))
+    energy_j, covered_s, span_s = pl.col("energy_j"), pl.col("covered_s"), pl.col("span_s")
+    found = told.group_by(per, "kind", *window).agg(
+        devices=pl.col("device").drop_nulls().n_unique(),
+        span_s=span_s.sum(),
+        covered_s=covered_s.sum(),
+        energy_j=pl.when(energy_j.count() > 0).then(energy_j.sum()),
+        modelled_j=pl.col("modelled_j").sum(),
+    )
+    found, tokens = _once(found), _once(_tokens(told, workload_samples, per, by))
+    keys = [per, *window]
+    owned = pl.col("kind").is_in(["used", "idle"])
+    whole = found.filter(owned).group_by(keys).agg(
+        group_j=energy_j.sum(), whole=covered_s.sum() >= MEASURED * span_s.sum(),
+        # Where all of it was idle the tokens stand on the idle row.
+        kind=pl.col("kind").sort(descending=True).first(),
+    )  # fmt: skip
+    return (
+        found.join(whole.join(tokens, on=keys, nulls_equal=True), on=[*keys, "kind"], how="left", nulls_equal=True)
+        .select(
+            per, "kind", *window, "devices", "span_s", "covered_s",
+            covered_ratio=pl.when(span_s > 0).then(covered_s / span_s),
+            energy_j=energy_j,
+            power_mean_w=pl.when(covered_s > 0).then(energy_j / covered_s),
+            modelled_ratio=pl.when(energy_j > 0).then(pl.col("modelled_j") / energy_j),
+            tokens=pl.col("tokens"),
+            joules_per_token=pl.when((pl.col("tokens") > 0) & pl.col("whole")).then(
+                pl.col("group_j") / pl.col("tokens")
+            ),
+        )
+        .sort(per, "kind", *window, nulls_last=True)
+    )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------- the levels above
+
+
+def platform_steps(host_samples: pl.LazyFrame, *, max_gap_s: float = 10.0) -> pl.LazyFrame:
+    """
+    The energy of whole machines, step by step, as `analytics.energy.device_steps` gives it; `device` is the host.
+
+    In:  host_samples: host, time, source, platform_power_w, platform_energy_j.
+    """
+    return device_steps(
+        host_samples.select(
+            "time", "source", "host", device="host",
+            power_w=HOST_PLATFORM_POWER.column, energy_j=HOST_PLATFORM_ENERGY.column,
+        ),
+        max_gap_s=max_gap_s,
+    )  # fmt: skip
+
+
+def meter_steps(facility_samples: pl.LazyFrame, *, max_gap_s: float = 10.0) -> pl.LazyFrame:
+    """
+    The energy through meters, step by step; `device` is the meter.
+
+    In:  facility_samples: meter, time, source, host, meter_power_w, meter_energy_j.
+    """
+    return device_steps(
+        facility_samples.select(
+            "time", "source", "host", device="meter",
+            power_w=METER_POWER.column, energy_j=METER_ENERGY.column,
+        ),
+        max_gap_s=max_gap_s,
+    )  # fmt: skip
+
+
+def overhead(
+    wholes: pl.LazyFrame, parts: pl.LazyFrame, belongs: pl.LazyFrame, *, by: str | None = None
+) -> pl.LazyFrame:
+    """
+    What wholes draw beyond their parts: hosts beyond devices, racks beyond hosts, meters beyond racks.
+
+    In:  wholes, parts: steps as `platform_steps`, `meter_steps` and `analytics.energy.device_steps` give them; belongs:
+         part, whole.
+    Out: whole, window (with *by*), whole_j, parts_j, overhead_j (whole_j - parts_j), modelled_j, covered_s: the seconds
+         in which whole and parts were all measured, which alone count. Whole and parts thus always reconcile.
+
+    An overhead below zero is two sensors that disagree; it is shown, not hidden by a zero.
+    """
+    length_s = STRETCH_S if by is None or seconds(by) % STRETCH_S == 0 else seconds(by)
+    parts, stretches = _once(parts), _once(_stretches(_once(wholes), length_s))
+    spans = stretches.join(belongs, on="whole").select("stretch", "start", "end", device="part", share=pl.lit(1.0))
+    window = [] if by is None else ["window"]
+    inside = energy_in(spans, parts, sums=("energy_j", "modelled_j", "covered_s")).group_by("stretch").agg(
+        pl.col("modelled_j").sum(), parts_j=pl.col("energy_j").sum(), parts_s=pl.col("covered_s").sum(),
+        span_s=pl.col("span_s").sum(),
+    )  # fmt: skip
+    found = stretches.join(inside.filter(pl.col("parts_s") >= MEASURED * pl.col("span_s")), on="stretch")
+    if by is not None:
+        found = found.with_columns(window=window_start("start", seconds(by)))
+    return (
+        found.group_by("whole", *window)
+        .agg(pl.col("whole_j", "parts_j", "covered_s").sum())
+        .with_columns(overhead_j=pl.col("whole_j") - pl.col("parts_j"))
+        .sort("whole", *window)
+    )
+
+
+def host_lines(
+    device_samples: pl.LazyFrame,
+    host_samples: pl.LazyFrame,
+    *,
+    devices: pl.LazyFrame | None = None,
+    by: str | None = None,
+    max_gap_s: float = 10.0,
+) -> pl.LazyFrame:
+    """
+    The overhead of hosts (their CPUs, memory, fans, power supplies) as lines like those of `attribute`.
+
+    Out: kind ``host``; span_s is how long the host's devices were seen, covered_s how much of that the overhead is
+         known for. A host whose machine is not measured has no line, never one of 0.
+    """
+    steps = _once(device_steps(device_samples, max_gap_s=max_gap_s, devices=devices))
+    belongs = steps.select(part="device", whole="host").drop_nulls().unique()
+    known = overhead(platform_steps(host_samples, max_gap_s=max_gap_s), steps, belongs, by=by)
+    window = [] if by is None else ["window"]
+    if by is None:
+        seen = steps.group_by(whole="host").agg(
+            span_s=(pl.col("time").max() - pl.col("begin").min()).dt.total_nanoseconds() / _NS
+        )
+        known = known.join(seen, on="whole", how="left")
+    else:
+        known = known.with_columns(span_s=pl.lit(seconds(by)))
+    return known.select(
+        kind=pl.lit("host"), device=pl.lit(None, pl.String), host="whole",
+        **{name: pl.lit(None, pl.String) for name in OWNER}, **{name: pl.col(name) for name in window},
+        span_s=pl.max_horizontal("span_s", "covered_s"), covered_s="covered_s", energy_j="overhead_j",
+        modelled_j=pl.lit(0.0),
+    )  # fmt: skip
+
+
+def facility_lines(lines: pl.LazyFrame, hosts: Mapping[str, str], pue: Mapping[str, float]) -> pl.LazyFrame:
+    """
+    What sites draw beyond their hosts, as lines like those of `attribute`: energy times (PUE - 1), by site.
+
+    In:  lines of `attribute` and, where measured, `host_lines`; *hosts*: each host's site; *pue*: each site's PUE.
+    Out: kind ``facility``, site, and null for the host; of sites without a PUE there is no line.
+
+    Energy stays that of IT in every other line: the factor is applied once, here.
+    """
+    known = lines.collect_schema().names()
+    window = [name for name in ("window",) if name in known]
+    site = pl.col("host").replace_strict(dict(hosts), default=None, return_dtype=pl.String)
+    factor = pl.col("site").replace_strict(dict(pue), default=None, return_dtype=pl.Float64) - 1.0
+    return (
+        lines.with_columns(site=site)
+        .filter(pl.col("site").is_in(list(pue)))
+        .group_by("site", *window)
+        .agg(
+            pl.col("energy_j", "modelled_j").sum(),
+            pl.col("span_s", "covered_s").filter(pl.col("device").is_not_null()).sum(),
+        )
+        .select(
+            kind=pl.lit("facility"), site="site", device=pl.lit(None, pl.String), host=pl.lit(None, pl.String),
+            **{name: pl.lit(None, pl.String) for name in OWNER}, **{name: pl.col(name) for name in window},
+            span_s="span_s", covered_s="covered_s", energy_j=pl.col("energy_j") * factor,
+            # Derived by a factor, so none of it was measured.
+            modelled_j=pl.col("energy_j") * factor,
+        )
+    )  # fmt: skip
+
+
+def measured_pue(facility_samples: pl.LazyFrame, *, max_gap_s: float = 60.0) -> pl.LazyFrame:
+    """
+    PUE of each site from its meters: energy of the site over energy into IT, in the time in which both were read.
+
+    In:  facility_samples: meter, source, site, time, meter_power_w, it_power_w.
+    Out: site, pue, covered_s.
+    """
+    keys = ("site", "meter", "source")
+    both = facility_samples.filter(
+        pl.col(METER_POWER.column).is_not_null() & pl.col(IT_POWER.column).is_not_null() & pl.col("site").is_not_null()
+    )
+    whole = integrate_power(both, keys=keys, column=METER_POWER.column, max_gap_s=max_gap_s)
+    it = integrate_power(both, keys=keys, column=IT_POWER.column, max_gap_s=max_gap_s)
+    return (
+        whole.join(it.select(*keys, it_j="energy_j"), on=keys, nulls_equal=True)
+        .group_by("site")
+        .agg(
+            pue=pl.col("energy_j").sum() / pl.col("it_j").sum(),
+            covered_s=pl.col("covered_s").max(),
+            it_j=pl.col("it_j").sum(),
+        )
+        .filter(pl.col("it_j") > 0)
+        .select("site", "pue", "covered_s")
+        .sort("site")
+    )  # fmt: skip
+
+
+def levels(lines: pl.LazyFrame, hosts: Mapping[str, str]) -> pl.LazyFrame:
+    """
+    Each site from the devices up.
+
+    In:  lines of `attribute`, `host_lines` and `facility_lines`; *hosts*: each host's site.
+    Out: site, devices_j, host_j, facility_j, site_j (the sum of what is known), itue (into hosts over into devices),
+         pue (of the site over into hosts), tue (itue times pue); a level that is not known is null, and so is what
+         needs it.
+    """
+
+    def of(*kinds: str) -> pl.Expr:
+        joules = pl.col("energy_j").filter(pl.col("kind").is_in(kinds))
+        return pl.when(joules.count() > 0).then(joules.sum())
+
+    devices_j, host_j, facility_j = pl.col("devices_j"), pl.col("host_j"), pl.col("facility_j")
+    it_j = devices_j + host_j.fill_null(0.0)
+    return (
+        _named(lines, None, hosts)
+        .group_by("site")
+        .agg(devices_j=of("used", "idle", "unallocated"), host_j=of("host"), facility_j=of("facility"))
+        .with_columns(
+            site_j=it_j + facility_j.fill_null(0.0),
+            itue=(devices_j + host_j) / devices_j,
+            pue=(it_j + facility_j) / it_j,
+        )
+        .with_columns(tue=pl.col("itue") * pl.col("pue"))
+        .sort("site", nulls_last=True)
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------ pieces
+
+
+def _once(frame: pl.LazyFrame) -> pl.LazyFrame:
+    """The frame, worked out: a plan repeats whatever is named twice, and what is built on it repeats that again."""
+    return frame.collect().lazy()
+
+
+def _held(allocations: pl.LazyFrame, devices: pl.LazyFrame | None) -> pl.LazyFrame:
+    """Who held what of which whole device, when: device, part, start, end, `OWNER`, weight."""
+    held = current(allocations).with_columns(
+        # Far enough for any store and near enough that nanoseconds do not overflow.
+        end=pl.col("end").fill_null(pl.lit(2**62).cast(pl.Datetime("ns"))),
+        part=pl.col("device"),
+    )
+    if devices is None:
+        return held.select("device", "part", "start", "end", *OWNER, weight="share")
+    return held.join(partition_shares(devices), on="part", how="left").select(
+        pl.coalesce("parent", "device").alias("device"), "part", "start", "end", *OWNER,
+        weight=pl.col("share") * pl.col("fraction").fill_null(1.0),
+    )  # fmt: skip
+
+
+def partition_shares(devices: pl.LazyFrame) -> pl.LazyFrame:
+    """
+    The share that each partition is of its board.
+
+    In:  devices: device, parent, and what there is of partition, model, time; the latest row of a device counts.
+    Out: part, parent, fraction: compute slices over the board's (7, or 4 of boards that have so many); a partition
+         whose profile tells no slices is an equal part among the board's.
+    """
+    names = devices.collect_schema().names()
+    absent = [pl.lit(None, pl.String).alias(name) for name in ("partition", "model") if name not in names]
+    latest = (devices.sort("time") if "time" in names else devices).with_columns(absent)
+    parts = latest.unique("device", keep="last", maintain_order=True).filter(pl.col("parent").is_not_null())
+    # 1c.3g.40gb is one of the three slices of an instance; 3g.40gb is all three.
+    slices = pl.coalesce(
+        pl.col("partition").str.extract(r"(\d+)c\.\d+g\b", 1), pl.col("partition").str.extract(r"(?:^|\s)(\d+)g\b", 1)
+    ).cast(pl.Float64)
+    whole = pl.when(pl.col("model").str.contains(_FOUR_SLICES)).then(4.0).otherwise(float(_SLICES))
+    equal = 1.0 / pl.len().over("parent")
+    return parts.select(part="device", parent="parent", fraction=pl.coalesce(slices / whole, equal))
+
+
+def _activity(device_samples: pl.LazyFrame, devices: pl.LazyFrame) -> pl.LazyFrame:
+    """How active each partition was: part, parent, bucket, activity."""
+    names = device_samples.collect_schema().names()
+    told = [m.column for m in (ACTIVITY_SM, ACTIVITY_GRAPHICS, UTILIZATION) if m.column in names]
+    return (
+        device_samples.join(partition_shares(devices), left_on="device", right_on="part")
+        .select("parent", "time", part="device", activity=pl.coalesce(*told, pl.lit(None, pl.Float64)))
+        .filter(pl.col("activity").is_not_null())
+        .group_by("part", "parent", bucket=window_start("time", ACTIVITY_S))
+        .agg(pl.col("activity").mean())
+    )
+
+
+def _pieces(known: pl.LazyFrame, held: pl.LazyFrame, active: pl.LazyFrame | None) -> pl.LazyFrame:
+    """Each device's time cut wherever who holds it changes: device, start, end, piece (a number)."""
+    edges = [known.select("device", edge="first"), known.select("device", edge="last")]
+    edges += [held.select("device", edge="start"), held.select("device", edge="end")]
+    if active is not None:
+        buckets = active.select("parent", "bucket").unique().join(known, left_on="parent", right_on="device")
+        for shift_ns in (0, round(ACTIVITY_S * _NS)):
+            edge = (pl.col("bucket").to_physical() + shift_ns).cast(pl.Datetime("ns"))
+            inside = buckets.with_columns(edge=edge).filter(pl.col("edge").is_between("first", "last"))
+            edges.append(inside.select(device="parent", edge="edge"))
+    return (
+        pl.concat(edges)
+        .unique()
+        .sort("device", "edge")
+        .select(
+            "device",
+            start="edge",
+            end=pl.when(pl.col("device") == pl.col("device").shift(-1)).then(pl.col("edge").shift(-1)),
+        )
+        .filter(pl.col("end").is_not_null())
+        .with_row_index("piece")
+        .with_columns(pl.col("piece").cast(pl.Int64))
+    )  # fmt: skip
+
+
+def _holders(pieces: pl.LazyFrame, held: pl.LazyFrame, active: pl.LazyFrame | None) -> pl.LazyFrame:
+    """Who holds what share of each piece: piece, `OWNER`, share (which add up to no more than 1)."""
+    first = pieces.select("device", "start", at="piece")
+    last = pieces.select("device", "end", to="piece")
+    members = (
+        held.join(first, on=["device", "start"])
+        .join(last, on=["device", "end"])
+        .with_columns(piece=pl.int_ranges("at", pl.col("to") + 1))
+        .explode("piece", empty_as_null=True, keep_nulls=True)
+        .with_columns(total=pl.col("weight").sum().over("piece"))
+    )
+    # Tenths add up to a little less than 1: what is missing is nobody's energy but rounding.
+    share = pl.col("weight") / pl.when(pl.col("total") > 1.0 - _EXACT).then("total").otherwise(1.0)
+    members = members.with_columns(share=share)
+    if active is not None:
+        begins = pieces.select("piece", bucket=window_start("start", ACTIVITY_S))
+        used = pl.col("weight") * pl.col("activity")
+        known = pl.col("activity").is_not_null().all().over("piece") & (used.sum().over("piece") > 0)
+        members = (
+            members.join(begins, on="piece")
+            .join(active.select("part", "bucket", "activity"), on=["part", "bucket"], how="left")
+            .with_columns(
+                share=pl.when(known)
+                .then(pl.col("share").sum().over("piece") * used / used.sum().over("piece"))
+                .otherwise("share")
+            )
+        )
+    return members.select("piece", *OWNER, "share").filter(pl.col("share") > 0)
+
+
+def _held_lines(found: pl.LazyFrame, holders: pl.LazyFrame, window: list[str]) -> list[pl.LazyFrame]:
+    theirs = found.join(holders, on="piece")
+    share = pl.col("share")
+    idle_span = pl.when(pl.col("covered_s") > 0).then(pl.col("span_s") * pl.col("idle_s") / pl.col("covered_s"))
+    idle = {
+        "span_s": idle_span.fill_null(0.0),
+        "covered_s": pl.col("idle_s"),
+        "energy_j": pl.col("idle_j"),
+        "modelled_j": pl.col("idle_modelled_j"),
+    }
+    keep = ("device", *OWNER, *window)
+    return [
+        theirs.select(*keep, kind=pl.lit("idle"), **{name: part * share for name, part in idle.items()}),
+        theirs.select(
+            *keep, kind=pl.lit("used"), **{name: (pl.col(name) - part) * share for name, part in idle.items()}
+        ),
+    ]
+
+
+def _free_lines(found: pl.LazyFrame, holders: pl.LazyFrame, window: list[str]) -> pl.LazyFrame:
+    taken = holders.group_by("piece").agg(taken=pl.col("share").sum())
+    free = 1.0 - pl.col("taken").fill_null(0.0)
+    free = pl.when(free > _EXACT).then(free).otherwise(0.0)
+    nobody = [pl.lit(None, pl.String).alias(name) for name in OWNER]
+    return found.join(taken, on="piece", how="left").select(
+        "device", *nobody, *window, kind=pl.lit("unallocated"), **{name: pl.col(name) * free for name in AMOUNTS}
+    )
+
+
+def _stretches(steps: pl.LazyFrame, length_s: float) -> pl.LazyFrame:
+    """What was covered without a break, cut every *length_s*: whole, start, end, stretch, whole_j, covered_s."""
+    follows = (pl.col("device") == pl.col("device").shift(1)) & (pl.col("begin") == pl.col("time").shift(1))
+    covered = steps.filter(pl.col("covered_s") > 0).sort("device", "time")
+    covered = covered.with_columns(run=(~follows.fill_null(False)).cum_sum())
+    chunk_end = (pl.col("chunk").to_physical() + round(length_s * _NS)).cast(pl.Datetime("ns"))
+    return (
+        split(covered, length_s, ("energy_j", "covered_s"))
+        .with_columns(begin=pl.max_horizontal("begin", "chunk"), time=pl.min_horizontal("time", chunk_end))
+        .group_by("device", "run", "chunk")
+        .agg(
+            start=pl.col("begin").min(),
+            end=pl.col("time").max(),
+            whole_j=pl.col("energy_j").sum(),
+            covered_s=pl.col("covered_s").sum(),
+        )
+        .sort("device", "run", "chunk")
+        .select("start", "end", "whole_j", "covered_s", whole="device")
+        .with_row_index("stretch")
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- names
+
+
+def _named(lines: pl.LazyFrame, workload_samples: pl.LazyFrame | None, hosts: Mapping[str, str] | None) -> pl.LazyFrame:
+    """The lines with `model`, `site` and `fleet`."""
+    place = pl.col("host").replace_strict(dict(hosts or {}), default="unknown", return_dtype=pl.String)
+    place = pl.when(pl.col("host").is_not_null()).then(place)
+    # A facility's line belongs to no host and names its site itself.
+    site = pl.coalesce("site", place) if "site" in lines.collect_schema().names() else place
+    told = lines.with_columns(site=site, fleet=pl.lit("fleet"))
+    if workload_samples is None:
+        return told.with_columns(model=pl.lit(None, pl.String))
+    models = workload_samples.group_by("workload").agg(pl.col("model").drop_nulls().last())
+    return told.join(models, on="workload", how="left")
+
+
+def _tokens(told: pl.LazyFrame, workload_samples: pl.LazyFrame | None, per: Per, by: str | None) -> pl.LazyFrame:
+    """Tokens of each group: its workloads' own, each counted once, by its last owner."""
+    window = [] if by is None else ["window"]
+    if workload_samples is None or per not in {"workload", "name", "user", "team", "model"}:
+        empty = {per: pl.String(), **dict.fromkeys(window, pl.Datetime("ns")), "tokens": pl.Float64()}
+        return pl.LazyFrame(schema=empty)
+    owner = (
+        told.filter(pl.col("workload").is_not_null()).group_by("workload").agg(pl.col(per).drop_nulls().last())
+        if per != "workload"
+        else told.select("workload").drop_nulls().unique()
+    )
+    tokens = pl.col(TOKENS_OUT.column)
+    return (
+        owner.join(work_of(workload_samples, None if by is None else seconds(by)), on="workload")
+        .group_by(per, *window)
+        .agg(tokens=pl.when(tokens.count() > 0).then(tokens.sum()))
+    )
