@@ -1,0 +1,221 @@
+"""Money and carbon of energy; what nobody priced has no cost."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from analytics.cost import (
+    Fleet,
+    capital_recovery,
+    carbon_usage,
+    cost,
+    cost_per_hour,
+    cost_per_million_tokens,
+    demand,
+    fixed_cost,
+    parse_fleet,
+    rates,
+)
+from collector.errors import ConfigError
+
+START = datetime(2026, 3, 2)  # a Monday
+NS = pl.Datetime("ns")
+DUBLIN = """
+[[site]]
+name = "dublin"
+hosts = ["dub-*", "extra"]
+currency = "EUR"
+price_per_kwh = 0.10
+carbon_g_per_kwh = 300
+carbon_market_g_per_kwh = 0
+demand_per_kw = 10
+[[site.tariff]]
+name = "peak"
+price_per_kwh = 0.30
+days = ["mon", "tue", "wed", "thu", "fri"]
+hours = "08:00-20:00"
+"""
+
+
+def windows(count: int, start: datetime = START) -> list[datetime]:
+    return [start + timedelta(minutes=15 * n) for n in range(count)]
+
+
+def lines(*kwh: float | None, site: str = "dublin", start: datetime = START) -> pl.LazyFrame:
+    rows = [
+        {"team": "t", "site": site, "window": w, "span_s": 900.0, "covered_s": 900.0 if e is not None else 0.0,
+         "energy_j": None if e is None else e * 3.6e6}
+        for w, e in zip(windows(len(kwh), start), kwh, strict=True)
+    ]  # fmt: skip
+    return pl.LazyFrame(rows, schema_overrides={"window": NS, "energy_j": pl.Float64})
+
+
+def priced(text: str, told: pl.LazyFrame, facility: pl.LazyFrame | None = None) -> dict[str, Any]:
+    seen = told.select(pl.col("window").cast(pl.Datetime("us"))).collect()["window"].to_list()
+    (row,) = cost(told, rates(parse_fleet(text), seen, facility), keys=["team"]).collect().to_dicts()
+    return row
+
+
+def test_the_capital_recovery_factor_is_that_of_the_books() -> None:
+    assert capital_recovery(0.10, 5) == pytest.approx(0.2638, abs=5e-5)
+    assert capital_recovery(0.0, 4) == 0.25
+    with pytest.raises(ValueError, match="life_years 0"):
+        capital_recovery(0.1, 0)
+
+
+def test_an_hour_costs_capital_energy_at_the_wall_and_running_costs() -> None:
+    hour = cost_per_hour(
+        capex=30_000, discount_ratio=0.10, life_years=5, power_wall_w=1000, pue=1.25, price_per_kwh=0.12, opex_per_h=0.1
+    )
+    assert hour == pytest.approx(30_000 * 0.26379748 / 8760 + 0.15 + 0.1)
+
+
+def test_tokens_cost_more_the_less_of_the_time_they_flow() -> None:
+    assert cost_per_million_tokens(3.6, tokens_per_s=1000, utilization_ratio=1.0) == pytest.approx(1.0)
+    assert cost_per_million_tokens(3.6, tokens_per_s=1000, utilization_ratio=0.3) == pytest.approx(1 / 0.3)
+    assert cost_per_million_tokens(3.6, tokens_per_s=0, utilization_ratio=0.3) is None
+
+
+def test_energy_is_priced_by_the_time_of_its_use() -> None:
+    night, day = START + timedelta(hours=7, minutes=45), START + timedelta(hours=8)
+    row = priced(DUBLIN, pl.concat([lines(10.0, start=night), lines(10.0, start=day)]))
+    assert row["energy_cost"] == pytest.approx(10 * 0.10 + 10 * 0.30)
+    assert row["price_per_kwh"] == pytest.approx(0.20)
+    assert (row["price_basis"], row["priced_ratio"], row["currency"]) == ("flat+tariff:peak", 1.0, "EUR")
+    assert (row["since"], row["until"]) == (night, day + timedelta(minutes=15))
+    assert (row["carbon_location_kg"], row["carbon_market_kg"]) == (pytest.approx(6.0), 0.0)
+
+
+def test_a_tariff_follows_the_sites_own_clock_through_summer_time() -> None:
+    (site,) = parse_fleet(DUBLIN.replace('currency = "EUR"', 'currency = "EUR"\ntime_zone = "Europe/Dublin"')).sites
+    assert site.price_at(datetime(2026, 3, 2, 7, 30, tzinfo=UTC)) == (0.10, "flat")
+    assert site.price_at(datetime(2026, 6, 1, 7, 30, tzinfo=UTC)) == (0.30, "tariff:peak")
+
+
+def test_hours_over_midnight_belong_to_the_day_that_began_them() -> None:
+    night = DUBLIN.replace('"08:00-20:00"', '"22:00-06:00"').replace('["mon", "tue", "wed", "thu", "fri"]', '["fri"]')
+    (site,) = parse_fleet(night).sites
+    prices = [
+        site.price_at(datetime(2026, 3, day, hour, tzinfo=UTC))[0] for day, hour in ((6, 21), (6, 23), (7, 5), (7, 23))
+    ]
+    assert prices == [0.10, 0.30, 0.30, 0.10]
+
+
+def test_without_a_price_there_is_no_cost_rather_than_none() -> None:
+    row = priced('[[site]]\nname = "dublin"\npue = 1.2\n', lines(10.0))
+    assert (row["energy_cost"], row["price_basis"], row["priced_ratio"]) == (None, None, 0.0)
+    assert (row["carbon_location_kg"], row["carbon_market_kg"]) == (None, None)
+    assert row["energy_kwh"] == pytest.approx(10.0)
+
+
+def test_a_sum_of_which_a_part_has_no_price_has_none_and_says_how_much() -> None:
+    only_peak = DUBLIN.replace("price_per_kwh = 0.10\n", "")
+    night, day = START + timedelta(hours=7, minutes=45), START + timedelta(hours=8)
+    row = priced(only_peak, pl.concat([lines(30.0, start=night), lines(10.0, start=day)]))
+    assert (row["energy_cost"], row["priced_ratio"]) == (None, pytest.approx(0.25))
+
+
+def test_energy_that_is_not_covered_has_no_cost_and_its_price_is_not_missed() -> None:
+    assert priced(DUBLIN, lines(None))["energy_cost"] is None
+    assert priced(DUBLIN, lines(10.0, None))["energy_cost"] == pytest.approx(1.0)
+
+
+def test_a_series_of_prices_goes_before_the_file_and_may_be_negative() -> None:
+    facility = pl.LazyFrame(
+        {"site": ["dublin"], "time": [START], "price_per_kwh": [-0.05], "carbon_intensity_g_per_kwh": [100.0]},
+        schema_overrides={"time": NS},
+    )
+    row = priced(DUBLIN, lines(10.0, 10.0), facility)
+    assert (row["energy_cost"], row["price_basis"]) == (pytest.approx(-1.0), "series")
+    assert (row["carbon_location_kg"], row["carbon_basis"]) == (pytest.approx(2.0), "series")
+    later = priced(DUBLIN, lines(10.0, start=START + timedelta(hours=2)), facility)
+    assert (later["energy_cost"], later["price_basis"]) == (pytest.approx(1.0), "flat")
+
+
+def test_two_currencies_are_never_one_sum() -> None:
+    text = DUBLIN + '[[site]]\nname = "oregon"\ncurrency = "USD"\nprice_per_kwh = 0.06\n'
+    told = pl.concat([lines(10.0), lines(10.0, site="oregon")])
+    found = cost(told, rates(parse_fleet(text), windows(1)), keys=["team"]).collect()
+    assert found["currency"].to_list() == ["EUR", "USD"]
+    assert found["energy_cost"].to_list() == pytest.approx([1.0, 0.6])
+
+
+def power(*watts: float, start: datetime = START) -> pl.LazyFrame:
+    return pl.LazyFrame(
+        {"site": "dublin", "window": windows(len(watts), start), "power_mean_w": list(watts), "covered_ratio": 1.0},
+        schema_overrides={"window": NS},
+    )
+
+
+def test_demand_is_the_months_highest_quarter_hour() -> None:
+    (row,) = demand(power(1000.0, 50_000.0, 2000.0), parse_fleet(DUBLIN)).collect().to_dicts()
+    assert (row["month"], row["peak_w"], row["demand_cost"], row["currency"]) == ("2026-03", 50_000.0, 500.0, "EUR")
+    assert row["peak_window"] == windows(2)[1]
+    assert row["covered_ratio"] == pytest.approx(3 / (31 * 96))
+
+
+def test_a_ratchet_bills_what_it_keeps_of_earlier_months() -> None:
+    fleet = parse_fleet(DUBLIN.replace("demand_per_kw = 10", "demand_per_kw = 10\ndemand_ratchet_ratio = 0.8"))
+    told = pl.concat(
+        [power(50_000.0), power(10_000.0, start=datetime(2026, 4, 1)), power(1.0, start=datetime(2027, 3, 1))]
+    )
+    assert demand(told, fleet).collect()["billed_w"].to_list() == pytest.approx([50_000.0, 40_000.0, 8_000.0])
+
+
+def test_a_site_that_bills_no_demand_has_no_row() -> None:
+    assert demand(power(1.0), parse_fleet(DUBLIN.replace("demand_per_kw = 10\n", ""))).collect().is_empty()
+
+
+def test_device_hours_cost_what_their_sku_does_and_nothing_is_guessed() -> None:
+    sku = '[[sku]]\nmodel = "H100"\ncapex = 8760\ncurrency = "EUR"\ndiscount_ratio = 0\nlife_years = 1\n'
+    sku += "opex_per_h = 0.5\n"
+    devices = pl.LazyFrame({"device": ["a", "b"], "model": ["H100", "other"], "time": [START, START]})
+    told = pl.LazyFrame({"team": ["t", "t", "u"], "device": ["a", None, "b"], "span_s": [7200.0, 100.0, 3600.0]})
+    found = fixed_cost(told, devices, parse_fleet(sku), keys=["team"]).collect().to_dicts()
+    assert found[0] == {"team": "t", "currency": "EUR", "device_h": 2.0, "fixed_cost": pytest.approx(3.0)}
+    assert (found[1]["fixed_cost"], found[1]["currency"]) == (None, None)
+
+
+def test_carbon_usage_is_kilograms_over_kilowatt_hours() -> None:
+    frame = pl.DataFrame({"kg": [3.0, 3.0], "kwh": [10.0, 0.0]}).select(cue=carbon_usage(pl.col("kg"), pl.col("kwh")))
+    assert frame["cue"].to_list() == [pytest.approx(0.3), None]
+
+
+def test_hosts_belong_to_the_first_site_that_names_them() -> None:
+    assert parse_fleet(DUBLIN).site_of(["dub-1", "extra", "far"]) == {"dub-1": "dublin", "extra": "dublin"}
+    assert parse_fleet("") == Fleet()
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("[[site]\n", "fleet.toml"),
+        ("[[sites]]\n", "sites"),
+        ("site = 3\n", "site"),
+        ("[[site]]\nhosts = []\n", "site[0].name"),
+        ('[[site]]\nname = "x"\ncolour = "red"\n', "site[0].colour"),
+        ('[[site]]\nname = "x"\npue = 0.9\n', "site[0].pue"),
+        ('[[site]]\nname = "x"\npue = true\n', "site[0].pue"),
+        ('[[site]]\nname = "x"\nhosts = [1]\n', "site[0].hosts"),
+        ('[[site]]\nname = "x"\nprice_per_kwh = 0.1\n', "site[0].currency"),
+        ('[[site]]\nname = "x"\nprice_per_kwh = nan\n', "site[0].price_per_kwh"),
+        ('[[site]]\nname = "x"\ntime_zone = "Mars"\n', "site[0].time_zone"),
+        ('[[site]]\nname = "x"\n[[site]]\nname = "x"\n', "site[1].name"),
+        (DUBLIN.replace("08:00-20:00", "8-20"), "site[0].tariff[0].hours"),
+        (DUBLIN.replace("08:00-20:00", "08:10-20:00"), "site[0].tariff[0].hours"),
+        (DUBLIN.replace("08:00-20:00", "08:00-24:15"), "site[0].tariff[0].hours"),
+        (DUBLIN.replace('"mon"', '"monday"'), "site[0].tariff[0].days"),
+        (DUBLIN + "months = [13]\n", "site[0].tariff[0].months"),
+        (DUBLIN + "discount = 1\n", "site[0].tariff[0].discount"),
+        (DUBLIN.replace("price_per_kwh = 0.30\n", ""), "site[0].tariff[0].price_per_kwh"),
+        ('[[sku]]\nmodel = "x"\ncapex = 1\ncurrency = "EUR"\nlife_years = 5\n', "sku[0].discount_ratio"),
+        ('[[sku]]\nmodel = "x"\nprice = 1\n', "sku[0].price"),
+    ],
+)
+def test_a_wrong_fleet_file_names_the_key(text: str, key: str) -> None:
+    with pytest.raises(ConfigError) as failed:
+        parse_fleet(text, path=Path("fleet.toml"))
+    assert failed.value.key == key
