@@ -1,4 +1,4 @@
-"""The commands that analyse: devices, energy, efficiency."""
+"""The commands that analyse: devices, energy, efficiency, calibrate, sensors."""
 
 import time
 from collections.abc import Sequence
@@ -27,6 +27,8 @@ from collector.options import (
 from collector.output import Field, Format
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import polars as pl
 
     from analytics.energy import Group
@@ -43,12 +45,29 @@ class Per(StrEnum):
     FLEET = "fleet"
 
 
+class Sensor(StrEnum):
+    """Which reading of a board's power sensor."""
+
+    POWER = "power_w"
+    INSTANT = "power_instant_w"
+    AVERAGE = "power_average_w"
+
+
 ByOption = Annotated[
     str | None, typer.Option("--by", metavar="WINDOW", help="A row for each window, such as 5m or 1h, too.")
 ]
 GapOption = Annotated[
-    float, typer.Option("--max-gap", metavar="SECONDS", min=0.001, help="Readings further apart than this are a gap.")
+    float | None,
+    typer.Option(
+        "--max-gap",
+        metavar="SECONDS",
+        min=0.001,
+        help="Readings further apart than this are a gap; not given: 10, or three times a device's own interval where "
+        "that is longer, at most 300.",
+        show_default=False,
+    ),
 ]
+MetricOption = Annotated[Sensor, typer.Option("--metric", help="Which of the board's power readings.")]
 
 
 @app.command()
@@ -78,7 +97,10 @@ def devices(
 def energy(
     store: StoreOption = None,
     by: ByOption = None,
-    max_gap: GapOption = 10.0,
+    max_gap: GapOption = None,
+    calibration: Annotated[
+        bool, typer.Option("--calibration", help="With intervals: by each board's calibration, or ±5 % without one.")
+    ] = False,
     output: OutputOption = Format.TABLE,
     file: FileOption = None,
     limit: LimitOption = None,
@@ -90,17 +112,99 @@ def energy(
     config: ConfigOption = None,
 ) -> None:
     """Joules per device, with the seconds they cover and how much of them was measured, not modelled."""
+    from functools import partial
+
     from analytics.energy import energy as energy_of
+    from analytics.frames import by_device, over_devices, scan
+
+    asked, root = request(output, file, limit, since, until, tz), store_root(store)
+    samples, known = scan(root, "device_samples", asked.start_ns, asked.end_ns), scan(root, "devices")
+    if not calibration:
+        of_part = partial(energy_of, by=_window(by), max_gap_s=max_gap, devices=known)
+        parts = by_device(root, "device_samples", asked.start_ns, asked.end_ns)
+        _answer("energy", over_devices(of_part, parts).lazy(), asked, check)
+        return
+    from analytics.calibration import calibrated_energy, latest_fits
+
+    fits = latest_fits(scan(root, "calibrations"))
+    found = calibrated_energy(samples, fits, by=_window(by), max_gap_s=max_gap or 10.0, devices=known)
+    _answer("energy", found, asked, check)
+
+
+@app.command()
+def calibrate(
+    device: Annotated[str, typer.Argument(help="The device whose sensor was recorded beside a meter.")],
+    meter: Annotated[str, typer.Option("--meter", help="The reference, as facility_samples call it.")],
+    store: StoreOption = None,
+    metric: MetricOption = Sensor.POWER,
+    source: Annotated[
+        str | None, typer.Option("--source", help="The source, where several measured the device.")
+    ] = None,
+    accuracy: Annotated[
+        float, typer.Option("--accuracy", metavar="RATIO", min=0.0, max=0.5, help="The meter's own: 0.01 is 1 %.")
+    ] = 0.01,
+    search: Annotated[
+        float, typer.Option("--clocks", metavar="SECONDS", min=0.01, max=60.0, help="Clocks may differ by this much.")
+    ] = 1.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Fit and show; store nothing.")] = False,
+    output: OutputOption = Format.TABLE,
+    file: FileOption = None,
+    limit: LimitOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    tz: TzOption = "UTC",
+    check: CheckOption = None,
+    quiet: QuietOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """
+    Fit a board's own gain and offset beside a reference meter, for `energy --calibration`.
+
+    Record the device while its load varies, fast (nvidia-smi at 20 ms or faster), and the meter faster still. Bring
+    both in with `perfwatt import`: the meter as facility_samples with meter_power_w.
+    """
+    import polars as pl
+
+    from analytics.calibration import calibrate as calibration_of
     from analytics.frames import scan
 
     asked, root = request(output, file, limit, since, until, tz), store_root(store)
-    samples = scan(root, "device_samples", asked.start_ns, asked.end_ns)
-    _answer(
-        "energy",
-        energy_of(samples, by=_window(by), max_gap_s=max_gap, devices=scan(root, "devices")),
-        asked,
-        check,
+    of_device = (
+        pl.col("device") == device if source is None else (pl.col("device") == device) & (pl.col("source") == source)
     )
+    fit = calibration_of(
+        scan(root, "device_samples", asked.start_ns, asked.end_ns, of_device),
+        scan(root, "facility_samples", asked.start_ns, asked.end_ns, pl.col("meter") == meter),
+        column=metric.value,
+        search_s=search,
+        reference_error_ratio=accuracy,
+    )
+    if not dry_run:
+        _keep(root, fit)
+    _answer("calibrate", fit.lazy(), asked, check)
+
+
+@app.command()
+def sensors(
+    store: StoreOption = None,
+    metric: MetricOption = Sensor.POWER,
+    output: OutputOption = Format.TABLE,
+    file: FileOption = None,
+    limit: LimitOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    tz: TzOption = "UTC",
+    check: CheckOption = None,
+    quiet: QuietOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """How often each power sensor updates and over which window it averages, as far as its readings tell."""
+    from analytics.frames import scan
+    from analytics.sensors import sensors as sensors_of
+
+    asked, root = request(output, file, limit, since, until, tz), store_root(store)
+    samples = scan(root, "device_samples", asked.start_ns, asked.end_ns)
+    _answer("sensors", sensors_of(samples, column=metric.value), asked, check)
 
 
 @app.command()
@@ -108,7 +212,7 @@ def efficiency(
     store: StoreOption = None,
     per: Annotated[Per, typer.Option("--per", help="What a row is about.")] = Per.WORKLOAD,
     by: ByOption = None,
-    max_gap: GapOption = 10.0,
+    max_gap: GapOption = None,
     output: OutputOption = Format.TABLE,
     file: FileOption = None,
     limit: LimitOption = None,
@@ -155,6 +259,13 @@ def _window(text: str | None) -> str | None:
     from collector.moments import NS, parse_span
 
     return f"{parse_span(text, option='--by') / NS:g}s"
+
+
+def _keep(root: "Path", fit: "pl.DataFrame") -> None:
+    """Put a calibration into the store."""
+    from collector.store import Store
+
+    Store(root).write("calibrations", fit, writer="calibrate")
 
 
 def _answer(schema: str, frame: "pl.LazyFrame", asked: Request, check: Sequence[str] | None) -> None:

@@ -9,7 +9,8 @@ The error tree.
     ├── ConfigError             a key of a configuration file is wrong
     ├── StoreError              a path of the store cannot be read or written
     ├── ImportFailed            a file of history cannot be taken in as it is
-    └── QueryError              a statement was refused, failed or ran over a limit
+    ├── QueryError              a statement was refused, failed or ran over a limit
+    └── NotEnoughData           the measurements do not suffice for an answer: measure more, or otherwise
 
 A class exists because a caller acts differently on it.
 """
@@ -78,3 +79,7 @@ class ImportFailed(TelemetryError):
 
 class QueryError(TelemetryError):
     """A statement over the store was refused, failed, or ran over a limit."""
+
+
+class NotEnoughData(TelemetryError):
+    """The measurements do not suffice for an answer; its text says what is there and what is needed."""

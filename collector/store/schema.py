@@ -128,6 +128,42 @@ EVENTS: Final = Table(
     ),
     shared=True,
 )
+CALIBRATIONS: Final = Table(
+    "calibrations",
+    ("device", "metric"),
+    (
+        *_text("device", "metric"),
+        TIME,
+        *_text("source", "reference"),
+        Column("start", "TIMESTAMP_NS"),
+        Column("end", "TIMESTAMP_NS"),
+        *(
+            Column(name, "DOUBLE")
+            for name in (
+                "gain_ratio",
+                "offset_w",
+                "gain_error_ratio",
+                "offset_error_w",
+                "gain_offset_covariance_w",
+            )
+        ),
+        Column("readings", "BIGINT"),
+        *(
+            Column(name, "DOUBLE")
+            for name in (
+                "residual_w",
+                "explained_ratio",
+                "reference_error_ratio",
+                "update_period_s",
+                "window_s",
+                "window_error_s",
+                "lag_s",
+            )
+        ),
+    ),
+    shared=True,
+)
+"""What a person decided on a device's sensor: shown = gain x true + offset, beside which reference, and how sure."""
 
 SUBJECT: Final = {Scope.DEVICE: "device", Scope.HOST: "host", Scope.WORKLOAD: "workload", Scope.FACILITY: "meter"}
 """The column that holds a sample's subject, by scope."""
@@ -188,6 +224,7 @@ TABLES: Final = {
         ALLOCATIONS,
         PROCESSES,
         EVENTS,
+        CALIBRATIONS,
         DEVICE_ROLLUPS,
         WORKLOAD_ROLLUPS,
     )
