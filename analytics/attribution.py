@@ -56,7 +56,7 @@ def attribute(
     by: str | None = None,
     basis: Basis = "allocation",
     idle_ratio: float = IDLE_RATIO,
-    max_gap_s: float = 10.0,
+    max_gap_s: float | None = None,
 ) -> pl.LazyFrame:
     """
     The energy of each device in lines that add up to it.
@@ -131,7 +131,7 @@ def attribution(
     ``used`` row, and absent where some of the energy is not covered.
     """
     window = [] if by is None else ["window"]
-    told = _once(_named(_once(lines), workload_samples, hosts))
+    told = _once(named(_once(lines), workload_samples, hosts))
     energy_j, covered_s, span_s = pl.col("energy_j"), pl.col("covered_s"), pl.col("span_s")
     found = told.group_by(per, "kind", *window).agg(
         devices=pl.col("device").drop_nulls().n_unique(),
@@ -168,7 +168,7 @@ def attribution(
 # ------------------------------------------------------------------------------------------------- the levels above
 
 
-def platform_steps(host_samples: pl.LazyFrame, *, max_gap_s: float = 10.0) -> pl.LazyFrame:
+def platform_steps(host_samples: pl.LazyFrame, *, max_gap_s: float | None = None) -> pl.LazyFrame:
     """
     The energy of whole machines, step by step, as `analytics.energy.device_steps` gives it; `device` is the host.
 
@@ -183,7 +183,7 @@ def platform_steps(host_samples: pl.LazyFrame, *, max_gap_s: float = 10.0) -> pl
     )  # fmt: skip
 
 
-def meter_steps(facility_samples: pl.LazyFrame, *, max_gap_s: float = 10.0) -> pl.LazyFrame:
+def meter_steps(facility_samples: pl.LazyFrame, *, max_gap_s: float | None = None) -> pl.LazyFrame:
     """
     The energy through meters, step by step; `device` is the meter.
 
@@ -236,7 +236,7 @@ def host_lines(
     *,
     devices: pl.LazyFrame | None = None,
     by: str | None = None,
-    max_gap_s: float = 10.0,
+    max_gap_s: float | None = None,
 ) -> pl.LazyFrame:
     """
     The overhead of hosts (their CPUs, memory, fans, power supplies) as lines like those of `attribute`.
@@ -338,7 +338,7 @@ def levels(lines: pl.LazyFrame, hosts: Mapping[str, str]) -> pl.LazyFrame:
     devices_j, host_j, facility_j = pl.col("devices_j"), pl.col("host_j"), pl.col("facility_j")
     it_j = devices_j + host_j.fill_null(0.0)
     return (
-        _named(lines, None, hosts)
+        named(lines, None, hosts)
         .group_by("site")
         .agg(devices_j=of("used", "idle", "unallocated"), host_j=of("host"), facility_j=of("facility"))
         .with_columns(
@@ -517,7 +517,7 @@ def _stretches(steps: pl.LazyFrame, length_s: float) -> pl.LazyFrame:
 # ------------------------------------------------------------------------------------------------------------- names
 
 
-def _named(lines: pl.LazyFrame, workload_samples: pl.LazyFrame | None, hosts: Mapping[str, str] | None) -> pl.LazyFrame:
+def named(lines: pl.LazyFrame, workload_samples: pl.LazyFrame | None, hosts: Mapping[str, str] | None) -> pl.LazyFrame:
     """The lines with `model`, `site` and `fleet`."""
     place = pl.col("host").replace_strict(dict(hosts or {}), default="unknown", return_dtype=pl.String)
     place = pl.when(pl.col("host").is_not_null()).then(place)
@@ -525,9 +525,10 @@ def _named(lines: pl.LazyFrame, workload_samples: pl.LazyFrame | None, hosts: Ma
     site = pl.coalesce("site", place) if "site" in lines.collect_schema().names() else place
     told = lines.with_columns(site=site, fleet=pl.lit("fleet"))
     if workload_samples is None:
-        return told.with_columns(model=pl.lit(None, pl.String))
+        known = "model" in lines.collect_schema().names()
+        return told if known else told.with_columns(model=pl.lit(None, pl.String))
     models = workload_samples.group_by("workload").agg(pl.col("model").drop_nulls().last())
-    return told.join(models, on="workload", how="left")
+    return told.drop("model", strict=False).join(models, on="workload", how="left")
 
 
 def _tokens(told: pl.LazyFrame, workload_samples: pl.LazyFrame | None, per: Per, by: str | None) -> pl.LazyFrame:

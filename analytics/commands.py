@@ -90,7 +90,7 @@ def devices(
     asked, root = request(output, file, limit, since, until, tz), store_root(store)
     # A device describes itself once and is measured for years: the window is one of samples only.
     samples = scan(root, "device_samples", asked.start_ns, asked.end_ns)
-    _answer("devices", inventory(scan(root, "devices"), samples), asked, check)
+    answer("devices", inventory(scan(root, "devices"), samples), asked, check)
 
 
 @app.command()
@@ -122,13 +122,13 @@ def energy(
     if not calibration:
         of_part = partial(energy_of, by=_window(by), max_gap_s=max_gap, devices=known)
         parts = by_device(root, "device_samples", asked.start_ns, asked.end_ns)
-        _answer("energy", over_devices(of_part, parts).lazy(), asked, check)
+        answer("energy", over_devices(of_part, parts).lazy(), asked, check)
         return
     from analytics.calibration import calibrated_energy, latest_fits
 
     fits = latest_fits(scan(root, "calibrations"))
     found = calibrated_energy(samples, fits, by=_window(by), max_gap_s=max_gap or 10.0, devices=known)
-    _answer("energy", found, asked, check)
+    answer("energy", found, asked, check)
 
 
 @app.command()
@@ -181,7 +181,7 @@ def calibrate(
     )
     if not dry_run:
         _keep(root, fit)
-    _answer("calibrate", fit.lazy(), asked, check)
+    answer("calibrate", fit.lazy(), asked, check)
 
 
 @app.command()
@@ -204,7 +204,7 @@ def sensors(
 
     asked, root = request(output, file, limit, since, until, tz), store_root(store)
     samples = scan(root, "device_samples", asked.start_ns, asked.end_ns)
-    _answer("sensors", sensors_of(samples, column=metric.value), asked, check)
+    answer("sensors", sensors_of(samples, column=metric.value), asked, check)
 
 
 @app.command()
@@ -242,7 +242,7 @@ def efficiency(
         frame = efficiency_by_place(
             samples, work, allocations, place=cast("Group", per.value), by=window, max_gap_s=max_gap, devices=known
         )
-    _answer("efficiency", frame, asked, check)
+    answer("efficiency", frame, asked, check)
 
 
 # ----------------------------------------------------------------------------------------------------- what they share
@@ -268,7 +268,7 @@ def _keep(root: "Path", fit: "pl.DataFrame") -> None:
     Store(root).write("calibrations", fit, writer="calibrate")
 
 
-def _answer(schema: str, frame: "pl.LazyFrame", asked: Request, check: Sequence[str] | None) -> None:
+def answer(schema: str, frame: "pl.LazyFrame", asked: Request, check: Sequence[str] | None) -> None:
     """Collect *frame* and write it; empty, say where nothing was found."""
     import polars as pl
 
@@ -291,4 +291,5 @@ _TYPES = {
     "UInt32": "UINTEGER",
     "UInt64": "UBIGINT",
     "Boolean": "BOOLEAN",
+    "Decimal": "DECIMAL(38,8)",
 }

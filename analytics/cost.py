@@ -514,6 +514,63 @@ def demand(power: pl.LazyFrame, fleet: Fleet) -> pl.LazyFrame:
     ).sort("site", "month")  # fmt: skip
 
 
+def site_power(lines: pl.LazyFrame, *, least_ratio: float = 0.5) -> pl.LazyFrame:
+    """
+    The mean power of each site in each quarter-hour, for `demand`.
+
+    In:  lines of energy of all kinds with site and window (quarter-hours).
+    Out: site, window, power_mean_w, covered_ratio. Devices that were not read all the time count with their mean; where
+         less than *least_ratio* of the device-seconds is covered there is no power: minutes are no quarter-hour.
+    """
+    device = pl.col("device").is_not_null()
+    covered_s, count = pl.col("covered_s").filter(device).sum(), pl.col("device").drop_nulls().n_unique()
+    return (
+        lines.filter(pl.col("site").is_not_null())
+        .group_by("site", "window")
+        .agg(
+            power_mean_w=pl.col("energy_j").sum() * count / covered_s,
+            covered_ratio=pl.min_horizontal(pl.lit(1.0), covered_s / (count * PRICED_S)),
+        )
+        .filter(pl.col("covered_ratio") >= least_ratio)
+        .sort("site", "window")
+    )
+
+
+def with_tokens(costs: pl.LazyFrame, fixed: pl.LazyFrame, told: pl.LazyFrame, *, per: str) -> pl.LazyFrame:
+    """
+    Costs with those of the devices and the price of tokens.
+
+    In:  costs as `cost` gives them and fixed as `fixed_cost` does, by *per* and kind; told: `attribution` by *per*.
+    Out: costs, and device_h, fixed_cost, total_cost (absent where one of both is not known), tokens, active_ratio (of
+         the time that devices were held, the share in which they were in use) and cost_per_million_tokens: what is
+         known of used and idle (``cost_basis``: ``energy+devices`` or ``energy``) over the tokens.
+    """
+    keys = [per, "kind"]
+    same = pl.col("currency") == pl.col("fixed_currency")
+    rows = (
+        costs.join(fixed.rename({"currency": "fixed_currency"}), on=keys, how="left", nulls_equal=True)
+        .join(told.select(*keys, "tokens"), on=keys, how="left", nulls_equal=True)
+        .with_columns(total_cost=pl.when(same).then(pl.col("energy_cost") + pl.col("fixed_cost")))
+    )
+    owned = rows.filter(pl.col("kind").is_in(["used", "idle"]))
+    used_s = pl.col("span_s").filter(pl.col("kind") == "used").sum()
+    energy_cost, total_cost = pl.col("energy_cost"), pl.col("total_cost")
+    group = owned.group_by(per, "currency").agg(
+        active_ratio=used_s / pl.col("span_s").sum(),
+        group_energy=pl.when(energy_cost.is_not_null().all()).then(energy_cost.sum()),
+        group_total=pl.when(total_cost.is_not_null().all()).then(total_cost.sum()),
+    )
+    million = pl.coalesce("group_total", "group_energy") / pl.col("tokens") * 1e6
+    basis = pl.when(pl.col("group_total").is_not_null()).then(pl.lit("energy+devices")).otherwise(pl.lit("energy"))
+    priced = (pl.col("tokens") > 0) & pl.col("group_energy").is_not_null()
+    return (
+        rows.join(group, on=[per, "currency"], how="left", nulls_equal=True)
+        .with_columns(cost_per_million_tokens=pl.when(priced).then(million), cost_basis=pl.when(priced).then(basis))
+        .drop("fixed_currency", "group_energy", "group_total")
+        .sort(*keys, "currency", nulls_last=True)
+    )
+
+
 def fixed_cost(lines: pl.LazyFrame, devices: pl.LazyFrame, fleet: Fleet, *, keys: Sequence[str]) -> pl.LazyFrame:
     """
     What device-hours cost besides energy: capital paid back and running costs.

@@ -18,6 +18,8 @@ from analytics.cost import (
     fixed_cost,
     parse_fleet,
     rates,
+    site_power,
+    with_tokens,
 )
 from collector.errors import ConfigError
 
@@ -177,6 +179,43 @@ def test_device_hours_cost_what_their_sku_does_and_nothing_is_guessed() -> None:
     found = fixed_cost(told, devices, parse_fleet(sku), keys=["team"]).collect().to_dicts()
     assert found[0] == {"team": "t", "currency": "EUR", "device_h": 2.0, "fixed_cost": pytest.approx(3.0)}
     assert (found[1]["fixed_cost"], found[1]["currency"]) == (None, None)
+
+
+def test_a_sites_power_counts_devices_with_gaps_at_their_mean_and_needs_half_a_quarter_hour() -> None:
+    rows = [
+        ("dublin", 0, "a", 900.0, 900_000.0),
+        ("dublin", 0, "b", 450.0, 450_000.0),
+        ("dublin", 0, None, 900.0, 270_000.0),
+        ("dublin", 1, "a", 90.0, 900_000.0),
+    ]
+    told = pl.LazyFrame(
+        [(site, windows(2)[n], device, covered, joules) for site, n, device, covered, joules in rows],
+        orient="row", schema={"site": pl.String, "window": NS, "device": pl.String, "covered_s": pl.Float64,
+                              "energy_j": pl.Float64},
+    )  # fmt: skip
+    (row,) = site_power(told).collect().to_dicts()
+    assert (row["power_mean_w"], row["covered_ratio"]) == (pytest.approx(2400.0), pytest.approx(0.75))
+
+
+def test_tokens_cost_what_their_group_does_idle_time_included_and_say_of_what() -> None:
+    costs = pl.LazyFrame(
+        {"team": ["t", "t", None], "kind": ["used", "idle", "unallocated"], "currency": ["EUR"] * 3,
+         "span_s": [2700.0, 900.0, 10.0], "energy_cost": [3.0, 1.0, 7.0]}
+    )  # fmt: skip
+    fixed = pl.LazyFrame(
+        {"team": ["t", "t", None], "kind": ["used", "idle", "unallocated"], "currency": ["EUR", "EUR", None],
+         "device_h": [0.75, 0.25, 0.1], "fixed_cost": [6.0, 2.0, None]}
+    )  # fmt: skip
+    told = pl.LazyFrame({"team": ["t"], "kind": ["used"], "tokens": [2e6]})
+    used = with_tokens(costs, fixed, told, per="team").collect().filter(pl.col("kind") == "used").to_dicts()[0]
+    assert (used["cost_per_million_tokens"], used["cost_basis"]) == (pytest.approx(6.0), "energy+devices")
+    assert (used["active_ratio"], used["total_cost"]) == (pytest.approx(0.75), pytest.approx(9.0))
+    unknown = fixed.with_columns(currency=pl.lit(None, pl.String), fixed_cost=pl.lit(None, pl.Float64))
+    used = with_tokens(costs, unknown, told, per="team").collect().filter(pl.col("kind") == "used").to_dicts()[0]
+    assert (used["cost_per_million_tokens"], used["cost_basis"]) == (pytest.approx(2.0), "energy")
+    assert used["total_cost"] is None
+    unpriced = costs.with_columns(energy_cost=pl.lit(None, pl.Float64))
+    assert with_tokens(unpriced, fixed, told, per="team").collect()["cost_per_million_tokens"].null_count() == 3
 
 
 def test_carbon_usage_is_kilograms_over_kilowatt_hours() -> None:

@@ -1,0 +1,235 @@
+"""The commands that say whose energy it was and what it cost: attribution, cost, focus."""
+
+# ruff: noqa: ARG001 (the options --quiet and --config act by themselves, when they are read)
+
+import time
+from datetime import timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import typer
+
+from analytics.commands import GapOption, answer
+from collector.options import (
+    CheckOption,
+    ConfigOption,
+    FileOption,
+    LimitOption,
+    OutputOption,
+    QuietOption,
+    Request,
+    SinceOption,
+    StoreOption,
+    TzOption,
+    UntilOption,
+    request,
+    say,
+    store_root,
+)
+from collector.output import Format
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from analytics.cost import Fleet
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+class Owner(StrEnum):
+    """Whom energy is attributed to."""
+
+    WORKLOAD = "workload"
+    NAME = "name"
+    USER = "user"
+    TEAM = "team"
+    MODEL = "model"
+    DEVICE = "device"
+    HOST = "host"
+    SITE = "site"
+    FLEET = "fleet"
+
+
+class Basis(StrEnum):
+    """How holders of partitions divide a board."""
+
+    ALLOCATION = "allocation"
+    ACTIVITY = "activity"
+
+
+PerOption = Annotated[Owner, typer.Option("--per", help="Whom a row is about.")]
+BasisOption = Annotated[
+    Basis, typer.Option("--basis", help="Partitions of a board by their share of it, or by share times activity.")
+]
+FleetOption = Annotated[
+    Path | None,
+    typer.Option("--fleet", metavar="FILE", help="Sites, tariffs, PUE, carbon; else fleet.toml in the store's folder."),
+]
+
+
+@app.command()
+def attribution(
+    store: StoreOption = None,
+    per: PerOption = Owner.WORKLOAD,
+    basis: BasisOption = Basis.ALLOCATION,
+    fleet: FleetOption = None,
+    max_gap: GapOption = None,
+    output: OutputOption = Format.TABLE,
+    file: FileOption = None,
+    limit: LimitOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    tz: TzOption = "UTC",
+    check: CheckOption = None,
+    quiet: QuietOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Whose joules they were: used, idle, unallocated, and what hosts and facility drew beyond; rows add up to all."""
+    from analytics.attribution import attribution as attribution_of
+
+    asked, root = request(output, file, limit, since, until, tz), store_root(store)
+    told = _told(root, asked, fleet, basis=basis, max_gap=max_gap, by=None)
+    found = attribution_of(told.lines, per=per.value, workload_samples=told.work, hosts=told.hosts)
+    answer("attribution", found, asked, check)
+
+
+@app.command()
+def cost(
+    store: StoreOption = None,
+    per: PerOption = Owner.WORKLOAD,
+    basis: BasisOption = Basis.ALLOCATION,
+    fleet: FleetOption = None,
+    max_gap: GapOption = None,
+    output: OutputOption = Format.TABLE,
+    file: FileOption = None,
+    limit: LimitOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    tz: TzOption = "UTC",
+    check: CheckOption = None,
+    quiet: QuietOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """What energy and devices cost and emitted, and what a million tokens cost; absent where a price is missing."""
+    from analytics.attribution import attribution as attribution_of
+    from analytics.cost import cost as cost_of
+    from analytics.cost import fixed_cost, with_tokens
+
+    asked, root = request(output, file, limit, since, until, tz), store_root(store)
+    told = _told(root, asked, fleet, basis=basis, max_gap=max_gap, by="15m")
+    keys = [per.value, "kind"]
+    fixed = fixed_cost(told.lines, told.devices, told.fleet, keys=keys)
+    tokens = attribution_of(told.lines.drop("window"), per=per.value, workload_samples=told.work, hosts=told.hosts)
+    found = with_tokens(cost_of(told.lines, _rates(root, told), keys=keys), fixed, tokens, per=per.value)
+    answer("cost", found, asked, check)
+
+
+@app.command()
+def focus(
+    provider: Annotated[str, typer.Option("--provider", help="Who bills: issuer, provider and publisher.")],
+    store: StoreOption = None,
+    basis: BasisOption = Basis.ALLOCATION,
+    fleet: FleetOption = None,
+    max_gap: GapOption = None,
+    output: OutputOption = Format.CSV,
+    file: FileOption = None,
+    limit: LimitOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    tz: TzOption = "UTC",
+    check: CheckOption = None,
+    quiet: QuietOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Export the cost of energy as FOCUS 1.2: rows by day and owner, idle energy in rows of its own."""
+    import polars as pl
+
+    from analytics.cost import cost as cost_of
+    from analytics.cost import demand, site_power
+    from analytics.focus import KEYS
+    from analytics.focus import focus as focus_of
+
+    asked, root = request(output, file, limit, since, until, tz), store_root(store)
+    told = _told(root, asked, fleet, basis=basis, max_gap=max_gap, by="15m")
+    lines = told.lines.with_columns(period=pl.col("window").dt.truncate("1d"))
+    charges = cost_of(lines, _rates(root, told), keys=KEYS)
+    found = focus_of(charges, provider=provider, demand=demand(site_power(told.lines), told.fleet))
+    answer("focus", found.lazy(), asked, check)
+
+
+# ----------------------------------------------------------------------------------------------------- what they share
+
+
+class _Told(NamedTuple):
+    """What a store and a fleet.toml tell of a window."""
+
+    lines: "pl.LazyFrame"
+    work: "pl.LazyFrame"
+    devices: "pl.LazyFrame"
+    fleet: "Fleet"
+    hosts: dict[str, str]
+
+
+def _told(
+    root: Path, asked: Request, fleet_file: Path | None, *, basis: Basis, max_gap: float | None, by: str | None
+) -> _Told:
+    """
+    Lines of every level, with their sites and models.
+
+    Raises: ConfigError, StoreError.
+    """
+    import polars as pl
+
+    from analytics.attribution import attribute, facility_lines, host_lines, measured_pue, named
+    from analytics.frames import scan
+    from analytics.inventory import held
+
+    window = (asked.start_ns, asked.end_ns)
+    samples, known = scan(root, "device_samples", *window), scan(root, "devices")
+    work = scan(root, "workload_samples", *window)
+    allocations = held(scan(root, "allocations", None, asked.end_ns), asked.start_ns, asked.end_ns or time.time_ns())
+    lines = attribute(samples, allocations, devices=known, by=by, basis=basis.value, max_gap_s=max_gap)
+    above = host_lines(samples, scan(root, "host_samples", *window), devices=known, by=by, max_gap_s=max_gap)
+    lines = pl.concat([lines, above]).collect().lazy()
+    fleet = _fleet(root, fleet_file)
+    hosts = fleet.site_of(lines.select("host").drop_nulls().unique().collect()["host"])
+    pue = dict(measured_pue(scan(root, "facility_samples", *window)).select("site", "pue").collect().iter_rows())
+    for site, value in sorted({**pue, **fleet.pue}.items()):
+        say(f"PUE of {site}: {value:.3g} ({'fleet.toml' if site in fleet.pue else 'measured'})")
+    lines = pl.concat([lines, facility_lines(lines, hosts, {**pue, **fleet.pue})], how="diagonal")
+    return _Told(named(lines, work, hosts).collect().lazy(), work, known, fleet, hosts)
+
+
+def _fleet(root: Path, file: Path | None) -> "Fleet":
+    """
+    The fleet as *file* describes it, or the store's own fleet.toml, or nothing.
+
+    Raises: ConfigError.
+    """
+    from analytics.cost import Fleet, parse_fleet
+    from collector.errors import ConfigError
+
+    path = file or root / "fleet.toml"
+    if file is None and not path.exists():
+        say(f"no {path}: prices, PUE and sites are not known")
+        return Fleet()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("--fleet", f"cannot be read: {error}", path=path) from error
+    return parse_fleet(text, path=path)
+
+
+def _rates(root: Path, told: _Told) -> "pl.LazyFrame":
+    import polars as pl
+
+    from analytics.cost import rates
+    from analytics.frames import scan
+
+    windows = told.lines.select(pl.col("window").cast(pl.Datetime("us")).unique().sort()).collect()["window"].to_list()
+    if not windows:
+        return rates(told.fleet, windows)
+    # A price published in the hour before still holds.
+    first, last = windows[0] - timedelta(hours=1), windows[-1] + timedelta(minutes=15)
+    return rates(told.fleet, windows, scan(root, "facility_samples", first, last))
