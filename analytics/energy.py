@@ -110,7 +110,8 @@ def energy(
     Out: device, host, source, window (start of the window, with *by* such as ``5m``), energy_j (null where nothing was
          covered), covered_s, power_mean_w, power_method (``counter``, or what the source says of its power),
          power_scope, counter_j (the part that a counter measured), modelled_j (the part that is not measured),
-         modelled_ratio, agreement_ratio (counter over integrated power where both are known), max_gap_s.
+         modelled_ratio, agreement_ratio (counter over integrated power where both are known), max_gap_s, power_min_w
+         and power_max_w (of the readings, one on the edge between two windows being of the earlier).
 
     Counter and power are chosen for each step: where a counter fell, the integral of the power stands in. A counter
     that disagrees with the power beyond `TRUST` is not used. Of several sources of a device one is chosen for each hour
@@ -214,8 +215,9 @@ def over_time(
         first, count = within_ns[0] // length, (within_ns[1] - 1) // length - within_ns[0] // length + 1
         read = _Read.of(found, best, length, grid, first, count)
         busy.append(read.utilization())
+        of_devices = read.of_devices()
         for group in by:
-            for name, swing in read.swings(group_of(group, hosts)):
+            for name, swing in read.swings(of_devices, group_of(group, hosts)):
                 held = swings[group].get(name)
                 swings[group][name] = swing if held is None else held + swing
             if group == "device":
@@ -278,27 +280,12 @@ class _Read(NamedTuple):
             n="n",
         )
 
-    def swings(self, group: pl.Expr) -> Iterable[tuple[str, np.ndarray]]:
-        """For each group how far its power is from the sum of its devices' means, in each cell of each window."""
+    def of_devices(self) -> "_Swings":
+        """How far each device's power is from its mean of the window, in each cell of each window."""
         best = self.best.filter(pl.col("covered_s") > 0).join(self._heads(), on=["device", "source"], nulls_equal=True)
-        names = best.select(group.alias("group")).to_series()
-        words = names.unique(maintain_order=True)
-        if words.is_empty():
-            return
-        place = (
-            pl.DataFrame({"group": names})
-            .join(pl.DataFrame({"group": words}).with_row_index("n"), on="group", maintain_order="left")["n"]
-            .to_numpy()
-        )
-        slots = int(self.found.series[-1] + 1) * self.windows
-        at = (
-            best["series"].to_numpy() * self.windows
-            + best["chunk"].to_physical().to_numpy() // self.length
-            - self.first
-        )
-        mean, home = np.full(slots, np.nan), np.zeros(slots, np.int64)
-        mean[at] = best["energy_j"].to_numpy() / best["covered_s"].to_numpy()
-        home[at] = place
+        at = best["series"].to_numpy() * self.windows + best["chunk"].to_physical().to_numpy() // self.length
+        mean = np.full(int(self.found.series[-1] + 1) * self.windows, np.nan)
+        mean[at - self.first] = best["energy_j"].to_numpy() / best["covered_s"].to_numpy()
         swing = self.found.rows["power_w"].to_numpy() - mean[self.window]
         window, cell = self.window, self.cell
         read = ~np.isnan(swing)
@@ -311,9 +298,34 @@ class _Read(NamedTuple):
             starts = np.flatnonzero(fresh)
             swing = np.add.reduceat(swing, starts) / np.diff(np.append(starts, slot.size))
             window, slot = window[starts], slot[starts]
+        return _Swings(best, at - self.first, mean.size, window, slot % (self.windows * self.cells), swing)
+
+    def swings(self, devices: "_Swings", group: pl.Expr) -> Iterable[tuple[str, np.ndarray]]:
+        """For each group how far its power is from the sum of its devices' means, in each cell of each window."""
+        names = devices.best.select(group.alias("group").cast(pl.String)).to_series()
+        if names.len() != devices.best.height:  # one word for all
+            names = names.new_from_index(0, devices.best.height)
+        words = names.unique(maintain_order=True)
         size = self.windows * self.cells
-        total = np.bincount(home[window] * size + slot % size, weights=swing, minlength=words.len() * size)
-        yield from zip(words, total.reshape(words.len(), size), strict=True)
+        if words.len() == 1:
+            yield words[0], np.bincount(devices.slot, weights=devices.swing, minlength=size)
+        elif words.len() > 1:
+            home = np.zeros(devices.slots, np.int64)
+            home[devices.at] = names.cast(pl.Enum(words)).to_physical().to_numpy()
+            slot = home[devices.window] * size + devices.slot
+            total = np.bincount(slot, weights=devices.swing, minlength=words.len() * size)
+            yield from zip(words, total.reshape(words.len(), size), strict=True)
+
+
+class _Swings(NamedTuple):
+    """Swings of devices: of each the number of its series and window, the cell it is in, and its watts."""
+
+    best: pl.DataFrame
+    at: np.ndarray
+    slots: int
+    window: np.ndarray
+    slot: np.ndarray
+    swing: np.ndarray
 
 
 def _extremes(swings: Mapping[str, np.ndarray], cells: int, first: int, length: int) -> pl.DataFrame:
@@ -588,9 +600,12 @@ _TALLY_OUT: Final = (
     _ratio("modelled_j", "energy_j", total=True).alias("modelled_ratio"),
     pl.col("agreement_ratio").drop_nulls().last(),
     pl.col("max_gap_s").last(),
+    pl.col("power_min_w").min(),
+    pl.col("power_max_w").max(),
 )
 _ENERGY_COLUMNS: Final = (
     "device", "host", "source", "energy_j", "covered_s", "power_mean_w", "power_method", "power_scope", "counter_j",
-    "modelled_j", "modelled_ratio", "agreement_ratio", "max_gap_s",
+    "modelled_j", "modelled_ratio", "agreement_ratio", "max_gap_s", "power_min_w",
+    "power_max_w",
 )  # fmt: skip
 _WINDOW_COLUMNS: Final = ("device", "host", "window", *_ENERGY_COLUMNS[2:])

@@ -29,11 +29,14 @@ AMOUNTS: Final = (
     "counter_j", "mixed_modelled_j", "power_modelled_j",
 )  # fmt: skip
 """What a step has: by the power; by the counter where it is good; by each where both are; utilisation; its parts."""
+EXTREMES: Final = ("power_min_w", "power_max_w")
+"""Of the readings with which the steps of a window end."""
 TALLY: Final = pl.Schema(
     {
         **dict.fromkeys(TEXT, pl.String()),
         "chunk": pl.Datetime("ns"),
         "max_gap_s": pl.Float64(),
+        **dict.fromkeys(EXTREMES, pl.Float64()),
         **dict.fromkeys(AMOUNTS, pl.Float64()),
     }
 )
@@ -297,31 +300,35 @@ def tally_of(found: Ordered, *, length_s: float, max_gap_s: float | None = None)
     length = round(length_s * NS)
     taken = steps(found, max_gap_s)
     amounts = [name for name in AMOUNTS if name in taken.columns]
-    window = pl.col("time") // length
-    begin = window.shift(1)
+    time, first = taken["time"].to_numpy(), taken["first"].to_numpy()
+    span = taken["span"].fill_null(0).to_numpy()
+    window = time // length
     # A step that ends on an edge belongs to the window before it.
-    last = window - ((pl.col("time") == window * length) & ~pl.col("first")).cast(pl.Int64)
-    taken = taken.with_columns(__last=last, __first=begin).with_row_index("__row")
-    crossing = ~pl.col("first") & (pl.col("__first") != pl.col("__last"))
+    last = window - ((time == window * length) & ~first)
+    crossing = np.flatnonzero(~first & (last != _before(window)))
+    starts = np.flatnonzero(first | (last != _before(last)))
+    share = (time[crossing] - last[crossing] * length) / span[crossing]
+    cut = taken[crossing].with_columns(__last=pl.Series(last[crossing]), __first=pl.Series(window[crossing - 1]))
     # Where a step that crosses carries nothing (a gap of days), there is nothing to share.
-    carries = pl.any_horizontal(pl.col(name) > 0 for name in amounts)
-    cut = taken.lazy().filter(crossing & carries)
-    share = pl.when(crossing).then((pl.col("time") - pl.col("__last") * length) / pl.col("span")).otherwise(1.0)
-    starts = pl.col("first") | (pl.col("__last") != pl.col("__last").shift(1))
-    whole = (
-        taken.lazy()
-        .with_columns(pl.col(name) * share for name in amounts)
-        .select(*amounts, GROUP, "__last", "__row", __run=starts.fill_null(True).cum_sum().set_sorted(),
-                __counts=~crossing | carries)
-        .group_by("__run")
-        .agg(
-            pl.col(GROUP, "__last").first(),
-            pl.col("__row").max(),
-            pl.col("__counts").any(),
-            *(pl.col(name).sum() for name in amounts),
-        )
-        .filter("__counts")
-    )  # fmt: skip
+    carries = cut.select(pl.any_horizontal(pl.col(name) > 0 for name in amounts)).to_series().to_numpy()
+    cut = cut.with_columns(__row=pl.Series(crossing)).filter(carries)
+    # Sums of runs, by numpy: rows of a series and a window are neighbours, so there is nothing to look up.
+    ends = np.append(starts[1:], time.size)
+    empty = np.zeros(time.size, bool)
+    empty[crossing[~carries]] = True
+    power = found.rows["power_w"].to_numpy()
+    sums = {
+        GROUP: found.series.to_numpy()[starts],
+        "__last": last[starts],
+        "__row": ends - 1,
+        "power_min_w": np.fmin.reduceat(power, starts),
+        "power_max_w": np.fmax.reduceat(power, starts),
+    }
+    for name in amounts:
+        values = taken[name].to_numpy().copy()
+        values[crossing] *= share
+        sums[name] = np.add.reduceat(values, starts)
+    whole = pl.DataFrame(sums, nan_to_null=True).filter(np.add.reduceat(~empty, starts) > 0)
     before = (
         cut.with_columns(__part=pl.int_ranges("__first", "__last"))
         .explode("__part", empty_as_null=False, keep_nulls=False)
@@ -331,16 +338,26 @@ def tally_of(found: Ordered, *, length_s: float, max_gap_s: float | None = None)
             GROUP,
             pl.col("__part").alias("__last"),
             "__row",
+            *(pl.lit(None, pl.Float64).alias(name) for name in EXTREMES),
             *(pl.col(name) * pl.col("share") for name in amounts),
         )
     )
-    sums = (
-        pl.concat([whole.select(GROUP, "__last", "__row", *amounts), before])
+    sums_of = (
+        pl.concat([whole, before.select(whole.columns)])
         .group_by(GROUP, "__last")
-        .agg(pl.col("__row").max(), *(pl.col(name).sum() for name in amounts))
-        .collect()
+        .agg(
+            pl.col("__row").max(),
+            pl.col("power_min_w").min(),
+            pl.col("power_max_w").max(),
+            *(pl.col(name).sum() for name in amounts),
+        )
     )
-    return _described(found, sums, length, gaps_s(found, "power_w", max_gap_s))
+    return _described(found, sums_of, length, gaps_s(found, "power_w", max_gap_s))
+
+
+def _before(values: np.ndarray) -> np.ndarray:
+    """Each row's value of the row before; the first row's own."""
+    return np.append(values[:1], values[:-1])
 
 
 def _described(found: Ordered, sums: pl.DataFrame, length: int, gaps: np.ndarray) -> pl.DataFrame:
@@ -356,6 +373,7 @@ def _described(found: Ordered, sums: pl.DataFrame, length: int, gaps: np.ndarray
         *words.values(),
         chunk=(pl.col("__last") * length).cast(pl.Datetime("ns")),
         max_gap_s=pl.lit(pl.Series(gaps)).gather(pl.col(GROUP)),
+        **{name: pl.col(name) for name in EXTREMES},
         **{name: pl.col(name) if name in sums.columns else filled[name] for name in AMOUNTS},
     )
 

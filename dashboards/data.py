@@ -21,7 +21,7 @@ import polars as pl
 
 from analytics.efficiency import joules_per_token, tokens_of_devices, tokens_per_joule
 from analytics.energy import group_of, over_time
-from analytics.frames import by_device, latest, scan, schema
+from analytics.frames import PART_ROWS, by_device, latest, scan, schema
 from analytics.steps import GAP_PERIODS, GAP_S, ordered, readings
 from collector.catalogue import POWER
 from collector.errors import ConfigError
@@ -41,6 +41,8 @@ ALL: Final = "all"
 
 _NS: Final = 1_000_000_000
 _KEPT: Final = 32
+_HOUR_NS: Final = 3600 * _NS
+_PROBED_ROWS: Final = 250_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,9 +102,12 @@ class Known:
 class FleetData:
     """The store at *root*, for the pages."""
 
-    def __init__(self, root: Path | str, *, clock_ns: Callable[[], int] = time.time_ns) -> None:
-        """Open nothing yet: the store may come after the page."""
+    def __init__(
+        self, root: Path | str, *, clock_ns: Callable[[], int] = time.time_ns, part_rows: int = PART_ROWS
+    ) -> None:
+        """Open nothing yet: the store may come after the page. A view is computed *part_rows* readings at a time."""
         self._root = Path(root)
+        self._part_rows = part_rows
         self._clock_ns = clock_ns
         self._views: OrderedDict[object, View] = OrderedDict()
         self._lock = Lock()
@@ -138,12 +143,7 @@ class FleetData:
         newest_ns = self._newest_ns(store)
         if store is None:
             return Known(sites=(), hosts=(), devices=(), newest=None)
-        seen = (
-            scan(store, "device_samples", end_ns - selection.window_s * _NS, end_ns + _NS)
-            .select("host", "device")
-            .unique()
-            .collect()
-        )
+        seen = _seen(store, end_ns - selection.window_s * _NS, end_ns + _NS)
         hosts = sorted(set(seen["host"].drop_nulls()))
         return Known(
             sites=tuple(sorted(set(self._sites(hosts).values()))),
@@ -243,7 +243,7 @@ class FleetData:
                 for name in ("device_samples", "workload_samples", "allocations")
             )
             return [readings(samples.lazy())], work, allocations
-        parts = by_device(store, "device_samples", start_ns, end_ns)
+        parts = by_device(store, "device_samples", start_ns, end_ns, rows=self._part_rows)
         partitions = scan(store, "devices").sort("time").unique("device", keep="last").drop_nulls("parent")
         # A partition's energy is its parent's.
         inside = partitions.select("device").collect().to_series().to_list()
@@ -301,9 +301,22 @@ def sites_of(path: Path) -> Mapping[str, tuple[str, ...]]:
     return sites
 
 
+def _seen(store: Store, start_ns: int, end_ns: int) -> pl.DataFrame:
+    """Hosts and devices of a stretch: of hours that are rolled up by the rollup, of the last one by its readings."""
+    recent_ns = max(start_ns, end_ns - _HOUR_NS)
+    if not store.segments("device_rollups", start_ns, recent_ns):
+        recent_ns = start_ns
+    rows = [scan(store, "device_samples", recent_ns, end_ns)]
+    if recent_ns > start_ns:
+        # A rollup's time is the start of its hour.
+        first_ns = start_ns // _HOUR_NS * _HOUR_NS
+        rows.append(scan(store, "device_rollups", first_ns, end_ns, pl.col("window_s") == _HOUR_NS // _NS))
+    return pl.concat([some.select("host", "device") for some in rows]).unique().collect()
+
+
 def _period_s(rows: pl.DataFrame) -> float:
     """The usual time between two readings of a device by one source; 0 where nothing was read twice."""
-    found = ordered(rows)
+    found = ordered(rows.head(_PROBED_ROWS))
     step = found.rows["time"].to_physical().diff().filter(~found.first).median()
     return float(step) / _NS if isinstance(step, int | float) else 0.0
 

@@ -1,16 +1,20 @@
 """The numbers of a page against sums worked out by hand over the same readings."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from datetime import timedelta
 from pathlib import Path
+from shutil import copytree, rmtree
 
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
+from analytics.frames import by_device
 from collector.errors import ConfigError
 from collector.store import Store
-from dashboards.data import BUCKETS, FleetData, View, bucket_s, sites_of
-from dashboards.selection import WINDOWS, Selection, moment
+from dashboards.data import BUCKETS, FleetData, Totals, View, bucket_s, sites_of
+from dashboards.selection import WINDOWS, By, Selection, moment
 
 
 @pytest.fixture
@@ -135,6 +139,41 @@ def test_groups_sum_to_the_whole(data: FleetData) -> None:
         assert view.table["energy_j"].sum() == pytest.approx(view.totals.energy_j)
         summed = view.groups.group_by("window").agg(pl.col("power_mean_w").sum()).sort("window")
         assert summed["power_mean_w"].to_list() == pytest.approx(view.power["power_mean_w"].to_list())
+
+
+@pytest.mark.parametrize("by", ["site", "host", "device"])
+def test_a_page_computed_in_parts_is_the_page(
+    tmp_path: Path, store_root: Path, samples: pl.DataFrame, clock_ns: Callable[[], int], by: By
+) -> None:
+    copytree(store_root, tmp_path, dirs_exist_ok=True)
+    rmtree(tmp_path / "device_samples")
+    for device in ("GPU-a2", "TPU-b1", "GPU-a1"):
+        Store(tmp_path).write("device_samples", samples.filter(pl.col("device") == device))
+    chosen = Selection(window="15m", by=by)
+    whole = FleetData(tmp_path, clock_ns=clock_ns).view(chosen)
+    parts = FleetData(tmp_path, clock_ns=clock_ns, part_rows=10).view(chosen)
+    assert len(by_device(tmp_path, "device_samples", rows=10)) == 3
+    for field in fields(Totals):
+        value, expected = (getattr(view.totals, field.name) for view in (parts, whole))
+        assert value == (pytest.approx(expected) if isinstance(expected, float) else expected), field.name
+    for name in ("power", "groups", "utilization", "efficiency", "table"):
+        assert_frame_equal(getattr(parts, name), getattr(whole, name))
+
+
+def test_what_was_seen_before_the_last_hour_is_known_from_the_rollups(tmp_path: Path) -> None:
+    store = Store.create(tmp_path)
+    hour_ns, end_ns = 3600 * 10**9, 1_772_323_200 * 10**9
+    for device, age in (("old", 20), ("new", 0)):
+        times = [end_ns - age * hour_ns - n * 10**9 for n in range(1, 10)]
+        rows = {"device": [device] * 9, "time": times, "source": ["s"] * 9, "host": ["n"] * 9, "power_w": [1.0] * 9}
+        store.write("device_samples", rows)
+    data = FleetData(tmp_path, clock_ns=lambda: end_ns)
+    before = data.known(Selection(window="24h"))
+    store.maintain(end_ns)
+    assert store.segments("device_rollups")
+    assert data.known(Selection(window="24h")) == before
+    assert before.devices == ("new", "old")
+    assert data.known(Selection(window="1h")).devices == ("new",)
 
 
 def test_partitions_repeat_nothing(tmp_path: Path, samples: pl.DataFrame, clock_ns: Callable[[], int]) -> None:
