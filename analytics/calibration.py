@@ -241,7 +241,7 @@ def with_interval(
 
     In:  energy: device, source, energy_j, covered_s, modelled_j, and window where it is by windows of *window_s*, as
          `analytics.energy.energy` gives it of `by_power`; fits: of `latest_fits`; samples: what the energy is of.
-    Out: the columns of energy, where energy_j and power_mean_w are corrected for calibrated devices, then energy_low_j,
+    Out: the columns of energy, where energy_j and the powers are corrected for calibrated devices, then energy_low_j,
          energy_high_j, energy_raw_j (as the sensor had it), calibrated, and beats_j (the part of the correction that is
          for beats; null without).
 
@@ -279,7 +279,14 @@ def with_interval(
         .join(unseen, on=place, how="left", nulls_equal=True)
         .with_columns(energy_raw_j=joules, calibrated=gain.is_not_null() & ~modelled)
         .with_columns(energy_j=pl.max_horizontal(pl.when(raw.is_not_null()).then(0.0), corrected))
-        .with_columns(power_mean_w=pl.when(own).then(joules / covered).otherwise("power_mean_w"))
+        .with_columns(
+            pl.when(own).then(joules / covered).otherwise("power_mean_w").alias("power_mean_w"),
+            *(
+                pl.when(own).then((pl.col(name) - pl.col("offset_w")) / gain).otherwise(name).alias(name)
+                for name in ("power_min_w", "power_max_w")
+                if name in names
+            ),
+        )
         .select(
             *names,
             pl.max_horizontal(pl.when(wide.is_not_null()).then(0.0), joules - wide).alias("energy_low_j"),

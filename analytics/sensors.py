@@ -273,6 +273,7 @@ _SHAPES: Final[tuple[Shape, ...]] = ("mean", "settling")
 _SHORTEST: Final = 2
 """The shortest window that is looked for, in steps of the meter."""
 _SHIFT_S: Final = 0.004
+_KEPT: Final = 40
 
 
 class _Meter:
@@ -294,6 +295,9 @@ class _Meter:
             return (upto - since) / window_s, inside
         # Two time constants of a settling sensor: then what it sees is as old, on average, as by a mean.
         if window_s not in self._settled:
+            # The jackknife comes back to the same windows; a recording of hours times all windows would not fit.
+            if len(self._settled) >= _KEPT:
+                self._settled.clear()
             self._settled[window_s] = self._settle(window_s / 2)
         return np.interp(end_s, self.time_s, self._settled[window_s]), inside
 
