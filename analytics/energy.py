@@ -14,6 +14,7 @@ import polars as pl
 
 from analytics.steps import (
     AMOUNTS,
+    BUSY,
     KEYS,
     MAX_COUNTER_GAP_S,
     TALLY,
@@ -389,8 +390,8 @@ def _device_steps(rows: pl.DataFrame, *, max_gap_s: float | None) -> pl.DataFram
     if rows.is_empty():
         return pl.DataFrame(schema=DEVICE_STEPS)
     found = ordered(rows)
-    taken = _steps(found, max_gap_s)
-    absent = {name: pl.lit(0.0) for name in AMOUNTS if name not in taken.columns}
+    taken = _steps(found, max_gap_s, busy=True)
+    absent = {name: pl.lit(0.0) for name in (*AMOUNTS, *BUSY) if name not in taken.columns}
     if "mixed_j" not in taken.columns:
         absent |= {"mixed_j": pl.col("power_j"), "mixed_s": pl.col("power_s")}
     if "mixed_modelled_j" not in taken.columns and "power_modelled_j" in taken.columns:

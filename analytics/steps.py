@@ -25,10 +25,12 @@ LONGEST_GAP_S: Final = 300.0
 """The most that a device's own interval makes of a gap: power is not known between readings a quarter-hour apart."""
 NS: Final = 1_000_000_000
 AMOUNTS: Final = (
-    "power_j", "power_s", "mixed_j", "mixed_s", "both_counter_j", "both_power_j", "busy_s", "busy_covered_s",
-    "counter_j", "mixed_modelled_j", "power_modelled_j",
+    "power_j", "power_s", "mixed_j", "mixed_s", "both_counter_j", "both_power_j", "counter_j",
+    "mixed_modelled_j", "power_modelled_j",
 )  # fmt: skip
-"""What a step has: by the power; by the counter where it is good; by each where both are; utilisation; its parts."""
+"""What a step has: by the power; by the counter where it is good; by each where both are; its parts."""
+BUSY: Final = ("busy_s", "busy_covered_s")
+"""Utilisation integrated over time, for whoever asks for it."""
 EXTREMES: Final = ("power_min_w", "power_max_w")
 """Of the readings with which the steps of a window end."""
 TALLY: Final = pl.Schema(
@@ -235,12 +237,13 @@ def gaps_s(found: Ordered, column: str, max_gap_s: float | None) -> np.ndarray:
     return gaps
 
 
-def steps(found: Ordered, max_gap_s: float | None = None) -> pl.DataFrame:
+def steps(found: Ordered, max_gap_s: float | None = None, *, busy: bool = False) -> pl.DataFrame:
     """
     One row for each reading: the step that ends with it.
 
     Out: `GROUP`, first, time and span (ns; the span null in a first row), by_counter and modelled where any are, and
-    of `AMOUNTS` those that can be anything but 0. Where there is no counter, what is mixed is what is by the power.
+    of `AMOUNTS`, and of `BUSY` if they are asked for, those that can be anything but 0. Where there is no counter, what
+    is mixed is what is by the power.
     """
     rows = found.rows
     there = {name: rows[name].null_count() < rows.height for name in NUMBERS}
@@ -261,7 +264,7 @@ def steps(found: Ordered, max_gap_s: float | None = None) -> pl.DataFrame:
     if counted:
         of_counter = _difference_whole if whole["energy_j"] else difference
         named["counter_j"], named["counter_s"] = of_counter("energy_j", MAX_COUNTER_GAP_S, POWER.high or 50_000.0)
-    if there["utilization_ratio"]:
+    if busy and there["utilization_ratio"]:
         named["busy_s"], named["busy_covered_s"] = integral("utilization_ratio")
     kept = [GROUP, "first", "time", "span"]
     frame = base.lazy().select(*kept, *(value.alias(name) for name, value in named.items()))
