@@ -34,7 +34,10 @@ def slow(time_s: Floats) -> Floats:
 
 
 def board(
-    load: Callable[[Floats], Floats], busy: Callable[[Floats], Floats] | None = None, window_s: float = 0.025
+    load: Callable[[Floats], Floats],
+    busy: Callable[[Floats], Floats] | None = None,
+    window_s: float = 0.025,
+    jitter_s: float = 0.0,
 ) -> tuple[pl.LazyFrame, pl.LazyFrame, float]:
     """Readings of a board that shows 0.93 of the power and 4 W more, a meter of 5 ms, and the joules."""
     random = np.random.default_rng(7)
@@ -42,8 +45,9 @@ def board(
     power = load(fine)
     joules = np.concatenate([[0.0], np.cumsum(power[1:] * 0.0005)])
     updates = np.arange(0.05, 10.99, 0.1012)
-    begins = np.maximum(updates - window_s, 0)
-    seen = (np.interp(updates, fine, joules) - np.interp(begins, fine, joules)) / (updates - begins)
+    ends = updates + random.uniform(-jitter_s, jitter_s, len(updates))
+    begins = np.maximum(ends - window_s, 0)
+    seen = (np.interp(ends, fine, joules) - np.interp(begins, fine, joules)) / (ends - begins)
     shown = GAIN * seen + OFFSET_W + random.normal(0, 0.2, len(updates))
     polls = np.arange(0.06, 10.99, 0.012)
     meter_s = np.arange(0.005, 10.99, 0.005)
@@ -95,6 +99,11 @@ def test_gain_and_offset_are_found_whatever_the_sensor_misses(
     assert found["gain_error_ratio"] < 0.01
     assert (found["device"], found["reference"], found["metric"]) == ("GPU", "pmd", "power_w")
     assert found["update_period_s"] == pytest.approx(0.1012, abs=0.001)
+
+
+def test_a_clock_that_jitters_does_not_lower_the_gain() -> None:
+    samples, meter, _ = board(square, jitter_s=0.01)
+    assert calibrate(samples, meter)["gain_ratio"].item() == pytest.approx(GAIN, abs=0.01)
 
 
 def test_the_order_of_rows_does_not_matter() -> None:

@@ -77,6 +77,13 @@ def test_the_update_period_is_found_though_values_repeat_and_readings_are_late(
     assert found.standard_error_s < 0.02 * period_s
 
 
+def test_where_most_renewals_leave_the_value_as_it_was_the_period_is_no_multiple() -> None:
+    renewed = np.cumsum(np.random.default_rng(4).random(600) < 0.35).astype(float)
+    time_s = np.arange(0, 60, 0.012)
+    found = update_period(time_s, renewed[np.minimum((time_s / 0.1).astype(int), 599)])
+    assert found.update_period_s == pytest.approx(0.1, abs=0.001)
+
+
 @pytest.mark.parametrize("polled_s", [0.1, 0.15, 1.0])
 def test_the_readers_own_period_is_not_taken_for_the_sensors(polled_s: float) -> None:
     time_s, watts, _, _ = recording(jumps, window_s=0.1, polled_s=polled_s, length_s=200)
