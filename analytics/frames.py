@@ -28,7 +28,7 @@ TYPES = {
 }
 
 
-PART_ROWS = 2_000_000
+PART_ROWS = 1_000_000
 """Rows of a part of `by_device`: some hundreds of megabytes while energy is computed."""
 _LEAST_BYTES = 8
 _MOST_THREADS = 4
