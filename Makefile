@@ -43,6 +43,7 @@ bench: $(VENV)/.bench
 
 metrics: $(VENV)/.run
 	$(BIN)/python -m collector.metrics_page
+	$(BIN)/python -m collector.tables_page
 
 # Renews the lock files from pyproject.toml; they name versions and hashes, no registry.
 UV := uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade

@@ -13,7 +13,8 @@ import polars as pl
 from collector.errors import StoreError
 from collector.store import Segment, Store
 from collector.store.extents import Extent
-from collector.store.schema import VERSION, Table
+from collector.store.schema import VERSION
+from collector.store.table import Table
 
 Moment = datetime | int
 """A time: a datetime (without a zone it is UTC), or nanoseconds since 1970."""

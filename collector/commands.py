@@ -100,9 +100,10 @@ def query(
     """
     Run SQL (DuckDB's) over the store, in a process that can read the store's tables and nothing else.
 
-    Tables: device_samples, host_samples, workload_samples, facility_samples, device_rollups, workload_rollups, devices,
-    allocations, processes, events;
-    devices_now and allocations_now hold the latest row of each. "SHOW TABLES" and "DESCRIBE device_samples" tell more.
+    Tables: what was measured (device_samples, host_samples, workload_samples, facility_samples), their rollups, what
+    was observed (devices, allocations, processes, events) and what jobs made of it (efficiency, incidents, forecasts
+    ...; collector/TABLES.md has all); devices_now and the like hold the latest row of each. "SHOW TABLES" and
+    "DESCRIBE device_samples" tell more.
     --since and --until bound the rows that the tables have.
     """
     from collector.store.query import MIB, Limits

@@ -13,8 +13,8 @@ from collector.store import sql
 from collector.store.engine import Engine
 from collector.store.files import Files
 from collector.store.packing import packed_columns
-from collector.store.schema import Table
 from collector.store.segments import DAY_NS, day_folder, day_of
+from collector.store.table import Table
 
 
 @runtime_checkable

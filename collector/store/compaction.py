@@ -17,7 +17,7 @@ from collector.store import sql
 from collector.store.engine import Engine, as_store_error, check_version
 from collector.store.files import Files
 from collector.store.packing import packed_columns
-from collector.store.schema import TABLES, Table
+from collector.store.schema import TABLES
 from collector.store.segments import (
     DAY_NS,
     EXPIRED,
@@ -29,6 +29,7 @@ from collector.store.segments import (
     segment_name,
     visible,
 )
+from collector.store.table import Table
 
 log = logging.getLogger(__name__)
 

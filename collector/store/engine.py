@@ -11,7 +11,8 @@ import duckdb
 
 from collector.errors import StoreError
 from collector.store import sql
-from collector.store.schema import VERSION, Column, Table
+from collector.store.schema import VERSION
+from collector.store.table import Column, Table
 
 Row = tuple[Any, ...]
 

@@ -9,8 +9,9 @@ from collector.errors import StoreError
 from collector.store import sql, views
 from collector.store.engine import as_store_error, connect
 from collector.store.files import FILES
-from collector.store.schema import TABLES, Table
+from collector.store.schema import TABLES
 from collector.store.segments import segments_of
+from collector.store.table import Table
 
 _FORMATS = {
     "parquet": "FORMAT parquet, COMPRESSION zstd",

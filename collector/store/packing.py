@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from collector.store.engine import Engine
-from collector.store.schema import Column, Table
 from collector.store.sql import quoted
+from collector.store.table import Column, Table
 
 _DIGITS = (0, 1, 2, 3, 4, 6)
 # The digits of some rows are looked at first, and those found then proven on all rows.

@@ -26,7 +26,7 @@ from typing import IO, Any, Final
 from collector.errors import QueryError, StoreError
 from collector.store import sql as statements
 from collector.store import views
-from collector.store.schema import ALLOCATIONS, DEVICES, TABLES, VERSION
+from collector.store.schema import TABLES, VERSION
 from collector.store.segments import segments_of
 
 MIB: Final = 1 << 20
@@ -125,9 +125,8 @@ def _request(
     made: list[str] = []
     files: list[Path] = []
     for table in TABLES.values():
-        latest = f"{table.name}_now"
         # Opening the footers of a table's segments is what costs; a table that is not named can stay empty.
-        named = everything or table.name in words or latest in words
+        named = everything or table.name in words or table.now in words
         segments = segments_of(root, table.name, start_ns, end_ns) if named else []
         # Relative to the store, where the child works: its definitions do not tell where that is.
         listed = [
@@ -137,8 +136,8 @@ def _request(
         files += [path for paths, _ in listed for path in paths]
         select = statements.typed_rows(table, listed) + _within(start_ns, end_ns)
         made.append(f"CREATE VIEW {statements.quoted(table.name)} AS {select}")
-        if table in (DEVICES, ALLOCATIONS):
-            made.append(f"CREATE VIEW {statements.quoted(latest)} AS {statements.latest_of(table)}")
+        if table.states:
+            made.append(f"CREATE VIEW {statements.quoted(table.now)} AS {statements.latest_of(table)}")
     return {
         "sql": sql,
         "views": made,

@@ -18,8 +18,9 @@ from collector.catalogue import Kind
 from collector.store import sql
 from collector.store.engine import Engine, as_store_error
 from collector.store.files import Files
-from collector.store.schema import ROLLUP_TABLES, STATISTICS, TABLES, Column, Table, rollup_column
+from collector.store.schema import ROLLUP_TABLES, STATISTICS, TABLES, rollup_column
 from collector.store.segments import DAY_NS, Segment, day_start_ns, days, present, segments_of, visible
+from collector.store.table import Column, Table
 from collector.store.views import groups
 
 WINDOWS_S = (300, 3600)

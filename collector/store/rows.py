@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from collector.sample import Allocation, Device, Event, Process, Reading, Sample
-from collector.store.schema import ALLOCATIONS, DEVICES, EVENTS, PROCESSES, SAMPLE_TABLES, SUBJECT, Table
+from collector.store.schema import ALLOCATIONS, DEVICES, EVENTS, PROCESSES, SAMPLE_TABLES, SUBJECT
 from collector.store.segments import DAY_NS
+from collector.store.table import Table
 
 Values = dict[str, Any]
 """A row by column name, without the columns that have no value."""

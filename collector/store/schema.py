@@ -5,53 +5,14 @@ A row is found by its key columns and `time`; a later row with the same key repl
 Only ever add columns.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 
 from collector.catalogue import Kind, Metric, Scope, metrics
+from collector.store.derived import DERIVED_TABLES
+from collector.store.table import TIME, Column, Table, text
 
 VERSION: Final = 1
 """Stored in each segment; a segment with a higher number is refused."""
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column by name and DuckDB type, with the metric it holds where it holds one."""
-
-    name: str
-    type: str
-    metric: Metric | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """
-    A table: its key columns (which, with `time`, find a row and sort a segment), then the rest.
-
-    Every table has a column `time` (TIMESTAMP_NS, UTC), by whose day it is partitioned. Of a `shared` table several
-    writers may write the same row and readers look for the latest; in the others a row belongs to one writer.
-    """
-
-    name: str
-    keys: tuple[str, ...]
-    columns: tuple[Column, ...]
-    shared: bool = False
-
-    def __iter__(self) -> Iterator[Column]:
-        return iter(self.columns)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The column names, in order."""
-        return tuple(column.name for column in self.columns)
-
-
-TIME: Final = Column("time", "TIMESTAMP_NS")
-
-
-def _text(*names: str) -> tuple[Column, ...]:
-    return tuple(Column(name, "VARCHAR") for name in names)
 
 
 def _measured(scope: Scope) -> tuple[Column, ...]:
@@ -61,58 +22,60 @@ def _measured(scope: Scope) -> tuple[Column, ...]:
 DEVICE_SAMPLES: Final = Table(
     "device_samples",
     ("device", "source"),
-    (*_text("device"), TIME, *_text("source", "host", "power_method", "power_scope"), *_measured(Scope.DEVICE)),
+    (*text("device"), TIME, *text("source", "host", "power_method", "power_scope"), *_measured(Scope.DEVICE)),
 )
 HOST_SAMPLES: Final = Table(
-    "host_samples", ("host", "source"), (*_text("host"), TIME, *_text("source"), *_measured(Scope.HOST))
+    "host_samples", ("host", "source"), (*text("host"), TIME, *text("source"), *_measured(Scope.HOST))
 )
 WORKLOAD_SAMPLES: Final = Table(
     "workload_samples",
     ("workload", "source"),
-    (*_text("workload"), TIME, *_text("source", "host", "model", "framework"), *_measured(Scope.WORKLOAD)),
+    (*text("workload"), TIME, *text("source", "host", "model", "framework"), *_measured(Scope.WORKLOAD)),
 )
 FACILITY_SAMPLES: Final = Table(
     "facility_samples",
     ("meter", "source"),
-    (*_text("meter"), TIME, *_text("source", "host", "site"), *_measured(Scope.FACILITY)),
+    (*text("meter"), TIME, *text("source", "host", "site"), *_measured(Scope.FACILITY)),
 )
 DEVICES: Final = Table(
     "devices",
     ("device", "source"),
     (
-        *_text("device"),
+        *text("device"),
         TIME,
-        *_text("source", "host", "vendor", "model"),
+        *text("source", "host", "vendor", "model"),
         Column("ordinal", "INTEGER"),
-        *_text("parent", "partition", "serial", "bus", "driver_version", "firmware_version", "mode"),
-        *_text("power_method", "power_scope"),
+        *text("parent", "partition", "serial", "bus", "driver_version", "firmware_version", "mode"),
+        *text("power_method", "power_scope"),
         Column("power_window_s", "DOUBLE"),
         Column("power_limit_w", "DOUBLE"),
         Column("memory_total_bytes", "DOUBLE"),
     ),
     shared=True,
+    states=True,
 )
 ALLOCATIONS: Final = Table(
     "allocations",
     ("workload", "device", "start"),
     (
-        *_text("workload", "device"),
+        *text("workload", "device"),
         Column("start", "TIMESTAMP_NS"),
         TIME,
         Column("end", "TIMESTAMP_NS"),
-        *_text("source", "host", "name", "user", "team"),
+        *text("source", "host", "name", "user", "team"),
         Column("share", "DOUBLE"),
     ),
     shared=True,
+    states=True,
 )
 PROCESSES: Final = Table(
     "processes",
     ("device", "pid", "source"),
     (
-        *_text("device"),
+        *text("device"),
         Column("pid", "BIGINT"),
         TIME,
-        *_text("source", "host", "name", "user"),
+        *text("source", "host", "name", "user"),
         Column("memory_used_bytes", "DOUBLE"),
         Column("utilization_ratio", "DOUBLE"),
     ),
@@ -121,9 +84,9 @@ EVENTS: Final = Table(
     "events",
     ("host", "kind", "device", "code", "source"),
     (
-        *_text("host", "kind"),
+        *text("host", "kind"),
         TIME,
-        *_text("device", "code", "source", "severity", "message"),
+        *text("device", "code", "source", "severity", "message"),
         Column("value", "DOUBLE"),
     ),
     shared=True,
@@ -132,9 +95,9 @@ CALIBRATIONS: Final = Table(
     "calibrations",
     ("device", "metric"),
     (
-        *_text("device", "metric"),
+        *text("device", "metric"),
         TIME,
-        *_text("source", "reference"),
+        *text("source", "reference"),
         Column("start", "TIMESTAMP_NS"),
         Column("end", "TIMESTAMP_NS"),
         *(
@@ -182,7 +145,7 @@ def rollup_column(metric: Metric, statistic: str) -> str:
     return "_".join(word for word in (metric.name, statistic, metric.unit.suffix) if word)
 
 
-def _rollup(scope: Scope, *text: str) -> Table:
+def _rollup(scope: Scope, *others: str) -> Table:
     """
     What the samples of a scope were over a window that starts at `time` and lasts `window_s` (300 or 3600).
 
@@ -194,11 +157,11 @@ def _rollup(scope: Scope, *text: str) -> Table:
         f"{scope.value}_rollups",
         (subject, "source", "window_s"),
         (
-            *_text(subject),
+            *text(subject),
             TIME,
-            *_text("source"),
+            *text("source"),
             Column("window_s", "INTEGER"),
-            *_text("host", *text),
+            *text("host", *others),
             Column("rows", "BIGINT"),
             Column("covered_s", "DOUBLE"),
             *(
@@ -227,6 +190,7 @@ TABLES: Final = {
         CALIBRATIONS,
         DEVICE_ROLLUPS,
         WORKLOAD_ROLLUPS,
+        *DERIVED_TABLES,
     )
 }
 

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from collector.store.schema import VERSION, Table
+from collector.store.schema import VERSION
+from collector.store.table import Table
 
 VERSION_KEY = "perfwatt_schema"
 TABLE_KEY = "perfwatt_table"

@@ -20,7 +20,7 @@ from collector.store.engine import Engine, as_store_error, connect
 from collector.store.extents import Extent, extents
 from collector.store.files import FILES, Files, WriterLock
 from collector.store.rollups import roll_up
-from collector.store.schema import TABLES, Table
+from collector.store.schema import TABLES
 from collector.store.segments import (
     Segment,
     checked_writer,
@@ -32,6 +32,7 @@ from collector.store.segments import (
     segments_of,
     visible,
 )
+from collector.store.table import Table
 from collector.store.writer import Writer
 
 RETAIN_DAYS: Mapping[str, int | None] = {

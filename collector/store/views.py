@@ -10,8 +10,9 @@ import duckdb
 from collector.store import sql
 from collector.store.engine import as_store_error, check_version, connect
 from collector.store.files import Files
-from collector.store.schema import ALLOCATIONS, DEVICES, TABLES, Table
+from collector.store.schema import TABLES
 from collector.store.segments import Segment, segments_of
+from collector.store.table import Table
 
 DATABASE = "perfwatt.duckdb"
 
@@ -76,10 +77,10 @@ def statements(connection: duckdb.DuckDBPyConnection, root: Path, schema: str | 
     into = f"{sql.quoted(schema)}." if schema else ""
     for table in TABLES.values():
         yield f"CREATE VIEW {into}{sql.quoted(table.name)} AS {table_view(connection, root, table)}"
-    for table in (DEVICES, ALLOCATIONS):
+    for table in (table for table in TABLES.values() if table.states):
         keys = ", ".join(sql.quoted(name) for name in table.keys)
         yield (
-            f"CREATE VIEW {into}{sql.quoted(f'{table.name}_now')} AS SELECT * FROM {into}{sql.quoted(table.name)} "
+            f"CREATE VIEW {into}{sql.quoted(table.now)} AS SELECT * FROM {into}{sql.quoted(table.name)} "
             f"QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY time DESC) = 1"
         )
 

@@ -17,7 +17,7 @@ from collector.store.compaction import compact
 from collector.store.engine import Engine, as_store_error
 from collector.store.files import FILES, Files, WriterLock
 from collector.store.rows import Describer, Values, event_row, rows_of
-from collector.store.schema import EVENTS, TABLES, Table
+from collector.store.schema import EVENTS, TABLES
 from collector.store.segments import (
     Segment,
     checked_writer,
@@ -29,6 +29,7 @@ from collector.store.segments import (
     segment_name,
     unfinished,
 )
+from collector.store.table import Table
 
 log = logging.getLogger(__name__)
 
