@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple, cast
 
 import polars as pl
 
@@ -33,6 +34,7 @@ PART_ROWS = 1_000_000
 """Rows of a part of `by_device`: some hundreds of megabytes while energy is computed."""
 _LEAST_BYTES = 8
 _MOST_THREADS = 4
+_HOUR_NS = 3_600_000_000_000
 
 _TICKS_NS: dict[pl.DataType, int] = {pl.Datetime("ms"): 1_000_000, pl.Datetime("us"): 1_000, pl.Datetime("ns"): 1}
 
@@ -133,6 +135,48 @@ def latest(
     opened = store if isinstance(store, Store) else Store(store)
     keys = list(opened.table(table).keys)
     return scan(opened, table, start, end).sort("time").unique(keys, keep="last", maintain_order=True)
+
+
+class WorkloadFrames(NamedTuple):
+    """
+    What a store tells of one workload: the tables of these names, of its devices, while it held any of them.
+
+    allocations: everybody's of its devices. facility_samples: from an hour before it began, since a price holds on.
+    devices and calibrations: all.
+    """
+
+    device_samples: pl.LazyFrame
+    workload_samples: pl.LazyFrame
+    allocations: pl.LazyFrame
+    devices: pl.LazyFrame
+    facility_samples: pl.LazyFrame
+    calibrations: pl.LazyFrame
+
+
+def of_workload(store: Store | Path | str, workload: str) -> WorkloadFrames:
+    """
+    The tables of *store* of one workload, from its first allocation to its last; all empty of one that has none.
+
+    Raises: StoreError.
+    """
+    opened = store if isinstance(store, Store) else Store(store)
+    devices = scan(opened, "devices").collect().lazy()
+    own = scan(opened, "allocations", where=pl.col("workload") == workload).collect()
+    # Where the last word on an allocation has no end, the workload holds it still.
+    last = own.sort("time").unique(["device", "start"], keep="last", maintain_order=True)
+    start, end = last["start"].to_physical().min(), last["end"].to_physical().max()
+    start_ns = 0 if start is None else int(cast("int", start))
+    end_ns = None if end is None or last["end"].null_count() else int(cast("int", end)) + 1
+    parents = devices.filter(pl.col("device").is_in(own["device"].implode())).select("parent").drop_nulls().unique()
+    named = pl.col("device").is_in([*own["device"].unique(), *parents.collect()["parent"]])
+    return WorkloadFrames(
+        scan(opened, "device_samples", start_ns, end_ns, named),
+        scan(opened, "workload_samples", start_ns, end_ns, pl.col("workload") == workload),
+        scan(opened, "allocations", None, end_ns, named),
+        devices,
+        scan(opened, "facility_samples", max(0, start_ns - _HOUR_NS), end_ns),
+        scan(opened, "calibrations"),
+    )
 
 
 def _scanned(
