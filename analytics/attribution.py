@@ -13,6 +13,7 @@ import polars as pl
 
 from analytics.efficiency import current, energy_in, work_of
 from analytics.energy import device_steps, integrate_power, seconds, split, window_start
+from analytics.intervals import BOUNDS, bounds, measured, total
 from collector.catalogue import (
     ACTIVITY_GRAPHICS,
     ACTIVITY_SM,
@@ -29,8 +30,13 @@ Basis = Literal["allocation", "activity"]
 Per = Literal["workload", "name", "user", "team", "model", "device", "host", "site", "fleet"]
 
 OWNER: Final = ("workload", "name", "user", "team")
-AMOUNTS: Final = ("span_s", "covered_s", "energy_j", "modelled_j")
-"""What every line has, and what adds up: device-seconds, those of them with energy, joules, and modelled joules."""
+AMOUNTS: Final = ("span_s", "covered_s", "energy_j", "modelled_j", "error_j")
+"""
+What every line has, and what adds up: device-seconds, those of them with energy, joules, modelled joules, and (of one
+device) half the interval.
+"""
+ENERGY: Final = ("energy_j", *BOUNDS)
+ENDS: Final = ("", "_low", "_high")
 IDLE_RATIO: Final = 0.01
 """A device is idle while no more of its time than this is in use."""
 ACTIVITY_S: Final = 300.0
@@ -42,7 +48,9 @@ MEASURED: Final = 0.99
 
 _NS: Final = 1_000_000_000
 _EXACT: Final = 1e-9
-_SUMS: Final = ("energy_j", "modelled_j", "covered_s", "idle_j", "idle_modelled_j", "idle_s")
+_SUMS: Final = (
+    "energy_j", "modelled_j", "covered_s", "error_j", "idle_j", "idle_modelled_j", "idle_s", "idle_error_j",
+)  # fmt: skip
 # MIG slices of a whole board; the boards below have fewer than the usual seven.
 _SLICES: Final = 7
 _FOUR_SLICES: Final = r"(?i)\bA30\b|RTX PRO 6000"
@@ -65,7 +73,8 @@ def attribute(
          *devices*: device, parent, partition, model, time, which tells partitions from whole devices.
     Out: kind (``used``, ``idle``: held by somebody and not in use, ``unallocated``), device (whole), host, workload,
          name, user, team (null where unallocated), window (with *by*), span_s (device-seconds), covered_s (those of
-         them with energy), energy_j (null where nothing was covered), modelled_j.
+         them with energy), energy_j (null where nothing was covered), energy_low_j and energy_high_j (as of
+         `analytics.energy.energy`), modelled_j.
 
     Holders take their share; shares beyond one whole device are scaled down to it, so two that hold all of it have half
     each. A partition is its share of the board's compute slices. With *basis* ``activity`` the holders of partitions
@@ -77,7 +86,7 @@ def attribute(
     idle = (pl.col("busy_covered_s") > 0) & (busy <= idle_ratio)
     steps = _once(device_steps(device_samples, max_gap_s=max_gap_s, devices=devices)).with_columns(
         pl.when(idle).then(name).otherwise(0.0).alias(f"idle_{short}")
-        for name, short in (("energy_j", "j"), ("modelled_j", "modelled_j"), ("covered_s", "s"))
+        for name, short in (("energy_j", "j"), ("modelled_j", "modelled_j"), ("covered_s", "s"), ("error_j", "error_j"))
     )
     steps = _once(steps)
     known = _once(
@@ -98,6 +107,7 @@ def attribute(
     window = [] if by is None else ["window"]
     lines = pl.concat([*_held_lines(found, holders, window), _free_lines(found, holders, window)])
     keys = ["kind", "device", *OWNER, *window]
+    joules = pl.when(pl.col("covered_s") > 0).then("energy_j")
     return (
         lines.group_by(keys)
         .agg(pl.col(name).sum() for name in AMOUNTS)
@@ -105,7 +115,7 @@ def attribute(
         .join(known.select("device", "host"), on="device", how="left")
         .select(
             "kind", "device", "host", *OWNER, *window, "span_s", "covered_s",
-            energy_j=pl.when(pl.col("covered_s") > 0).then("energy_j"), modelled_j=pl.col("modelled_j"),
+            joules.alias("energy_j"), *bounds(joules, measured(pl.col("error_j"), pl.col("modelled_j"))), "modelled_j",
         )
         .sort("device", "kind", "workload", *window)
     )  # fmt: skip
@@ -124,7 +134,9 @@ def attribution(
 
     In:  lines; *workload_samples* for models and tokens; *hosts* gives each host's site; *by* as the lines have it.
     Out: *per* (null for what is nobody's), kind, window (with *by*), devices, span_s, covered_s, covered_ratio,
-         energy_j, power_mean_w (of one device), modelled_ratio, tokens, joules_per_token.
+         energy_j, energy_low_j and energy_high_j (boards are off independently: `analytics.intervals.total`),
+         power_mean_w (of one device), modelled_ratio, tokens, joules_per_token, joules_per_token_low and
+         joules_per_token_high.
 
     Tokens are the group's, on its ``used`` row, never a device's: per device and place there are none. Joules per token
     divide the group's used and idle energy, since an engine that waits is there for its tokens; they are on the
@@ -144,22 +156,27 @@ def attribution(
     keys = [per, *window]
     owned = pl.col("kind").is_in(["used", "idle"])
     whole = found.filter(owned).group_by(keys).agg(
-        group_j=energy_j.sum(), whole=covered_s.sum() >= MEASURED * span_s.sum(),
+        whole=covered_s.sum() >= MEASURED * span_s.sum(),
         # Where all of it was idle the tokens stand on the idle row.
         kind=pl.col("kind").sort(descending=True).first(),
     )  # fmt: skip
+    # What hosts draw beyond their devices is measured by a sensor of the host's.
+    board = pl.coalesce("device", "host")
+    groups = total(told.filter(owned), keys, board=board).rename({name: f"group_{name}" for name in ENERGY})
+    whole = whole.join(groups, on=keys, nulls_equal=True).join(tokens, on=keys, nulls_equal=True)
+    intervals = total(told, [*keys, "kind"], board=board).drop("energy_j")
+    per_token = {f"joules_per_token{end}": pl.col(f"group_energy{end}_j") / pl.col("tokens") for end in ENDS}
     return (
-        found.join(whole.join(tokens, on=keys, nulls_equal=True), on=[*keys, "kind"], how="left", nulls_equal=True)
+        found.join(intervals, on=[*keys, "kind"], nulls_equal=True)
+        .join(whole, on=[*keys, "kind"], how="left", nulls_equal=True)
         .select(
             per, "kind", *window, "devices", "span_s", "covered_s",
             covered_ratio=pl.when(span_s > 0).then(covered_s / span_s),
-            energy_j=energy_j,
+            energy_j=energy_j, **{name: pl.col(name) for name in BOUNDS},
             power_mean_w=pl.when(covered_s > 0).then(energy_j / covered_s),
             modelled_ratio=pl.when(energy_j > 0).then(pl.col("modelled_j") / energy_j),
             tokens=pl.col("tokens"),
-            joules_per_token=pl.when((pl.col("tokens") > 0) & pl.col("whole")).then(
-                pl.col("group_j") / pl.col("tokens")
-            ),
+            **{n: pl.when((pl.col("tokens") > 0) & pl.col("whole")).then(value) for n, value in per_token.items()},
         )
         .sort(per, "kind", *window, nulls_last=True)
     )  # fmt: skip
@@ -206,8 +223,9 @@ def overhead(
 
     In:  wholes, parts: steps as `platform_steps`, `meter_steps` and `analytics.energy.device_steps` give them; belongs:
          part, whole.
-    Out: whole, window (with *by*), whole_j, parts_j, overhead_j (whole_j - parts_j), modelled_j, covered_s: the seconds
-         in which whole and parts were all measured, which alone count. Whole and parts thus always reconcile.
+    Out: whole, window (with *by*), whole_j, parts_j, overhead_j (whole_j - parts_j), error_j (half the interval of
+         overhead_j: the sensors of the whole and of each part are off independently), covered_s: the seconds in which
+         whole and parts were all measured, which alone count. Whole and parts thus always reconcile.
 
     An overhead below zero is two sensors that disagree; it is shown, not hidden by a zero.
     """
@@ -215,18 +233,33 @@ def overhead(
     parts, stretches = _once(parts), _once(_stretches(_once(wholes), length_s))
     spans = stretches.join(belongs, on="whole").select("stretch", "start", "end", device="part", share=pl.lit(1.0))
     window = [] if by is None else ["window"]
-    inside = energy_in(spans, parts, sums=("energy_j", "modelled_j", "covered_s")).group_by("stretch").agg(
-        pl.col("modelled_j").sum(), parts_j=pl.col("energy_j").sum(), parts_s=pl.col("covered_s").sum(),
-        span_s=pl.col("span_s").sum(),
-    )  # fmt: skip
+    of_parts = _once(energy_in(spans, parts, sums=("energy_j", "covered_s", "error_j")))
+    inside = of_parts.group_by("stretch").agg(
+        parts_j=pl.col("energy_j").sum(), parts_s=pl.col("covered_s").sum(), span_s=pl.col("span_s").sum()
+    )
     found = stretches.join(inside.filter(pl.col("parts_s") >= MEASURED * pl.col("span_s")), on="stretch")
     if by is not None:
         found = found.with_columns(window=window_start("start", seconds(by)))
+    found = _once(found)
+    keys = ["whole", *window]
+    off = (
+        found.select(*keys, "stretch")
+        .join(of_parts.select("stretch", "device", "error_j"), on="stretch")
+        .group_by(*keys, "device")
+        .agg(pl.col("error_j").sum())
+        .group_by(keys)
+        .agg(parts_error2=(pl.col("error_j") ** 2).sum())
+    )
     return (
-        found.group_by("whole", *window)
-        .agg(pl.col("whole_j", "parts_j", "covered_s").sum())
-        .with_columns(overhead_j=pl.col("whole_j") - pl.col("parts_j"))
-        .sort("whole", *window)
+        found.group_by(keys)
+        .agg(pl.col("whole_j", "parts_j", "covered_s", "error_j").sum())
+        .join(off, on=keys)
+        .with_columns(
+            overhead_j=pl.col("whole_j") - pl.col("parts_j"),
+            error_j=(pl.col("error_j") ** 2 + pl.col("parts_error2")).sqrt(),
+        )
+        .drop("parts_error2")
+        .sort(keys)
     )
 
 
@@ -255,11 +288,12 @@ def host_lines(
         known = known.join(seen, on="whole", how="left")
     else:
         known = known.with_columns(span_s=pl.lit(seconds(by)))
+    low, high = bounds(pl.col("overhead_j"), pl.col("error_j"))
     return known.select(
         kind=pl.lit("host"), device=pl.lit(None, pl.String), host="whole",
         **{name: pl.lit(None, pl.String) for name in OWNER}, **{name: pl.col(name) for name in window},
         span_s=pl.max_horizontal("span_s", "covered_s"), covered_s="covered_s", energy_j="overhead_j",
-        modelled_j=pl.lit(0.0),
+        energy_low_j=low, energy_high_j=high, modelled_j=pl.lit(0.0),
     )  # fmt: skip
 
 
@@ -288,8 +322,8 @@ def facility_lines(lines: pl.LazyFrame, hosts: Mapping[str, str], pue: Mapping[s
             kind=pl.lit("facility"), site="site", device=pl.lit(None, pl.String), host=pl.lit(None, pl.String),
             **{name: pl.lit(None, pl.String) for name in OWNER}, **{name: pl.col(name) for name in window},
             span_s="span_s", covered_s="covered_s", energy_j=pl.col("energy_j") * factor,
-            # Derived by a factor, so none of it was measured.
-            modelled_j=pl.col("energy_j") * factor,
+            # Derived by a factor, so none of it was measured, and how sure it is nobody knows.
+            **dict.fromkeys(BOUNDS, pl.lit(None, pl.Float64)), modelled_j=pl.col("energy_j") * factor,
         )
     )  # fmt: skip
 
@@ -472,6 +506,7 @@ def _held_lines(found: pl.LazyFrame, holders: pl.LazyFrame, window: list[str]) -
         "covered_s": pl.col("idle_s"),
         "energy_j": pl.col("idle_j"),
         "modelled_j": pl.col("idle_modelled_j"),
+        "error_j": pl.col("idle_error_j"),
     }
     keep = ("device", *OWNER, *window)
     return [
@@ -499,7 +534,7 @@ def _stretches(steps: pl.LazyFrame, length_s: float) -> pl.LazyFrame:
     covered = covered.with_columns(run=(~follows.fill_null(False)).cum_sum())
     chunk_end = (pl.col("chunk").to_physical() + round(length_s * _NS)).cast(pl.Datetime("ns"))
     return (
-        split(covered, length_s, ("energy_j", "covered_s"))
+        split(covered, length_s, ("energy_j", "covered_s", "error_j"))
         .with_columns(begin=pl.max_horizontal("begin", "chunk"), time=pl.min_horizontal("time", chunk_end))
         .group_by("device", "run", "chunk")
         .agg(
@@ -507,9 +542,10 @@ def _stretches(steps: pl.LazyFrame, length_s: float) -> pl.LazyFrame:
             end=pl.col("time").max(),
             whole_j=pl.col("energy_j").sum(),
             covered_s=pl.col("covered_s").sum(),
+            error_j=pl.col("error_j").sum(),
         )
         .sort("device", "run", "chunk")
-        .select("start", "end", "whole_j", "covered_s", whole="device")
+        .select("start", "end", "whole_j", "covered_s", "error_j", whole="device")
         .with_row_index("stretch")
     )
 

@@ -12,15 +12,12 @@ import polars as pl
 
 from analytics.energy import energy as energy_of
 from analytics.energy import seconds
+from analytics.intervals import SIGMAS, bounds
 from analytics.sensors import BLOCKS, Floats, Response, arrays, line, response, update_period
 from collector.errors import NotEnoughData
 
-UNCALIBRATED_RATIO: Final = 0.05
-"""What vendors say of their sensors, and what was found on boards beside a meter."""
 METER_RATIO: Final = 0.01
 """The accuracy of a reference whose accuracy is not told."""
-SIGMAS: Final = 1.96
-"""Intervals hold 95 %."""
 MIN_SPAN: Final = 0.2
 """The load must vary by this share of its maximum, or a gain and an offset cannot be told apart."""
 MIN_EXPLAINED: Final = 0.8
@@ -239,18 +236,18 @@ def with_interval(
     """
     Energy corrected by each board's calibration, with the interval that holds it in 95 of 100 cases.
 
-    In:  energy: device, source, energy_j, covered_s, modelled_j, and window where it is by windows of *window_s*, as
-         `analytics.energy.energy` gives it of `by_power`; fits: of `latest_fits`; samples: what the energy is of.
-    Out: the columns of energy, where energy_j and the powers are corrected for calibrated devices, then energy_low_j,
-         energy_high_j, energy_raw_j (as the sensor had it), calibrated, and beats_j (the part of the correction that is
-         for beats; null without).
+    In:  energy: device, source, energy_j and its interval, covered_s, modelled_j, and window where it is by windows of
+         *window_s*, as `analytics.energy.energy` gives it of `by_power`; fits: of `latest_fits`; samples: what the
+         energy is of.
+    Out: the columns of energy, where energy_j, its interval and the powers are corrected for calibrated devices, then
+         energy_raw_j (as the sensor had it), calibrated, and beats_j (the part of the correction that is for beats;
+         null without).
 
-    Without a calibration the interval is 5 % to either side, what vendors say; modelled energy has none, since no
-    sensor stands behind it. With one it holds the uncertainty of gain and offset, of the meter, and of what the sensor
-    did not see: where a load jumps between two updates, and where a device is partly busy and its sensor, which sees
-    part of the time, shows slow swings that can be beats with the load's own period. Where the utilisation stays the
-    same through the swings they are beats, and the mean over whole ones is taken; windows shorter than that are not
-    corrected, so their sum may differ from the whole, within the interval.
+    Without a calibration the interval stays as it is. With one it holds the uncertainty of gain and offset, of the
+    meter, and of what the sensor did not see: where a load jumps between two updates, and where a device is partly busy
+    and its sensor, which sees part of the time, shows slow swings that can be beats with the load's own period. Where
+    the utilisation stays the same through the swings they are beats, and the mean over whole ones is taken; windows
+    shorter than that are not corrected, so their sum may differ from the whole, within the interval.
     """
     place = ["device", "source"] if window_s is None else ["device", "source", "window"]
     names = energy.collect_schema().names()
@@ -268,9 +265,7 @@ def with_interval(
         pl.when(own)
         # Once with the mean over whole swings, the interval holds what the sum would be without, too.
         .then(half + pl.coalesce(pl.col("beats_j").abs(), "beats_most_j", pl.lit(0.0)) / gain)
-        .when(modelled)
-        .then(None)
-        .otherwise(UNCALIBRATED_RATIO * joules)
+        .otherwise(pl.col("energy_high_j") - raw)
     )
     seen = raw + pl.col("beats_j").fill_null(0.0)
     corrected = pl.when(own).then((seen - pl.col("offset_w") * covered) / gain).otherwise(raw)
@@ -287,14 +282,8 @@ def with_interval(
                 if name in names
             ),
         )
-        .select(
-            *names,
-            pl.max_horizontal(pl.when(wide.is_not_null()).then(0.0), joules - wide).alias("energy_low_j"),
-            (joules + wide).alias("energy_high_j"),
-            "energy_raw_j",
-            "calibrated",
-            "beats_j",
-        )
+        .with_columns(bounds(joules, wide))
+        .select(*names, "energy_raw_j", "calibrated", "beats_j")
         .sort([name for name in ("device", "window") if name in names])
     )
 

@@ -45,11 +45,14 @@ from typing import Any, Final
 import polars as pl
 
 from analytics.energy import window_start
+from analytics.intervals import BOUNDS, bounds, total
 from collector.catalogue import CARBON_INTENSITY, PRICE
 from collector.errors import ConfigError
 from collector.moments import zone
 
 HOURS_A_YEAR: Final = 8760.0
+COST: Final = ("energy_cost", "energy_cost_low", "energy_cost_high")
+ENDS: Final = ("", "_low", "_high")
 PRICED_S: Final = 900.0
 """Energy is priced in windows of a quarter-hour: tariffs change, and demand is billed, by quarter-hours."""
 DEMAND_MONTHS: Final = 11
@@ -414,20 +417,28 @@ def cost(lines: pl.LazyFrame, prices: pl.LazyFrame, *, keys: Sequence[str]) -> p
     """
     What lines of energy cost and emit.
 
-    In:  lines: *keys*, site, window (quarter-hours), span_s, covered_s, energy_j; prices as `rates` gives them.
-    Out: *keys*, currency, since, until, span_s, covered_s, covered_ratio, energy_j, energy_kwh, energy_cost,
-         price_per_kwh (the mean paid), price_basis (all that were used), priced_ratio (of the energy), and
+    In:  lines: *keys*, site, device, host, window (quarter-hours), span_s, covered_s, energy_j and its interval; prices
+         as `rates` gives them.
+    Out: *keys*, currency, since, until, span_s, covered_s, covered_ratio, energy_j, energy_low_j, energy_high_j,
+         energy_kwh, energy_cost, energy_cost_low, energy_cost_high (as sure as the energy; prices are taken as they
+         are), price_per_kwh (the mean paid), price_basis (all that were used), priced_ratio (of the energy), and
          carbon_location_kg, carbon_market_kg, carbon_basis.
 
     A sum of which a part has no price (or no carbon intensity) has none: it would read as if it were the whole.
     """
     kwh = pl.col("energy_j") / _J_PER_KWH
+    paid = kwh * pl.col("price_per_kwh")
+    off = (pl.col("energy_high_j") - pl.col("energy_j")) / _J_PER_KWH * pl.col("price_per_kwh").abs()
     told = lines.join(prices, on=["site", "window"], how="left").with_columns(
+        *bounds(paid, off, COST[1:]),
         energy_kwh=kwh,
-        energy_cost=kwh * pl.col("price_per_kwh"),
+        energy_cost=paid,
         location=kwh * pl.col("carbon_g_per_kwh") / 1000.0,
         market=kwh * pl.col("carbon_market_g_per_kwh") / 1000.0,
     )
+    told, groups, board = told.collect().lazy(), [*keys, "currency"], pl.coalesce("device", "host")
+    energy_ends = total(told, groups, board=board).drop("energy_j")
+    cost_ends = total(told, groups, board=board, columns=COST).drop("energy_cost")
 
     def whole(name: str) -> pl.Expr:
         covered = pl.col("energy_j").is_not_null()
@@ -440,7 +451,7 @@ def cost(lines: pl.LazyFrame, prices: pl.LazyFrame, *, keys: Sequence[str]) -> p
     priced = pl.col("energy_kwh").filter(pl.col("energy_cost").is_not_null()).abs().sum()
     length = pl.duration(seconds=PRICED_S)
     return (
-        told.group_by(*keys, "currency")
+        told.group_by(groups)
         .agg(
             pl.col("span_s", "covered_s").sum(),
             since=pl.col("window").min(),
@@ -454,10 +465,14 @@ def cost(lines: pl.LazyFrame, prices: pl.LazyFrame, *, keys: Sequence[str]) -> p
             carbon_market_kg=whole("market"),
             carbon_basis=bases("carbon_basis"),
         )
+        .join(energy_ends, on=groups, nulls_equal=True)
+        .join(cost_ends, on=groups, nulls_equal=True)
         .select(
             *keys, "currency", "since", "until", "span_s", "covered_s",
             covered_ratio=pl.when(pl.col("span_s") > 0).then(pl.col("covered_s") / pl.col("span_s")),
-            energy_j="energy_j", energy_kwh="energy_kwh", energy_cost="energy_cost",
+            **{name: pl.col(name) for name in ("energy_j", *BOUNDS, "energy_kwh", "energy_cost")},
+            # Where a part has no price, neither the sum nor its ends are money.
+            **{name: pl.when(pl.col("energy_cost").is_not_null()).then(name) for name in COST[1:]},
             price_per_kwh=pl.when(pl.col("energy_kwh") > 0).then(pl.col("energy_cost") / pl.col("energy_kwh")),
             price_basis=_known("price_basis"), priced_ratio="priced_ratio",
             carbon_location_kg="carbon_location_kg", carbon_market_kg="carbon_market_kg",
@@ -465,6 +480,11 @@ def cost(lines: pl.LazyFrame, prices: pl.LazyFrame, *, keys: Sequence[str]) -> p
         )
         .sort(*keys, "currency", nulls_last=True)
     )  # fmt: skip
+
+
+def _complete(values: pl.Expr) -> pl.Expr:
+    """The sum of what is known of all."""
+    return pl.when(values.is_not_null().all()).then(values.sum())
 
 
 def _known(name: str) -> pl.Expr:
@@ -543,7 +563,8 @@ def with_tokens(costs: pl.LazyFrame, fixed: pl.LazyFrame, told: pl.LazyFrame, *,
     In:  costs as `cost` gives them and fixed as `fixed_cost` does, by *per* and kind; told: `attribution` by *per*.
     Out: costs, and device_h, fixed_cost, total_cost (absent where one of both is not known), tokens, active_ratio (of
          the time that devices were held, the share in which they were in use) and cost_per_million_tokens: what is
-         known of used and idle (``cost_basis``: ``energy+devices`` or ``energy``) over the tokens.
+         known of used and idle (``cost_basis``: ``energy+devices`` or ``energy``) over the tokens, and its ends,
+         cost_per_million_tokens_low and cost_per_million_tokens_high.
     """
     keys = [per, "kind"]
     same = pl.col("currency") == pl.col("fixed_currency")
@@ -555,18 +576,24 @@ def with_tokens(costs: pl.LazyFrame, fixed: pl.LazyFrame, told: pl.LazyFrame, *,
     owned = rows.filter(pl.col("kind").is_in(["used", "idle"]))
     used_s = pl.col("span_s").filter(pl.col("kind") == "used").sum()
     energy_cost, total_cost = pl.col("energy_cost"), pl.col("total_cost")
-    group = owned.group_by(per, "currency").agg(
+    owners = owned.group_by(per, "currency").agg(
         active_ratio=used_s / pl.col("span_s").sum(),
-        group_energy=pl.when(energy_cost.is_not_null().all()).then(energy_cost.sum()),
-        group_total=pl.when(total_cost.is_not_null().all()).then(total_cost.sum()),
+        group_energy=_complete(energy_cost),
+        group_total=_complete(total_cost),
+        # Used and idle energy are the same boards'.
+        **{f"group{end}": _complete(pl.col(f"energy_cost{end}") - energy_cost) for end in ENDS[1:]},
     )
-    million = pl.coalesce("group_total", "group_energy") / pl.col("tokens") * 1e6
+    group = pl.coalesce("group_total", "group_energy")
+    million = {end: (group + pl.col(f"group{end}") if end else group) / pl.col("tokens") * 1e6 for end in ENDS}
     basis = pl.when(pl.col("group_total").is_not_null()).then(pl.lit("energy+devices")).otherwise(pl.lit("energy"))
     priced = (pl.col("tokens") > 0) & pl.col("group_energy").is_not_null()
     return (
-        rows.join(group, on=[per, "currency"], how="left", nulls_equal=True)
-        .with_columns(cost_per_million_tokens=pl.when(priced).then(million), cost_basis=pl.when(priced).then(basis))
-        .drop("fixed_currency", "group_energy", "group_total")
+        rows.join(owners, on=[per, "currency"], how="left", nulls_equal=True)
+        .with_columns(
+            **{f"cost_per_million_tokens{end}": pl.when(priced).then(value) for end, value in million.items()},
+            cost_basis=pl.when(priced).then(basis),
+        )
+        .drop("fixed_currency", "group_energy", "group_total", "group_low", "group_high")
         .sort(*keys, "currency", nulls_last=True)
     )
 

@@ -11,14 +11,16 @@ from typing import Final
 import polars as pl
 
 from analytics.energy import Group, device_steps, energy, group_of, seconds, split
+from analytics.intervals import BOUNDS, bounds, measured, total
 from analytics.steps import MAX_COUNTER_GAP_S, difference, in_order
 from collector.catalogue import REQUESTS, SAMPLES, STEPS, TOKENS_IN, TOKENS_OUT
 
 WORK: Final = (TOKENS_OUT.column, TOKENS_IN.column, SAMPLES.column, STEPS.column, REQUESTS.column)
 """The counters of work done that are differenced for each workload."""
+PER_TOKEN: Final = ("joules_per_token_low", "joules_per_token_high")
 
 _NS: Final = 1_000_000_000
-_SHARED: Final = ("energy_j", "counter_j", "modelled_j")
+_SHARED: Final = ("energy_j", "counter_j", "modelled_j", "error_j")
 _SUMS: Final = (*_SHARED, "covered_s", "busy_s", "busy_covered_s")
 
 
@@ -49,9 +51,10 @@ def efficiency(
          start, end (null while it runs), time, share. Of allocations with the same workload, device and start the one
          with the latest time counts.
     Out: workload, window (with *by* such as ``5m``), model, name, user, team, devices, allocated_s (device-seconds),
-         energy_j (null where nothing was covered), covered_s (device-seconds), covered_ratio, power_mean_w (of one
-         device), utilization_ratio, modelled_ratio, counted_j (the energy while the workload's counters were read),
-         tokens, tokens_in, samples, steps, requests, tokens_per_s, joules_per_token, tokens_per_s_per_w,
+         energy_j (null where nothing was covered), energy_low_j and energy_high_j (see `analytics.intervals`),
+         covered_s (device-seconds), covered_ratio, power_mean_w (of one device), utilization_ratio, modelled_ratio,
+         counted_j (the energy while the workload's counters were read), tokens, tokens_in, samples, steps, requests,
+         tokens_per_s, joules_per_token, joules_per_token_low and joules_per_token_high, tokens_per_s_per_w,
          joules_per_sample, samples_per_joule, joules_per_step.
 
     Efficiencies divide over the time in which the counters were read, and device-seconds without energy in that time
@@ -62,7 +65,7 @@ def efficiency(
     keys = ["workload"] if wanted is None else ["workload", "window"]
     work = work_of(workload_samples, wanted)
     spans = _spans(current(allocations), _seen(workload_samples), wanted)
-    found = energy_in(spans, device_steps(device_samples, max_gap_s=max_gap_s, devices=devices))
+    found = energy_in(spans, device_steps(device_samples, max_gap_s=max_gap_s, devices=devices)).collect().lazy()
     whole, counted = pl.col("counted").not_(), pl.col("counted")
     used = found.group_by(keys).agg(
         pl.col("name", "user", "team").drop_nulls().last(),
@@ -73,8 +76,18 @@ def efficiency(
         counted_s=pl.col("covered_s").filter(counted).sum(),
         counted_span_s=pl.col("span_s").filter(counted).sum(),
     )
+    # A device is off by the same share in all of its spans, devices independently.
+    off = (
+        found.group_by(*keys, "device")
+        .agg(error_j=pl.col("error_j").filter(whole).sum(), counted_error_j=pl.col("error_j").filter(counted).sum())
+        .group_by(keys)
+        .agg((pl.col("error_j", "counted_error_j") ** 2).sum().sqrt())
+    )
+    used = used.drop("error_j").join(off, on=keys)
     covered = pl.col("covered_s") > 0
-    full_j = pl.when(pl.col("counted_s") > 0).then(pl.col("counted_j") * pl.col("counted_span_s") / pl.col("counted_s"))
+    error_j, counted_error_j = (measured(pl.col(n), pl.col("modelled_j")) for n in ("error_j", "counted_error_j"))
+    full = pl.when(pl.col("counted_s") > 0).then(pl.col("counted_span_s") / pl.col("counted_s"))
+    full_j = pl.col("counted_j") * full
     tokens, samples, steps = pl.col(TOKENS_OUT.column), pl.col(SAMPLES.column), pl.col(STEPS.column)
     return (
         used.join(work, on=keys, how="full", coalesce=True, nulls_equal=True)
@@ -87,7 +100,8 @@ def efficiency(
             "team",
             pl.col("devices").fill_null(0),
             pl.col("allocated_s").fill_null(0.0),
-            energy_j=pl.when(covered).then("energy_j"),
+            pl.when(covered).then("energy_j"),
+            *bounds(pl.when(covered).then("energy_j"), error_j),
             covered_s=pl.col("covered_s").fill_null(0.0),
             covered_ratio=pl.when(pl.col("allocated_s") > 0).then(pl.col("covered_s") / pl.col("allocated_s")),
             power_mean_w=pl.when(covered).then(pl.col("energy_j") / pl.col("covered_s")),
@@ -101,6 +115,10 @@ def efficiency(
             requests=pl.col(REQUESTS.column),
             tokens_per_s=pl.when(pl.col("work_s") > 0).then(tokens / pl.col("work_s")),
             joules_per_token=joules_per_token(tokens, full_j),
+            **{
+                name: joules_per_token(tokens, end)
+                for name, end in zip(PER_TOKEN, bounds(full_j, counted_error_j * full), strict=True)
+            },
             tokens_per_s_per_w=tokens_per_joule(tokens, full_j),
             joules_per_sample=joules_per_token(samples, full_j),
             samples_per_joule=tokens_per_joule(samples, full_j),
@@ -125,7 +143,8 @@ def efficiency_by_place(
     Energy and tokens of the fleet, of each site, host or device, idle energy included.
 
     In:  as `efficiency`; *hosts* gives each host's site.
-    Out: group, window (with *by*), devices, energy_j, covered_s, tokens, joules_per_token, tokens_per_s_per_w.
+    Out: group, window (with *by*), devices, energy_j, energy_low_j, energy_high_j, covered_s, tokens, joules_per_token,
+         joules_per_token_low, joules_per_token_high, tokens_per_s_per_w.
 
     A workload's tokens are shared over its devices by the device-seconds it had them, so places sum to the fleet. For
     one device of a group this is a share, not a measurement.
@@ -134,24 +153,30 @@ def efficiency_by_place(
     keys = ["device"] if wanted is None else ["device", "window"]
     group_keys = ["group", *keys[1:]]
     tokens = tokens_of_devices(workload_samples, allocations, by=by)
-    total = pl.col("tokens")
-    return (
-        energy(device_samples, by=by, max_gap_s=max_gap_s, devices=devices)
-        .join(tokens, on=keys, how="left")
-        .with_columns(group=group_of(place, hosts))
+    found = energy(device_samples, by=by, max_gap_s=max_gap_s, devices=devices).with_columns(
+        group=group_of(place, hosts)
+    )
+    found, count = found.collect().lazy(), pl.col("tokens")
+    sums = (
+        found.join(tokens, on=keys, how="left")
         .group_by(group_keys)
         .agg(
+            pl.col("covered_s").sum(),
             devices=pl.col("device").n_unique(),
-            energy_j=pl.when(pl.col("energy_j").count() > 0).then(pl.col("energy_j").sum()),
-            covered_s=pl.col("covered_s").sum(),
-            tokens=pl.when(total.count() > 0).then(total.sum()),
+            tokens=pl.when(count.count() > 0).then(count.sum()),
         )
-        .with_columns(
-            joules_per_token=joules_per_token(total, pl.col("energy_j")),
-            tokens_per_s_per_w=tokens_per_joule(total, pl.col("energy_j")),
+    )
+    per_token = {name: joules_per_token(count, pl.col(end)) for name, end in zip(PER_TOKEN, BOUNDS, strict=True)}
+    return (
+        total(found, group_keys)
+        .join(sums, on=group_keys)
+        .select(
+            *group_keys, "devices", "energy_j", *BOUNDS, "covered_s", "tokens",
+            joules_per_token=joules_per_token(count, pl.col("energy_j")), **per_token,
+            tokens_per_s_per_w=tokens_per_joule(count, pl.col("energy_j")),
         )
         .sort(group_keys)
-    )
+    )  # fmt: skip
 
 
 def tokens_of_devices(workload_samples: pl.LazyFrame, allocations: pl.LazyFrame, *, by: str | None) -> pl.LazyFrame:

@@ -12,6 +12,7 @@ from typing import Final, Literal, NamedTuple
 import numpy as np
 import polars as pl
 
+from analytics.intervals import BOUNDS, bounds, measured, sensor_error
 from analytics.steps import (
     AMOUNTS,
     BUSY,
@@ -109,10 +110,12 @@ def energy(
     In:  device, time, and what there is of source, host, power_method, power_scope, power_w, energy_j. Any row order.
          *devices* (device, parent) names the partitions, which are left out: their parent's energy is theirs.
     Out: device, host, source, window (start of the window, with *by* such as ``5m``), energy_j (null where nothing was
-         covered), covered_s, power_mean_w, power_method (``counter``, or what the source says of its power),
-         power_scope, counter_j (the part that a counter measured), modelled_j (the part that is not measured),
-         modelled_ratio, agreement_ratio (counter over integrated power where both are known), max_gap_s, power_min_w
-         and power_max_w (of the readings, one on the edge between two windows being of the earlier).
+         covered), energy_low_j and energy_high_j (which hold the true energy in 95 of 100 cases, see
+         `analytics.intervals`; null where some of it is modelled), covered_s, power_mean_w, power_method (``counter``,
+         or what the source says of its power), power_scope, counter_j (the part that a counter measured), modelled_j
+         (the part that is not measured), modelled_ratio, agreement_ratio (counter over integrated power where both are
+         known), max_gap_s, power_min_w and power_max_w (of the readings, one on the edge between two windows being of
+         the earlier).
 
     Counter and power are chosen for each step: where a counter fell, the integral of the power stands in. A counter
     that disagrees with the power beyond `TRUST` is not used. Of several sources of a device one is chosen for each hour
@@ -381,7 +384,8 @@ def device_steps(
 
     In:  as `energy`.
     Out: device, host, begin, time (the step's end; both Datetime ns), energy_j, covered_s, counter_j, modelled_j,
-         busy_s (utilisation integrated over time), busy_covered_s. Sorted by device and time; steps do not overlap.
+         error_j (half the interval, by `analytics.intervals.sensor_error`), busy_s (utilisation integrated over time),
+         busy_covered_s. Sorted by device and time; steps do not overlap.
     """
     return _of_rows(partial(_device_steps, max_gap_s=max_gap_s), samples, devices, DEVICE_STEPS).sort("device", "time")
 
@@ -408,21 +412,23 @@ def _device_steps(rows: pl.DataFrame, *, max_gap_s: float | None) -> pl.DataFram
         *(pl.col(name).sum() for name in AMOUNTS),
         max_gap_s=pl.lit(0.0),
     )
-    best = _best_source(_trusted(sums.lazy())).collect().select("run", "trusted")
+    best = _best_source(_trusted(sums.lazy())).collect().select("run", "trusted", "agreement_ratio")
     power = ~pl.col("trusted")
 
     def either(by_power: str, by_counter: str) -> pl.Expr:
         return pl.when(power).then(by_power).otherwise(by_counter)
 
+    energy_j, counter_j = either("power_j", "mixed_j"), pl.when("trusted").then("counter_j").otherwise(0.0)
     return taken.join(best, on="run").select(
         "device",
         "host",
         begin=pl.when("first").then("time").otherwise(pl.col("time") - pl.col("span")).cast(pl.Datetime("ns")),
         time=pl.col("time").cast(pl.Datetime("ns")),
-        energy_j=either("power_j", "mixed_j"),
+        energy_j=energy_j,
         covered_s=either("power_s", "mixed_s"),
-        counter_j=pl.when("trusted").then("counter_j").otherwise(0.0),
+        counter_j=counter_j,
         modelled_j=either("power_modelled_j", "mixed_modelled_j"),
+        error_j=sensor_error(energy_j, counter_j, pl.col("agreement_ratio")),
         busy_s=pl.col("busy_s"),
         busy_covered_s=pl.col("busy_covered_s"),
     )
@@ -461,7 +467,9 @@ DEVICE_STEPS: Final = pl.Schema(
     {
         **dict.fromkeys(("device", "host"), pl.String()),
         **dict.fromkeys(("begin", "time"), pl.Datetime("ns")),
-        **dict.fromkeys(("energy_j", "covered_s", "counter_j", "modelled_j", "busy_s", "busy_covered_s"), pl.Float64()),
+        **dict.fromkeys(
+            ("energy_j", "covered_s", "counter_j", "modelled_j", "error_j", "busy_s", "busy_covered_s"), pl.Float64()
+        ),
     }
 )
 
@@ -528,12 +536,14 @@ def _trusted(sums: pl.LazyFrame) -> pl.LazyFrame:
     low, high = TRUST
     trusted = pl.col("agreement_ratio").is_between(low, high).fill_null(True)
     joined = sums.join(agreement, on=["device", "source"], how="left", nulls_equal=True).with_columns(trusted=trusted)
-    return joined.with_columns(
+    found = joined.with_columns(
         energy_j=pl.when("trusted").then("mixed_j").otherwise("power_j"),
         covered_s=pl.when("trusted").then("mixed_s").otherwise("power_s"),
         counter_j=pl.when("trusted").then("counter_j").otherwise(0.0),
         modelled_j=pl.when("trusted").then("mixed_modelled_j").otherwise("power_modelled_j"),
     ).drop(*(name for name in AMOUNTS if name != "counter_j"))
+    error_j = sensor_error(*(pl.col(name) for name in ("energy_j", "counter_j", "agreement_ratio")))
+    return found.with_columns(error_j=error_j)
 
 
 def _best_source(tally: pl.LazyFrame) -> pl.LazyFrame:
@@ -585,12 +595,14 @@ def group_of(by: Group, hosts: Mapping[str, str] | None) -> pl.Expr:
 
 
 _COVERED: Final = pl.col("covered_s").sum()
+_JOULES: Final = pl.when(_COVERED > 0).then(pl.col("energy_j").sum())
 _TALLY_OUT: Final = (
     pl.col("host").drop_nulls().last(),
     pl.col("source").last(),
-    pl.when(_COVERED > 0).then(pl.col("energy_j").sum()).alias("energy_j"),
+    _JOULES.alias("energy_j"),
+    *bounds(_JOULES, measured(pl.col("error_j").sum(), pl.col("modelled_j").sum())),
     _COVERED,
-    pl.when(_COVERED > 0).then(pl.col("energy_j").sum() / _COVERED).alias("power_mean_w"),
+    (_JOULES / _COVERED).alias("power_mean_w"),
     pl.when((pl.col("counter_j").sum() * 2 >= pl.col("energy_j").sum()) & (pl.col("counter_j").sum() > 0))
     .then(pl.lit("counter"))
     .otherwise(pl.col("power_method").drop_nulls().last())
@@ -605,8 +617,7 @@ _TALLY_OUT: Final = (
     pl.col("power_max_w").max(),
 )
 _ENERGY_COLUMNS: Final = (
-    "device", "host", "source", "energy_j", "covered_s", "power_mean_w", "power_method", "power_scope", "counter_j",
-    "modelled_j", "modelled_ratio", "agreement_ratio", "max_gap_s", "power_min_w",
-    "power_max_w",
+    "device", "host", "source", "energy_j", *BOUNDS, "covered_s", "power_mean_w", "power_method", "power_scope",
+    "counter_j", "modelled_j", "modelled_ratio", "agreement_ratio", "max_gap_s", "power_min_w", "power_max_w",
 )  # fmt: skip
 _WINDOW_COLUMNS: Final = ("device", "host", "window", *_ENERGY_COLUMNS[2:])

@@ -21,6 +21,7 @@ from analytics.cost import (
     site_power,
     with_tokens,
 )
+from analytics.intervals import bounds
 from collector.errors import ConfigError
 
 START = datetime(2026, 3, 2)  # a Monday
@@ -48,11 +49,12 @@ def windows(count: int, start: datetime = START) -> list[datetime]:
 
 def lines(*kwh: float | None, site: str = "dublin", start: datetime = START) -> pl.LazyFrame:
     rows = [
-        {"team": "t", "site": site, "window": w, "span_s": 900.0, "covered_s": 900.0 if e is not None else 0.0,
-         "energy_j": None if e is None else e * 3.6e6}
+        {"team": "t", "site": site, "device": "d", "host": "h", "window": w, "span_s": 900.0,
+         "covered_s": 900.0 if e is not None else 0.0, "energy_j": None if e is None else e * 3.6e6}
         for w, e in zip(windows(len(kwh), start), kwh, strict=True)
     ]  # fmt: skip
-    return pl.LazyFrame(rows, schema_overrides={"window": NS, "energy_j": pl.Float64})
+    told = pl.LazyFrame(rows, schema_overrides={"window": NS, "energy_j": pl.Float64})
+    return told.with_columns(bounds(pl.col("energy_j"), 0.05 * pl.col("energy_j")))
 
 
 def priced(text: str, told: pl.LazyFrame, facility: pl.LazyFrame | None = None) -> dict[str, Any]:
@@ -86,6 +88,7 @@ def test_energy_is_priced_by_the_time_of_its_use() -> None:
     row = priced(DUBLIN, pl.concat([lines(10.0, start=night), lines(10.0, start=day)]))
     assert row["energy_cost"] == pytest.approx(10 * 0.10 + 10 * 0.30)
     assert row["price_per_kwh"] == pytest.approx(0.20)
+    assert (row["energy_cost_low"], row["energy_cost_high"]) == (pytest.approx(3.8), pytest.approx(4.2))
     assert (row["price_basis"], row["priced_ratio"], row["currency"]) == ("flat+tariff:peak", 1.0, "EUR")
     assert (row["since"], row["until"]) == (night, day + timedelta(minutes=15))
     assert (row["carbon_location_kg"], row["carbon_market_kg"]) == (pytest.approx(6.0), 0.0)
@@ -118,6 +121,7 @@ def test_a_sum_of_which_a_part_has_no_price_has_none_and_says_how_much() -> None
     night, day = START + timedelta(hours=7, minutes=45), START + timedelta(hours=8)
     row = priced(only_peak, pl.concat([lines(30.0, start=night), lines(10.0, start=day)]))
     assert (row["energy_cost"], row["priced_ratio"]) == (None, pytest.approx(0.25))
+    assert (row["energy_cost_low"], row["energy_cost_high"]) == (None, None)
 
 
 def test_energy_that_is_not_covered_has_no_cost_and_its_price_is_not_missed() -> None:
@@ -132,6 +136,7 @@ def test_a_series_of_prices_goes_before_the_file_and_may_be_negative() -> None:
     )
     row = priced(DUBLIN, lines(10.0, 10.0), facility)
     assert (row["energy_cost"], row["price_basis"]) == (pytest.approx(-1.0), "series")
+    assert (row["energy_cost_low"], row["energy_cost_high"]) == (pytest.approx(-1.05), pytest.approx(-0.95))
     assert (row["carbon_location_kg"], row["carbon_basis"]) == (pytest.approx(2.0), "series")
     later = priced(DUBLIN, lines(10.0, start=START + timedelta(hours=2)), facility)
     assert (later["energy_cost"], later["price_basis"]) == (pytest.approx(1.0), "flat")
@@ -200,7 +205,8 @@ def test_a_sites_power_counts_devices_with_gaps_at_their_mean_and_needs_half_a_q
 def test_tokens_cost_what_their_group_does_idle_time_included_and_say_of_what() -> None:
     costs = pl.LazyFrame(
         {"team": ["t", "t", None], "kind": ["used", "idle", "unallocated"], "currency": ["EUR"] * 3,
-         "span_s": [2700.0, 900.0, 10.0], "energy_cost": [3.0, 1.0, 7.0]}
+         "span_s": [2700.0, 900.0, 10.0], "energy_cost": [3.0, 1.0, 7.0], "energy_cost_low": [2.7, 0.9, 6.3],
+         "energy_cost_high": [3.3, 1.1, 7.7]}
     )  # fmt: skip
     fixed = pl.LazyFrame(
         {"team": ["t", "t", None], "kind": ["used", "idle", "unallocated"], "currency": ["EUR", "EUR", None],
@@ -209,6 +215,7 @@ def test_tokens_cost_what_their_group_does_idle_time_included_and_say_of_what() 
     told = pl.LazyFrame({"team": ["t"], "kind": ["used"], "tokens": [2e6]})
     used = with_tokens(costs, fixed, told, per="team").collect().filter(pl.col("kind") == "used").to_dicts()[0]
     assert (used["cost_per_million_tokens"], used["cost_basis"]) == (pytest.approx(6.0), "energy+devices")
+    assert (used["cost_per_million_tokens_low"], used["cost_per_million_tokens_high"]) == pytest.approx((5.8, 6.2))
     assert (used["active_ratio"], used["total_cost"]) == (pytest.approx(0.75), pytest.approx(9.0))
     unknown = fixed.with_columns(currency=pl.lit(None, pl.String), fixed_cost=pl.lit(None, pl.Float64))
     used = with_tokens(costs, unknown, told, per="team").collect().filter(pl.col("kind") == "used").to_dicts()[0]
