@@ -32,7 +32,7 @@ from collector.output import Format
 if TYPE_CHECKING:
     import polars as pl
 
-    from analytics.cost import Fleet
+    from analytics.fleet import Fleet
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -207,18 +207,14 @@ def _fleet(root: Path, file: Path | None) -> "Fleet":
 
     Raises: ConfigError.
     """
-    from analytics.cost import Fleet, parse_fleet
-    from collector.errors import ConfigError
+    from analytics.fleet import Fleet
+    from analytics.frames import read_fleet
 
     path = file or root / "fleet.toml"
     if file is None and not path.exists():
         say(f"no {path}: prices, PUE and sites are not known")
         return Fleet()
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("--fleet", f"cannot be read: {error}", path=path) from error
-    return parse_fleet(text, path=path)
+    return read_fleet(path)
 
 
 def _rates(root: Path, told: _Told) -> "pl.LazyFrame":

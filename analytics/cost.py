@@ -1,56 +1,21 @@
 """
 What energy costs and emits: tariffs by time of use, demand charges, grid carbon, and the price of tokens.
 
-The money part of fleet.toml:
-
-    [[site]]
-    name = "dublin"
-    hosts = ["dub-*"]                # hosts of the site, as names or patterns
-    time_zone = "Europe/Dublin"      # of the tariff's hours and months; UTC by default
-    currency = "EUR"
-    pue = 1.25
-    price_per_kwh = 0.12             # where no period below holds
-    carbon_g_per_kwh = 301           # of the grid (location-based)
-    carbon_market_g_per_kwh = 0      # of what was bought (market-based)
-    demand_per_kw = 12.5             # a month, for the highest mean of 15 minutes
-    demand_ratchet_ratio = 0.8       # of the highest demand of the eleven months before, at least
-    [[site.tariff]]                  # the first that holds
-    name = "peak"
-    price_per_kwh = 0.30
-    days = ["mon", "tue", "wed", "thu", "fri"]
-    hours = "08:00-20:00"
-    months = [11, 12, 1, 2]
-
-    [[sku]]
-    model = "NVIDIA H100 80GB HBM3"
-    capex = 30000                    # for a device, in `currency`
-    currency = "EUR"
-    discount_ratio = 0.10            # a year
-    life_years = 5
-    opex_per_h = 0.05
-
-What nobody told is not known: no cost is ever computed from a price of 0 that was not written down.
+Prices, tariffs and capital costs are those of fleet.toml (`analytics.fleet`). What nobody told is not known: no cost is
+ever computed from a price of 0 that was not written down.
 """
 
-import re
-import tomllib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, timezone, tzinfo
-from fnmatch import fnmatchcase
-from math import isfinite
-from pathlib import Path
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import polars as pl
 
 from analytics.energy import window_start
+from analytics.fleet import HOURS_A_YEAR, Fleet, capital_recovery
 from analytics.intervals import BOUNDS, bounds, total
 from collector.catalogue import CARBON_INTENSITY, PRICE
-from collector.errors import ConfigError
-from collector.moments import zone
 
-HOURS_A_YEAR: Final = 8760.0
 COST: Final = ("energy_cost", "energy_cost_low", "energy_cost_high")
 ENDS: Final = ("", "_low", "_high")
 PRICED_S: Final = 900.0
@@ -59,29 +24,6 @@ DEMAND_MONTHS: Final = 11
 """How far back a ratchet looks."""
 
 _J_PER_KWH: Final = 3.6e6
-_DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-_HOURS: Final = re.compile(r"([01]\d|2[0-4]):([0-5]\d)-([01]\d|2[0-4]):([0-5]\d)")
-# Keys of fleet.toml that are not about money; whoever reads them checks them.
-_OTHER_TABLES: Final = frozenset({"domain", "rack"})
-_OTHER_SITE: Final = frozenset({"limit_w"})
-_OTHER_SKU: Final = frozenset({"name", "vendor", "tdp_w", "memory_bytes", "flop_per_s"})
-
-
-def capital_recovery(discount_ratio: float, life_years: float) -> float:
-    """
-    The capital recovery factor: what to pay back each year of what was spent at once.
-
-    >>> round(capital_recovery(0.10, 5), 4)
-    0.2638
-    >>> capital_recovery(0.0, 5)
-    0.2
-    """
-    if life_years <= 0:
-        raise ValueError(f"life_years {life_years:g}: must be above 0")
-    if discount_ratio == 0:
-        return 1.0 / life_years
-    grown = float((1.0 + discount_ratio) ** life_years)
-    return discount_ratio * grown / (grown - 1.0)
 
 
 def cost_per_hour(
@@ -114,250 +56,6 @@ def cost_per_million_tokens(cost_per_h: float, *, tokens_per_s: float, utilizati
     """
     flowing = tokens_per_s * utilization_ratio
     return 1e6 * cost_per_h / (3600.0 * flowing) if flowing > 0 else None
-
-
-# -------------------------------------------------------------------------------------------------------- fleet.toml
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Period:
-    """A price and when it holds; hours are minutes of the day, and wrap around midnight where the end is before."""
-
-    name: str
-    price_per_kwh: float
-    days: frozenset[int] = frozenset(range(7))
-    minutes: tuple[int, int] = (0, 1440)
-    months: frozenset[int] = frozenset(range(1, 13))
-
-    def holds(self, local: datetime) -> bool:
-        """Whether it holds at a local time; the hours after midnight belong to the day that began them."""
-        minute, (start, end) = local.hour * 60 + local.minute, self.minutes
-        inside = start <= minute < end
-        if end <= start:
-            inside = minute >= start or minute < end
-            if minute < end:
-                local -= timedelta(days=1)
-        return inside and local.weekday() in self.days and local.month in self.months
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Site:
-    """What a site's energy costs and emits; None is not known."""
-
-    name: str
-    hosts: tuple[str, ...] = ()
-    zone: tzinfo = UTC
-    currency: str | None = None
-    pue: float | None = None
-    price_per_kwh: float | None = None
-    carbon_g_per_kwh: float | None = None
-    carbon_market_g_per_kwh: float | None = None
-    demand_per_kw: float | None = None
-    demand_ratchet_ratio: float = 0.0
-    tariff: tuple[Period, ...] = ()
-
-    def price_at(self, moment: datetime) -> tuple[float | None, str | None]:
-        """The price at a moment and the name of what says so."""
-        local = moment.astimezone(self.zone)
-        for period in self.tariff:
-            if period.holds(local):
-                return period.price_per_kwh, f"tariff:{period.name}"
-        return self.price_per_kwh, None if self.price_per_kwh is None else "flat"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sku:
-    """What a device of a model costs besides energy."""
-
-    model: str
-    currency: str
-    capex: float
-    discount_ratio: float
-    life_years: float
-    opex_per_h: float = 0.0
-
-    @property
-    def fixed_per_h(self) -> float:
-        """Capital and running costs of an hour."""
-        return self.capex * capital_recovery(self.discount_ratio, self.life_years) / HOURS_A_YEAR + self.opex_per_h
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fleet:
-    """The money part of a fleet.toml."""
-
-    sites: tuple[Site, ...] = ()
-    skus: tuple[Sku, ...] = ()
-
-    def site_of(self, hosts: Iterable[str]) -> dict[str, str]:
-        """The site of each host that a site names or matches."""
-        found = {host: next((s.name for s in self.sites if any(fnmatchcase(host, p) for p in s.hosts)), None)
-                 for host in hosts}  # fmt: skip
-        return {host: name for host, name in found.items() if name is not None}
-
-    @property
-    def pue(self) -> dict[str, float]:
-        """The PUE of each site that has one."""
-        return {site.name: site.pue for site in self.sites if site.pue is not None}
-
-
-def parse_fleet(text: str, *, path: Path | str | None = None) -> Fleet:
-    """
-    The money part of a fleet.toml.
-
-    Raises: ConfigError naming the key: no TOML, an unknown key, a wrong type, a value out of range.
-    """
-    try:
-        content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError("fleet.toml", f"is not TOML: {error}", path=path) from error
-    for key in content:
-        if key not in {"site", "sku"} | _OTHER_TABLES:
-            raise ConfigError(key, "is not a table of fleet.toml; known: site, sku, domain, rack", path=path)
-    sites = tuple(_site(_Keys(one, key, path)) for one, key in _tables(content, "site", path))
-    names = [site.name for site in sites]
-    for number, name in enumerate(names):
-        if name in names[:number]:
-            raise ConfigError(f"site[{number}].name", f"is {name!r}, as another site's", path=path)
-    skus = (_sku(_Keys(one, key, path)) for one, key in _tables(content, "sku", path))
-    return Fleet(sites=sites, skus=tuple(sku for sku in skus if sku is not None))
-
-
-def _tables(content: Mapping[str, Any], name: str, path: Path | str | None) -> list[tuple[Any, str]]:
-    found = content.get(name, [])
-    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
-        raise ConfigError(name, f"is not a list of tables; write [[{name}]]", path=path)
-    return [(one, f"{name}[{number}]") for number, one in enumerate(found)]
-
-
-class _Keys:
-    """The keys of a table, taken one by one and checked; what is left at the end is unknown."""
-
-    def __init__(self, table: Mapping[str, Any], name: str, path: Path | str | None) -> None:
-        self.left, self.name, self.path = dict(table), name, path
-        self.known: set[str] = set()
-
-    def wrong(self, key: str, message: str) -> ConfigError:
-        return ConfigError(f"{self.name}.{key}", message, path=self.path)
-
-    def number(self, key: str, *, low: float | None = 0.0, high: float | None = None) -> float | None:
-        value = self.take(key)
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
-            raise self.wrong(key, f"is {value!r}, not a number")
-        if low is not None and value < low:
-            raise self.wrong(key, f"is {value:g}, below the least of {low:g}")
-        if high is not None and value > high:
-            raise self.wrong(key, f"is {value:g}, above the most of {high:g}")
-        return float(value)
-
-    def text(self, key: str) -> str | None:
-        value = self.take(key)
-        if value is not None and (not isinstance(value, str) or not value):
-            raise self.wrong(key, f"is {value!r}, not text")
-        return value
-
-    def some(self, key: str, kind: type, words: str) -> list[Any] | None:
-        value = self.take(key)
-        if value is None:
-            return None
-        if not isinstance(value, list) or not all(isinstance(one, kind) and not isinstance(one, bool) for one in value):
-            raise self.wrong(key, f"is {value!r}, not a list of {words}")
-        return value
-
-    def take(self, key: str) -> Any:
-        self.known.add(key)
-        return self.left.pop(key, None)
-
-    def needed(self, key: str, value: Any) -> Any:
-        if value is None:
-            raise self.wrong(key, "is missing")
-        return value
-
-    def end(self, others: Iterable[str] = ()) -> None:
-        unknown = sorted(set(self.left) - set(others))
-        if unknown:
-            raise self.wrong(unknown[0], f"is not a key; known: {', '.join(sorted(self.known))}")
-
-
-def _site(keys: _Keys) -> Site:
-    east = keys.number("hours_east", low=-12.0, high=14.0)
-    named = keys.text("time_zone")
-    place: tzinfo = timezone(timedelta(hours=east)) if east is not None else UTC
-    if named is not None:
-        place = zone(named, option=f"{keys.name}.time_zone")
-    name = keys.needed("name", keys.text("name"))
-    periods = tuple(_period(_Keys(one, key, keys.path)) for one, key in _periods(keys))
-    site = Site(
-        name=name,
-        hosts=tuple(keys.some("hosts", str, "host names") or ()),
-        zone=place,
-        currency=keys.text("currency"),
-        pue=keys.number("pue", low=1.0, high=10.0),
-        price_per_kwh=keys.number("price_per_kwh", low=None),
-        carbon_g_per_kwh=keys.number("carbon_g_per_kwh"),
-        carbon_market_g_per_kwh=keys.number("carbon_market_g_per_kwh"),
-        demand_per_kw=keys.number("demand_per_kw"),
-        demand_ratchet_ratio=keys.number("demand_ratchet_ratio", high=1.0) or 0.0,
-        tariff=periods,
-    )
-    keys.end(_OTHER_SITE)
-    money = site.price_per_kwh is not None or periods or site.demand_per_kw is not None
-    if money and site.currency is None:
-        raise keys.wrong("currency", "is missing, and there is a price")
-    return site
-
-
-def _periods(keys: _Keys) -> list[tuple[Any, str]]:
-    tariff = keys.take("tariff")
-    return _tables({f"{keys.name}.tariff": tariff or []}, f"{keys.name}.tariff", keys.path)
-
-
-def _period(keys: _Keys) -> Period:
-    days = keys.some("days", str, "days") or list(_DAYS)
-    if wrong := [day for day in days if day not in _DAYS]:
-        raise keys.wrong("days", f"has {wrong[0]!r}, not one of {', '.join(_DAYS)}")
-    months = keys.some("months", int, "months") or list(range(1, 13))
-    if wrong_months := [month for month in months if not 1 <= month <= 12]:
-        raise keys.wrong("months", f"has {wrong_months[0]}, not one of 1 to 12")
-    text = keys.text("hours") or "00:00-24:00"
-    found = _HOURS.fullmatch(text)
-    minutes = [int(part) for part in found.groups()] if found else []
-    if (
-        not found
-        or minutes[1] % 15
-        or minutes[3] % 15
-        or max(minutes[0] * 60 + minutes[1], minutes[2] * 60 + minutes[3]) > 1440
-    ):
-        raise keys.wrong("hours", f"is {text!r}; write 08:00-20:00, in quarter-hours, up to 24:00")
-    period = Period(
-        name=keys.text("name") or "unnamed",
-        price_per_kwh=keys.needed("price_per_kwh", keys.number("price_per_kwh", low=None)),
-        days=frozenset(_DAYS.index(day) for day in days),
-        minutes=(minutes[0] * 60 + minutes[1], minutes[2] * 60 + minutes[3]),
-        months=frozenset(months),
-    )
-    keys.end()
-    return period
-
-
-def _sku(keys: _Keys) -> Sku | None:
-    """A SKU with its costs; one that says nothing of money is none."""
-    model, currency, capex = keys.text("model"), keys.text("currency"), keys.number("capex")
-    discount, life = keys.number("discount_ratio", high=1.0), keys.number("life_years", low=0.1, high=50.0)
-    opex = keys.number("opex_per_h")
-    keys.end(_OTHER_SKU)
-    if capex is None and opex is None:
-        return None
-    return Sku(
-        model=keys.needed("model", model),
-        currency=keys.needed("currency", currency),
-        capex=keys.needed("capex", capex),
-        discount_ratio=keys.needed("discount_ratio", discount),
-        life_years=keys.needed("life_years", life),
-        opex_per_h=opex or 0.0,
-    )
 
 
 # ------------------------------------------------------------------------------------------------------------ rates
@@ -606,17 +304,15 @@ def fixed_cost(lines: pl.LazyFrame, devices: pl.LazyFrame, fleet: Fleet, *, keys
     Out: *keys*, currency, device_h, fixed_cost; null where the model of one of the devices has no costs in fleet.toml,
          or where they are in several currencies.
     """
-    skus = pl.LazyFrame(
-        [(sku.model, sku.currency, sku.fixed_per_h) for sku in fleet.skus],
+    latest = devices.sort("time").unique("device", keep="last", maintain_order=True).select("device", "model").collect()
+    skus = [(model, fleet.sku_of(model)) for model in latest["model"].drop_nulls().unique().sort()]
+    prices = pl.DataFrame(
+        [(model, sku.currency, sku.fixed_per_h) for model, sku in skus if sku is not None],
         orient="row",
-        schema={"model": pl.String, "sku_currency": pl.String, "per_h": pl.Float64},
+        schema={"sku_model": pl.String, "sku_currency": pl.String, "per_h": pl.Float64},
     )
-    models = devices.sort("time").unique("device", keep="last", maintain_order=True).select("device", sku_model="model")
-    told = (
-        lines.filter(pl.col("device").is_not_null())
-        .join(models, on="device", how="left")
-        .join(skus, left_on="sku_model", right_on="model", how="left")
-    )
+    models = latest.rename({"model": "sku_model"}).join(prices, on="sku_model", how="left").lazy()
+    told = lines.filter(pl.col("device").is_not_null()).join(models, on="device", how="left")
     hours, per_h = pl.col("span_s") / 3600.0, pl.col("per_h")
     one = per_h.is_not_null().all() & (pl.col("sku_currency").n_unique() == 1)
     return (

@@ -1,4 +1,4 @@
-"""The store as LazyFrames, the schema checked at the door."""
+"""The store as LazyFrames, the schema checked at the door, and the fleet.toml beside it."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -11,7 +11,9 @@ from typing import NamedTuple, cast
 
 import polars as pl
 
-from collector.errors import StoreError
+from analytics.fleet import Fleet
+from analytics.fleet_toml import parse_fleet
+from collector.errors import ConfigError, StoreError
 from collector.store import Segment, Store
 from collector.store.extents import Extent
 from collector.store.schema import VERSION
@@ -75,6 +77,19 @@ def scan(
     end_ns = None if end is None else nanoseconds(end)
     frame = _scanned(found, opened.groups(table, start_ns, end_ns), start_ns, end_ns)
     return frame if where is None else frame.filter(where)
+
+
+def read_fleet(path: Path) -> Fleet:
+    """
+    The fleet that the file *path* describes.
+
+    Raises: ConfigError.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("fleet.toml", f"cannot be read: {error}", path=path) from error
+    return parse_fleet(text, path=path)
 
 
 def by_device(

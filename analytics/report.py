@@ -15,9 +15,10 @@ import polars as pl
 
 from analytics.attribution import attribute, named
 from analytics.calibration import calibrated_energy, latest_fits
-from analytics.cost import Fleet, cost, fixed_cost, rates
+from analytics.cost import cost, fixed_cost, rates
 from analytics.efficiency import current, efficiency, energy_in, work_of
 from analytics.energy import device_steps
+from analytics.fleet import Fleet
 from analytics.steps import MAX_COUNTER_GAP_S, difference, in_order
 from collector.catalogue import (
     ACTIVITY_DRAM,

@@ -6,12 +6,10 @@ each bucket, so that a spike survives) and kept for as long as the store has not
 """
 
 import time
-import tomllib
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from fnmatch import fnmatchcase
 from itertools import chain
 from pathlib import Path
 from threading import Lock
@@ -21,10 +19,9 @@ import polars as pl
 
 from analytics.efficiency import joules_per_token, tokens_of_devices, tokens_per_joule
 from analytics.energy import group_of, over_time
-from analytics.frames import PART_ROWS, by_device, latest, scan, schema
+from analytics.frames import PART_ROWS, by_device, latest, read_fleet, scan, schema
 from analytics.steps import GAP_PERIODS, GAP_S, ordered, readings
 from collector.catalogue import POWER
-from collector.errors import ConfigError
 from collector.store import TABLES, Store
 from dashboards.selection import Selection
 
@@ -183,10 +180,7 @@ class FleetData:
         path = self._root / "fleet.toml"
         if not path.exists():
             return dict.fromkeys(hosts, ALL)
-        patterns = [(pattern, name) for name, patterns in sites_of(path).items() for pattern in patterns]
-        return {
-            host: next((name for pattern, name in patterns if fnmatchcase(host, pattern)), "unknown") for host in hosts
-        }
+        return dict.fromkeys(hosts, "unknown") | read_fleet(path).site_of(hosts)
 
     def _compute(self, selection: Selection, start_ns: int, end_ns: int, every_s: int) -> View:
         samples, work, allocations = self._read(start_ns, end_ns)
@@ -278,27 +272,6 @@ def bucket_s(window_s: float, *, devices: int = 0) -> int:
     """The shortest step that divides *window_s* into no more parts than suit a screen and so many devices."""
     wanted = min(BUCKETS, max(FEWEST, CELLS // max(devices, 1)))
     return next((step for step in STEPS_S if window_s / step <= wanted), STEPS_S[-1])
-
-
-def sites_of(path: Path) -> Mapping[str, tuple[str, ...]]:
-    """
-    The sites of a fleet.toml: ``[[site]]`` tables with a name and hosts, which may be patterns (``node-*``).
-
-    Raises: ConfigError.
-    """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError("site", f"cannot be read: {error}", path=path) from error
-    sites: dict[str, tuple[str, ...]] = {}
-    for number, site in enumerate(content.get("site", ())):
-        name, hosts = site.get("name"), site.get("hosts", [])
-        if not isinstance(name, str) or not name:
-            raise ConfigError(f"site[{number}].name", "missing", path=path)
-        if not isinstance(hosts, list) or not all(isinstance(host, str) for host in hosts):
-            raise ConfigError(f"site[{number}].hosts", f"{hosts!r}: must be a list of host names", path=path)
-        sites[name] = tuple(hosts)
-    return sites
 
 
 def _seen(store: Store, start_ns: int, end_ns: int) -> pl.DataFrame:

@@ -1,14 +1,12 @@
 """Money and carbon of energy; what nobody priced has no cost."""
 
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 
 from analytics.cost import (
-    Fleet,
     capital_recovery,
     carbon_usage,
     cost,
@@ -16,13 +14,12 @@ from analytics.cost import (
     cost_per_million_tokens,
     demand,
     fixed_cost,
-    parse_fleet,
     rates,
     site_power,
     with_tokens,
 )
+from analytics.fleet_toml import parse_fleet
 from analytics.intervals import bounds
-from collector.errors import ConfigError
 
 START = datetime(2026, 3, 2)  # a Monday
 NS = pl.Datetime("ns")
@@ -184,6 +181,8 @@ def test_device_hours_cost_what_their_sku_does_and_nothing_is_guessed() -> None:
     found = fixed_cost(told, devices, parse_fleet(sku), keys=["team"]).collect().to_dicts()
     assert found[0] == {"team": "t", "currency": "EUR", "device_h": 2.0, "fixed_cost": pytest.approx(3.0)}
     assert (found[1]["fixed_cost"], found[1]["currency"]) == (None, None)
+    patterns = parse_fleet(sku.replace('model = "H100"', 'name = "H100"\nmodel = ["h1*"]'))
+    assert fixed_cost(told, devices, patterns, keys=["team"]).collect()["fixed_cost"].to_list() == [3.0, None]
 
 
 def test_a_sites_power_counts_devices_with_gaps_at_their_mean_and_needs_half_a_quarter_hour() -> None:
@@ -228,40 +227,3 @@ def test_tokens_cost_what_their_group_does_idle_time_included_and_say_of_what() 
 def test_carbon_usage_is_kilograms_over_kilowatt_hours() -> None:
     frame = pl.DataFrame({"kg": [3.0, 3.0], "kwh": [10.0, 0.0]}).select(cue=carbon_usage(pl.col("kg"), pl.col("kwh")))
     assert frame["cue"].to_list() == [pytest.approx(0.3), None]
-
-
-def test_hosts_belong_to_the_first_site_that_names_them() -> None:
-    assert parse_fleet(DUBLIN).site_of(["dub-1", "extra", "far"]) == {"dub-1": "dublin", "extra": "dublin"}
-    assert parse_fleet("") == Fleet()
-
-
-@pytest.mark.parametrize(
-    ("text", "key"),
-    [
-        ("[[site]\n", "fleet.toml"),
-        ("[[sites]]\n", "sites"),
-        ("site = 3\n", "site"),
-        ("[[site]]\nhosts = []\n", "site[0].name"),
-        ('[[site]]\nname = "x"\ncolour = "red"\n', "site[0].colour"),
-        ('[[site]]\nname = "x"\npue = 0.9\n', "site[0].pue"),
-        ('[[site]]\nname = "x"\npue = true\n', "site[0].pue"),
-        ('[[site]]\nname = "x"\nhosts = [1]\n', "site[0].hosts"),
-        ('[[site]]\nname = "x"\nprice_per_kwh = 0.1\n', "site[0].currency"),
-        ('[[site]]\nname = "x"\nprice_per_kwh = nan\n', "site[0].price_per_kwh"),
-        ('[[site]]\nname = "x"\ntime_zone = "Mars"\n', "site[0].time_zone"),
-        ('[[site]]\nname = "x"\n[[site]]\nname = "x"\n', "site[1].name"),
-        (DUBLIN.replace("08:00-20:00", "8-20"), "site[0].tariff[0].hours"),
-        (DUBLIN.replace("08:00-20:00", "08:10-20:00"), "site[0].tariff[0].hours"),
-        (DUBLIN.replace("08:00-20:00", "08:00-24:15"), "site[0].tariff[0].hours"),
-        (DUBLIN.replace('"mon"', '"monday"'), "site[0].tariff[0].days"),
-        (DUBLIN + "months = [13]\n", "site[0].tariff[0].months"),
-        (DUBLIN + "discount = 1\n", "site[0].tariff[0].discount"),
-        (DUBLIN.replace("price_per_kwh = 0.30\n", ""), "site[0].tariff[0].price_per_kwh"),
-        ('[[sku]]\nmodel = "x"\ncapex = 1\ncurrency = "EUR"\nlife_years = 5\n', "sku[0].discount_ratio"),
-        ('[[sku]]\nmodel = "x"\nprice = 1\n', "sku[0].price"),
-    ],
-)
-def test_a_wrong_fleet_file_names_the_key(text: str, key: str) -> None:
-    with pytest.raises(ConfigError) as failed:
-        parse_fleet(text, path=Path("fleet.toml"))
-    assert failed.value.key == key

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analytics.attribution import attribute
-from analytics.cost import cost, demand, parse_fleet, rates
+from analytics.cost import cost, demand, rates
+from analytics.fleet_toml import parse_fleet
 from analytics.focus import COLUMNS, CONDITIONAL, KEYS, MANDATORY, focus
 from collector.errors import ConfigError
 

@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from analytics.cost import parse_fleet
+from analytics.fleet_toml import parse_fleet
 from analytics.frames import WorkloadFrames, schema
 from analytics.report import JobReport, job_report
 from collector.store.schema import TABLES

@@ -11,9 +11,8 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from analytics.frames import by_device
-from collector.errors import ConfigError
 from collector.store import Store
-from dashboards.data import BUCKETS, FleetData, Totals, View, bucket_s, sites_of
+from dashboards.data import BUCKETS, FleetData, Totals, View, bucket_s
 from dashboards.selection import WINDOWS, By, Selection, moment
 
 
@@ -236,18 +235,3 @@ def test_a_large_fleet_has_wider_buckets_but_not_a_few() -> None:
     assert bucket_s(3600) == bucket_s(3600, devices=100) == 15
     assert bucket_s(3600, devices=1000) == 60
     assert bucket_s(3600, devices=10**6) == 60
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("[[site]\n", "cannot be read"),
-        ("[[site]]\nhosts = []\n", r"site\[0\].name: missing"),
-        ('[[site]]\nname = "a"\nhosts = "b"\n', r"site\[0\].hosts: 'b': must be a list"),
-    ],
-)
-def test_a_wrong_fleet_file_is_named_with_its_key(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "fleet.toml"
-    path.write_text(text, encoding="utf-8")
-    with pytest.raises(ConfigError, match=message):
-        sites_of(path)
