@@ -94,14 +94,14 @@ def attribute(
             pl.col("host").drop_nulls().last(), first=pl.col("begin").min(), last=pl.col("time").max()
         )
     )
-    held = _held(allocations, devices).join(known.drop("host"), on="device")
+    held = held_parts(allocations, devices).join(known.drop("host"), on="device")
     held = held.with_columns(start=pl.max_horizontal("start", "first"), end=pl.min_horizontal("end", "last")).filter(
         pl.col("start") < pl.col("end")
     )
     active = _activity(device_samples, devices) if basis == "activity" and devices is not None else None
     held = _once(held)
-    pieces = _once(_pieces(known, held, active))
-    holders = _once(_holders(pieces, held, active))
+    pieces = _once(pieces_of(known, held, active))
+    holders = _once(holders_of(pieces, held, active))
     wanted = pieces if by is None else pieces.with_columns(window_s=pl.lit(seconds(by)))
     found = _once(energy_in(wanted.with_columns(share=pl.lit(1.0)), steps, sums=_SUMS).drop("share"))
     window = [] if by is None else ["window"]
@@ -393,7 +393,7 @@ def _once(frame: pl.LazyFrame) -> pl.LazyFrame:
     return frame.collect().lazy()
 
 
-def _held(allocations: pl.LazyFrame, devices: pl.LazyFrame | None) -> pl.LazyFrame:
+def held_parts(allocations: pl.LazyFrame, devices: pl.LazyFrame | None) -> pl.LazyFrame:
     """Who held what of which whole device, when: device, part, start, end, `OWNER`, weight."""
     held = current(allocations).with_columns(
         # Far enough for any store and near enough that nanoseconds do not overflow.
@@ -442,7 +442,7 @@ def _activity(device_samples: pl.LazyFrame, devices: pl.LazyFrame) -> pl.LazyFra
     )
 
 
-def _pieces(known: pl.LazyFrame, held: pl.LazyFrame, active: pl.LazyFrame | None) -> pl.LazyFrame:
+def pieces_of(known: pl.LazyFrame, held: pl.LazyFrame, active: pl.LazyFrame | None) -> pl.LazyFrame:
     """Each device's time cut wherever who holds it changes: device, start, end, piece (a number)."""
     edges = [known.select("device", edge="first"), known.select("device", edge="last")]
     edges += [held.select("device", edge="start"), held.select("device", edge="end")]
@@ -467,8 +467,8 @@ def _pieces(known: pl.LazyFrame, held: pl.LazyFrame, active: pl.LazyFrame | None
     )  # fmt: skip
 
 
-def _holders(pieces: pl.LazyFrame, held: pl.LazyFrame, active: pl.LazyFrame | None) -> pl.LazyFrame:
-    """Who holds what share of each piece: piece, `OWNER`, share (which add up to no more than 1)."""
+def holders_of(pieces: pl.LazyFrame, held: pl.LazyFrame, active: pl.LazyFrame | None) -> pl.LazyFrame:
+    """Who holds what share of each piece: piece, part, `OWNER`, share (which add up to no more than 1)."""
     first = pieces.select("device", "start", at="piece")
     last = pieces.select("device", "end", to="piece")
     members = (
@@ -494,7 +494,7 @@ def _holders(pieces: pl.LazyFrame, held: pl.LazyFrame, active: pl.LazyFrame | No
                 .otherwise("share")
             )
         )
-    return members.select("piece", *OWNER, "share").filter(pl.col("share") > 0)
+    return members.select("piece", "part", *OWNER, "share").filter(pl.col("share") > 0)
 
 
 def _held_lines(found: pl.LazyFrame, holders: pl.LazyFrame, window: list[str]) -> list[pl.LazyFrame]:

@@ -14,6 +14,7 @@ import polars as pl
 from analytics.energy import window_start
 from analytics.fleet import HOURS_A_YEAR, Fleet, capital_recovery
 from analytics.intervals import BOUNDS, bounds, total
+from analytics.inventory import device_types
 from collector.catalogue import CARBON_INTENSITY, PRICE
 
 COST: Final = ("energy_cost", "energy_cost_low", "energy_cost_high")
@@ -304,16 +305,9 @@ def fixed_cost(lines: pl.LazyFrame, devices: pl.LazyFrame, fleet: Fleet, *, keys
     Out: *keys*, currency, device_h, fixed_cost; null where the model of one of the devices has no costs in fleet.toml,
          or where they are in several currencies.
     """
-    latest = devices.sort("time").unique("device", keep="last", maintain_order=True).select("device", "model").collect()
-    skus = [(model, fleet.sku_of(model)) for model in latest["model"].drop_nulls().unique().sort()]
-    prices = pl.DataFrame(
-        [(model, sku.currency, sku.fixed_per_h) for model, sku in skus if sku is not None],
-        orient="row",
-        schema={"sku_model": pl.String, "sku_currency": pl.String, "per_h": pl.Float64},
-    )
-    models = latest.rename({"model": "sku_model"}).join(prices, on="sku_model", how="left").lazy()
-    told = lines.filter(pl.col("device").is_not_null()).join(models, on="device", how="left")
-    hours, per_h = pl.col("span_s") / 3600.0, pl.col("per_h")
+    types = device_types(devices, fleet).select("device", "sku_currency", "fixed_per_h")
+    told = lines.filter(pl.col("device").is_not_null()).join(types, on="device", how="left")
+    hours, per_h = pl.col("span_s") / 3600.0, pl.col("fixed_per_h")
     one = per_h.is_not_null().all() & (pl.col("sku_currency").n_unique() == 1)
     return (
         told.group_by(keys)
@@ -323,6 +317,31 @@ def fixed_cost(lines: pl.LazyFrame, devices: pl.LazyFrame, fleet: Fleet, *, keys
             fixed_cost=pl.when(one).then((hours * per_h).sum()),
         )
         .sort(*keys, nulls_last=True)
+    )
+
+
+def priced(lines: pl.LazyFrame, prices: pl.LazyFrame, devices: pl.LazyFrame, fleet: Fleet) -> pl.LazyFrame:
+    """
+    Lines with what each costs, one by one, for whoever sums them by something else.
+
+    In:  lines: device, site, window (quarter-hours), span_s, energy_j; prices as `rates` gives them; devices: device,
+         model, time.
+    Out: the lines and currency, energy_cost (null where there is no price, or no energy), fixed_cost (of the device's
+         time: capital and running costs; null where its model has none, or has them in another currency).
+    """
+    window, kwh = ["site", "window"], pl.col("energy_j") / _J_PER_KWH
+    types = device_types(devices, fleet).select("device", "sku_currency", "fixed_per_h")
+    return (
+        lines.join(prices.select(*window, "currency", "price_per_kwh"), on=window, how="left")
+        .join(types, on="device", how="left")
+        .with_columns(currency=pl.coalesce("currency", "sku_currency"))
+        .with_columns(
+            energy_cost=kwh * pl.col("price_per_kwh"),
+            fixed_cost=pl.when(pl.col("sku_currency") == pl.col("currency")).then(
+                pl.col("span_s") / 3600.0 * pl.col("fixed_per_h")
+            ),
+        )
+        .drop("price_per_kwh", "sku_currency", "fixed_per_h")
     )
 
 

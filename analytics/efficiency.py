@@ -189,7 +189,7 @@ def tokens_of_devices(workload_samples: pl.LazyFrame, allocations: pl.LazyFrame,
     wanted = seconds(by) if by else None
     keys = ["device"] if wanted is None else ["device", "window"]
     of_workload = ["workload", *keys[1:]]
-    held = _cut(_spans(current(allocations), _seen(workload_samples), wanted).filter(pl.col("counted")))
+    held = cut_spans(_spans(current(allocations), _seen(workload_samples), wanted).filter(pl.col("counted")))
     held = held.with_columns(span_s=(_ns("end") - _ns("start")) / _NS)
     return (
         held.join(work_of(workload_samples, wanted), on=of_workload)
@@ -275,7 +275,7 @@ def _spans(allocations: pl.LazyFrame, seen: pl.LazyFrame, window_s: float | None
     return spans.with_columns(window_s=pl.lit(window_s))
 
 
-def _cut(spans: pl.LazyFrame) -> pl.LazyFrame:
+def cut_spans(spans: pl.LazyFrame) -> pl.LazyFrame:
     """Cut spans at the edges of their windows."""
     if "window_s" not in spans.collect_schema().names():
         return spans
@@ -312,7 +312,7 @@ def energy_in(spans: pl.LazyFrame, steps: pl.LazyFrame, *, sums: Sequence[str] =
         .with_columns(start=pl.max_horizontal("start", "first"), end=pl.min_horizontal("end", "last"))
         .drop("first", "last")
         .filter((pl.col("start") < pl.col("end")) & pl.col("end").is_not_null())
-        .pipe(_cut)
+        .pipe(cut_spans)
     )
     for edge in ("start", "end"):
         named = totals.select(

@@ -4,10 +4,21 @@ from typing import Final
 
 import polars as pl
 
+from analytics.fleet import Fleet
+
 _TOLD: Final = (
     "host", "vendor", "model", "ordinal", "parent", "partition", "driver_version", "mode", "power_method",
     "power_scope", "power_limit_w", "memory_total_bytes",
 )  # fmt: skip
+
+_TYPE: Final = pl.Schema(
+    {
+        **dict.fromkeys(("model", "sku"), pl.String()),
+        **dict.fromkeys(("tdp_w", "flop_per_s", "memory_bandwidth_bytes_per_s"), pl.Float64()),
+        "sku_currency": pl.String(),
+        "fixed_per_h": pl.Float64(),
+    }
+)
 
 
 def inventory(devices: pl.LazyFrame, samples: pl.LazyFrame) -> pl.LazyFrame:
@@ -32,6 +43,26 @@ def inventory(devices: pl.LazyFrame, samples: pl.LazyFrame) -> pl.LazyFrame:
         .drop("seen_on")
         .sort("host", "ordinal", "device")
     )
+
+
+def device_types(devices: pl.LazyFrame, fleet: Fleet) -> pl.LazyFrame:
+    """
+    What is known of the type of each device, from fleet.toml and the built-in list.
+
+    In:  devices: device, model, time; the latest model counts.
+    Out: device, model, sku (the type's name; the model where nobody knows it), tdp_w, flop_per_s (dense BF16),
+         memory_bandwidth_bytes_per_s, sku_currency and fixed_per_h (capital and running costs of an hour); null where
+         nobody told.
+    """
+    latest = devices.sort("time").group_by("device").agg(pl.col("model").drop_nulls().last()).collect()
+    skus = {model: fleet.sku_of(model) for model in latest["model"].drop_nulls().unique()}
+    rows = [
+        (model, sku.name, sku.tdp_w, sku.flop_per_s, sku.memory_bandwidth_bytes_per_s, sku.currency, sku.fixed_per_h)
+        for model, sku in skus.items()
+        if sku is not None
+    ]
+    known = pl.DataFrame(rows, orient="row", schema=_TYPE)
+    return latest.join(known, on="model", how="left").with_columns(pl.coalesce("sku", "model")).lazy()
 
 
 def held(allocations: pl.LazyFrame, start_ns: int | None, end_ns: int) -> pl.LazyFrame:
