@@ -121,7 +121,9 @@ def cost(
     keys = [per.value, "kind"]
     fixed = fixed_cost(told.lines, told.devices, told.fleet, keys=keys)
     tokens = attribution_of(told.lines.drop("window"), per=per.value, workload_samples=told.work, hosts=told.hosts)
-    found = with_tokens(cost_of(told.lines, _rates(root, told), keys=keys), fixed, tokens, per=per.value)
+    found = with_tokens(
+        cost_of(told.lines, rates_of(root, told.fleet, told.lines), keys=keys), fixed, tokens, per=per.value
+    )
     answer("cost", found, asked, check)
 
 
@@ -153,7 +155,7 @@ def focus(
     asked, root = request(output, file, limit, since, until, tz), store_root(store)
     told = _told(root, asked, fleet, basis=basis, max_gap=max_gap, by="15m")
     lines = told.lines.with_columns(period=pl.col("window").dt.truncate("1d"))
-    charges = cost_of(lines, _rates(root, told), keys=KEYS)
+    charges = cost_of(lines, rates_of(root, told.fleet, told.lines), keys=KEYS)
     found = focus_of(charges, provider=provider, demand=demand(site_power(told.lines), told.fleet))
     answer("focus", found.lazy(), asked, check)
 
@@ -192,7 +194,7 @@ def _told(
     lines = attribute(samples, allocations, devices=known, by=by, basis=basis.value, max_gap_s=max_gap)
     above = host_lines(samples, scan(root, "host_samples", *window), devices=known, by=by, max_gap_s=max_gap)
     lines = pl.concat([lines, above]).collect().lazy()
-    fleet = _fleet(root, fleet_file)
+    fleet = fleet_of(root, fleet_file)
     hosts = fleet.site_of(lines.select("host").drop_nulls().unique().collect()["host"])
     pue = dict(measured_pue(scan(root, "facility_samples", *window)).select("site", "pue").collect().iter_rows())
     for site, value in sorted({**pue, **fleet.pue}.items()):
@@ -201,7 +203,7 @@ def _told(
     return _Told(named(lines, work, hosts).collect().lazy(), work, known, fleet, hosts)
 
 
-def _fleet(root: Path, file: Path | None) -> "Fleet":
+def fleet_of(root: Path, file: Path | None) -> "Fleet":
     """
     The fleet as *file* describes it, or the store's own fleet.toml, or nothing.
 
@@ -217,15 +219,20 @@ def _fleet(root: Path, file: Path | None) -> "Fleet":
     return read_fleet(path)
 
 
-def _rates(root: Path, told: _Told) -> "pl.LazyFrame":
+def rates_of(root: Path, fleet: "Fleet", lines: "pl.LazyFrame") -> "pl.LazyFrame":
+    """
+    The prices of the windows of *lines*, from the store's series and the fleet.
+
+    Raises: StoreError.
+    """
     import polars as pl
 
     from analytics.cost import rates
     from analytics.frames import scan
 
-    windows = told.lines.select(pl.col("window").cast(pl.Datetime("us")).unique().sort()).collect()["window"].to_list()
+    windows = lines.select(pl.col("window").cast(pl.Datetime("us")).unique().sort()).collect()["window"].to_list()
     if not windows:
-        return rates(told.fleet, windows)
+        return rates(fleet, windows)
     # A price published in the hour before still holds.
     first, last = windows[0] - timedelta(hours=1), windows[-1] + timedelta(minutes=15)
-    return rates(told.fleet, windows, scan(root, "facility_samples", first, last))
+    return rates(fleet, windows, scan(root, "facility_samples", first, last))

@@ -126,8 +126,7 @@ def cost(lines: pl.LazyFrame, prices: pl.LazyFrame, *, keys: Sequence[str]) -> p
     A sum of which a part has no price (or no carbon intensity) has none: it would read as if it were the whole.
     """
     kwh = pl.col("energy_j") / _J_PER_KWH
-    paid = kwh * pl.col("price_per_kwh")
-    off = (pl.col("energy_high_j") - pl.col("energy_j")) / _J_PER_KWH * pl.col("price_per_kwh").abs()
+    paid, off = _paid()
     told = lines.join(prices, on=["site", "window"], how="left").with_columns(
         *bounds(paid, off, COST[1:]),
         energy_kwh=kwh,
@@ -179,6 +178,12 @@ def cost(lines: pl.LazyFrame, prices: pl.LazyFrame, *, keys: Sequence[str]) -> p
         )
         .sort(*keys, "currency", nulls_last=True)
     )  # fmt: skip
+
+
+def _paid() -> tuple[pl.Expr, pl.Expr]:
+    """What a line's energy costs, and half the interval of that."""
+    price = pl.col("price_per_kwh") / _J_PER_KWH
+    return pl.col("energy_j") * price, (pl.col("energy_high_j") - pl.col("energy_j")) * price.abs()
 
 
 def _complete(values: pl.Expr) -> pl.Expr:
@@ -324,19 +329,22 @@ def priced(lines: pl.LazyFrame, prices: pl.LazyFrame, devices: pl.LazyFrame, fle
     """
     Lines with what each costs, one by one, for whoever sums them by something else.
 
-    In:  lines: device, site, window (quarter-hours), span_s, energy_j; prices as `rates` gives them; devices: device,
-         model, time.
-    Out: the lines and currency, energy_cost (null where there is no price, or no energy), fixed_cost (of the device's
-         time: capital and running costs; null where its model has none, or has them in another currency).
+    In:  lines: device, site, window (quarter-hours), span_s, energy_j and its interval; prices as `rates` gives them;
+         devices: device, model, time.
+    Out: the lines and currency, energy_cost, energy_cost_low, energy_cost_high (null where there is no price, or no
+         energy), fixed_cost (of the device's time: capital and running costs; null where its type has none, or has them
+         in another currency).
     """
-    window, kwh = ["site", "window"], pl.col("energy_j") / _J_PER_KWH
+    window = ["site", "window"]
+    paid, off = _paid()
     types = device_types(devices, fleet).select("device", "sku_currency", "fixed_per_h")
     return (
         lines.join(prices.select(*window, "currency", "price_per_kwh"), on=window, how="left")
         .join(types, on="device", how="left")
         .with_columns(currency=pl.coalesce("currency", "sku_currency"))
         .with_columns(
-            energy_cost=kwh * pl.col("price_per_kwh"),
+            *bounds(paid, off, COST[1:]),
+            energy_cost=paid,
             fixed_cost=pl.when(pl.col("sku_currency") == pl.col("currency")).then(
                 pl.col("span_s") / 3600.0 * pl.col("fixed_per_h")
             ),

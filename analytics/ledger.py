@@ -36,6 +36,7 @@ from analytics.attribution import (
 from analytics.efficiency import cut_spans, energy_in
 from analytics.energy import device_steps, seconds, window_start, without_partitions
 from analytics.frames import over_devices
+from analytics.intervals import bounds, measured
 from analytics.signals import REASONS, signals
 from analytics.steps import falls, in_order, nanoseconds
 from collector import catalogue as c
@@ -44,8 +45,11 @@ CAUSES: Final = (
     "failed", "unallocated", "unmeasured", "idle", "stalled", "underused", "throttled", "useful",
 )  # fmt: skip
 """In the order in which they are asked; the first that holds has the joule."""
-AMOUNTS: Final = ("span_s", "covered_s", "energy_j", "modelled_j", "judged_s")
-"""What adds up: device-seconds, those with energy, joules, modelled joules, and the seconds judged by SM activity."""
+AMOUNTS: Final = ("span_s", "covered_s", "energy_j", "modelled_j", "error_j", "judged_s")
+"""
+What adds up: device-seconds, those with energy, joules, modelled joules, half the interval (of one device), and the
+device-seconds judged by the activity of compute units.
+"""
 EFFECTIVE_RATIO: Final = 0.5
 """A device is used effectively while more of its compute units than this hold work."""
 FATAL_XIDS: Final = ("48", "62", "64", "74", "79", "95", "110", "119", "120", "140", "143", "149")
@@ -66,8 +70,9 @@ REMOVED_S: Final = 30 * 86_400.0
 
 _NS: Final = 1_000_000_000
 _EXACT: Final = 1e-9
-_SUMS: Final = ("energy_j", "modelled_j", "covered_s", "idle_j", "idle_modelled_j", "idle_s", "busy_covered_s")
-_IDLE: Final = (("idle_s", "covered_s"), ("idle_j", "energy_j"), ("idle_modelled_j", "modelled_j"))
+_DRAWN: Final = ("span_s", "covered_s", "energy_j", "modelled_j", "error_j")
+_IDLE: Final = {"covered_s": "idle_s", "energy_j": "idle_j", "modelled_j": "idle_modelled_j", "error_j": "idle_error_j"}
+_SUMS: Final = ("energy_j", "modelled_j", "covered_s", "error_j", "busy_covered_s", *_IDLE.values())
 _CRUMB_S: Final = 1e-6
 FAILURES: Final = ("lost", "xid", "row_remap")
 _BEGUN: Final = pl.Schema({**dict.fromkeys(("device", "host", "reason"), pl.String()), "start": pl.Datetime("ns")})
@@ -101,7 +106,8 @@ def ledger(
          given, from the event to the last reading of any.
     Out: cause, reason (null but of failed, stalled, throttled), device (whole), host, workload, name, user, team (null
          where nobody held it), window (with *by*), span_s (device-seconds), covered_s (those of them with energy),
-         energy_j (null where nothing was covered), modelled_j, judged_s (those in use whose activity was that of the
+         energy_j (null where nothing was covered), energy_low_j and energy_high_j (as of `analytics.energy.energy`),
+         modelled_j, judged_s (those in use whose activity was that of the
          compute units or tensor pipes; where neither was read, the engine's activity or the utilisation stands in,
          which is higher, so that less is called underused).
 
@@ -145,12 +151,20 @@ def ledger(
     if by is not None:
         lines = lines.with_columns(window=window_start("stretch", seconds(by)))
     keys = ["cause", "reason", "device", "host", *OWNER, *window]
+    joules = pl.when(pl.col("covered_s") > 0).then("energy_j")
     return (
         lines.group_by(keys)
         .agg(pl.col(name).sum() for name in AMOUNTS)
         .filter(pl.col("span_s") > 0)
-        .with_columns(energy_j=pl.when(pl.col("covered_s") > 0).then("energy_j"))
-        .select(*keys, *AMOUNTS)
+        .select(
+            *keys,
+            "span_s",
+            "covered_s",
+            joules.alias("energy_j"),
+            *bounds(joules, measured(pl.col("error_j"), pl.col("modelled_j"))),
+            "modelled_j",
+            "judged_s",
+        )
         .sort("device", *window, "cause", "reason", "workload")
     )
 
@@ -191,10 +205,7 @@ def _steps(
     idle = (pl.col("busy_covered_s") > 0) & (busy <= idle_ratio)
     return (
         device_steps(samples, max_gap_s=max_gap_s, devices=devices)
-        .with_columns(
-            pl.when(idle).then(name).otherwise(0.0).alias(f"idle_{short}")
-            for name, short in (("energy_j", "j"), ("modelled_j", "modelled_j"), ("covered_s", "s"))
-        )
+        .with_columns(pl.when(idle).then(name).otherwise(0.0).alias(short) for name, short in _IDLE.items())
         .collect()
         .lazy()
     )
@@ -320,7 +331,7 @@ def _with_energy(spans: pl.LazyFrame, steps: pl.LazyFrame) -> pl.LazyFrame:
             .then(idle)
             .otherwise(0.0)
             .alias(idle)
-            for idle, whole in _IDLE
+            for whole, idle in _IDLE.items()
         )
         .collect()
         .lazy()
@@ -399,7 +410,7 @@ def _with_signs(mine: pl.LazyFrame, signs: pl.LazyFrame, hosts: pl.LazyFrame, id
     """
     What each holder held with what its own part tells, or the whole device where the part tells nothing.
 
-    Amounts are the holder's share; idle_s, idle_j and idle_modelled_j are those of them without work.
+    Amounts are the holder's share; those of `_IDLE` are what of them went without work.
     """
     place = ["piece", "stretch"]
     own = mine.join(signs, on=["part", *place], how="left")
@@ -413,10 +424,10 @@ def _with_signs(mine: pl.LazyFrame, signs: pl.LazyFrame, hosts: pl.LazyFrame, id
     # A partition's own idle time where it is known; else the board's, step by step.
     share = pl.coalesce(partition, quiet).fill_null(-1.0)
     told = told.with_columns(
-        pl.when(share >= 0).then(pl.col(whole) * share).otherwise(pl.col(idle)).alias(idle) for idle, whole in _IDLE
+        pl.when(share >= 0).then(pl.col(whole) * share).otherwise(pl.col(idle)).alias(idle)
+        for whole, idle in _IDLE.items()
     )
-    amounts = ("span_s", "covered_s", "energy_j", "modelled_j", "idle_s", "idle_j", "idle_modelled_j")
-    return told.with_columns(pl.col(amounts) * pl.col("share"))
+    return told.with_columns(pl.col(*_DRAWN, *_IDLE.values()) * pl.col("share"))
 
 
 def _lines(frame: pl.LazyFrame, cause: pl.Expr, reason: pl.Expr, **amounts: pl.Expr | str) -> pl.LazyFrame:
@@ -432,7 +443,7 @@ def _free(spans: pl.LazyFrame, holders: pl.LazyFrame) -> pl.LazyFrame:
     free = 1.0 - pl.col("taken").fill_null(0.0)
     free = pl.when(free > _EXACT).then(free).otherwise(0.0)
     nobody = spans.join(taken, on="piece", how="left").with_columns(pl.lit(None, pl.String).alias(n) for n in OWNER)
-    amounts = {name: pl.col(name) * free for name in ("span_s", "covered_s", "energy_j", "modelled_j")}
+    amounts = {name: pl.col(name) * free for name in _DRAWN}
     cause = pl.when(pl.col("failed").is_not_null()).then(pl.lit("failed")).otherwise(pl.lit("unallocated"))
     return _lines(nobody, cause, pl.col("failed"), **amounts)
 
@@ -440,21 +451,13 @@ def _free(spans: pl.LazyFrame, holders: pl.LazyFrame) -> pl.LazyFrame:
 def _held(mine: pl.LazyFrame, effective_ratio: float) -> Iterator[pl.LazyFrame]:
     """What was held, by cause."""
     none, failed = pl.lit(None, pl.String), pl.col("failed").is_not_null()
-    whole = {name: pl.col(name) for name in ("span_s", "covered_s", "energy_j", "modelled_j")}
+    whole = {name: pl.col(name) for name in _DRAWN}
     yield _lines(mine.filter(failed), pl.lit("failed"), pl.col("failed"), **whole)
     mine = mine.filter(~failed)
     yield _lines(mine, pl.lit("unmeasured"), none, span_s=pl.col("span_s") - pl.col("covered_s"))
-    yield _lines(
-        mine, pl.lit("idle"), none, span_s="idle_s", covered_s="idle_s", energy_j="idle_j", modelled_j="idle_modelled_j"
-    )
-    rest_s = pl.col("covered_s") - pl.col("idle_s")
-    busy = {
-        "span_s": rest_s,
-        "covered_s": rest_s,
-        "energy_j": pl.col("energy_j") - pl.col("idle_j"),
-        "modelled_j": pl.col("modelled_j") - pl.col("idle_modelled_j"),
-        "judged_s": rest_s * pl.col("judged").fill_null(False),
-    }
+    yield _lines(mine, pl.lit("idle"), none, span_s="idle_s", **_IDLE)
+    busy = {whole: pl.col(whole) - pl.col(idle) for whole, idle in _IDLE.items()}
+    busy |= {"span_s": busy["covered_s"], "judged_s": busy["covered_s"] * pl.col("judged").fill_null(False)}
     activity, utilization = pl.col("activity_ratio"), pl.col("utilization_ratio")
     waits = (pl.col("pcie_ratio") >= PCIE_BUSY) | ((pl.col("cpu_ratio") >= HOST_BUSY) & (utilization < RESIDENT))
     quiet_memory = (pl.col("dram_ratio") < EFFECTIVE_RATIO).fill_null(True)

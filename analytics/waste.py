@@ -5,15 +5,20 @@ Both are sums over the lines of `analytics.ledger`, so both add up to the device
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Final, Literal
 
 import polars as pl
 
-from analytics.attribution import named
+from analytics.attribution import ENERGY, named
+from analytics.cost import COST
+from analytics.intervals import total
 
 Per = Literal["cause", "workload", "name", "user", "team", "model", "host", "sku", "site", "fleet"]
 
 _ACTIVE: Final = ("stalled", "underused", "throttled", "useful")
+STEPS: Final = ("total", "allocated", "active", "effective")
+"""Of the funnel."""
 _EFFECTIVE: Final = ("throttled", "useful")
 _ADVICE: Final = {
     ("failed", "lost"): "while devices were lost: reset or replace them; the events device_gone name them.",
@@ -77,45 +82,43 @@ def waste(lines: pl.LazyFrame, *, per: Per = "cause") -> pl.LazyFrame:
 
     In:  lines of `ledger`, with the column *per* (see `placed`), and the costs of `analytics.cost.priced` where they
          have prices; windows are summed over.
-    Out: *per* (null for nobody's), cause, reason, currency (where priced), devices, device_h, covered_ratio, energy_j,
-         modelled_ratio, time_ratio (of the device-hours of *per*; of all where *per* is cause), judged_ratio;
-         where priced energy_cost, fixed_cost, cost, cost_basis (``energy+devices``, ``energy``, ``devices``); advice.
+    Out: *per* (null for nobody's), cause, reason, devices, device_h, time_ratio (of the device-hours of *per*; of all
+         where *per* is cause), covered_ratio, energy_j, energy_low_j, energy_high_j, modelled_ratio, judged_ratio;
+         where priced currency, energy_cost, energy_cost_low, energy_cost_high, fixed_cost, cost, cost_basis
+         (``energy+devices``, ``energy``, ``devices``); advice.
 
     The dearest first (without prices: the most energy), and what was useful last, so that the rows add up to the whole.
     """
-    names = lines.collect_schema().names()
-    key = [] if per == "cause" else [per]
-    money = [name for name in ("currency",) if name in names]
+    priced = "currency" in lines.collect_schema().names()
+    key, money = [] if per == "cause" else [per], ["currency"] if priced else []
     whole = pl.col("span_s").sum().over(key) if key else pl.col("span_s").sum()
-    found = (
-        lines.group_by(*key, "cause", "reason", *money)
-        .agg(devices=pl.col("device").n_unique(), **_sums(names))
-        .with_columns(device_h=pl.col("span_s") / 3600.0, time_ratio=pl.col("span_s") / whole)
-    )
-    costs = ("energy_cost", "fixed_cost", "cost", "cost_basis") if money else ()
-    order = [pl.col("cause") == "useful", *(("cost",) if money else ()), "energy_j", "device_h", *key, "cause"]
-    falling = [False, *((True,) if money else ()), True, True, *(False for _ in key), False]
+    rows = ("energy_j", "device_h", *key, "cause")
+    falling = (True, True, *(False for _ in key), False)
     return (
-        found.sort(order, descending=falling, nulls_last=True)
-        .with_columns(advice=_advice())
+        _summed(lines, [*key, "cause", "reason", *money])
+        .with_columns(time_ratio=pl.col("span_s") / whole)
+        .sort(
+            pl.col("cause") == "useful", *(["cost"] if priced else []), *rows,
+            descending=[False, *([True] if priced else []), *falling], nulls_last=True,
+        )
         .select(
-            *key, "cause", "reason", "devices", "device_h", "covered_ratio", "energy_j", "modelled_ratio", "time_ratio",
-            "judged_ratio", *money, *costs, "advice",
+            *key, "cause", "reason", "devices", "device_h", "time_ratio", "covered_ratio", *ENERGY, "modelled_ratio",
+            "judged_ratio", *money, *((*COST, "fixed_cost", "cost", "cost_basis") if priced else ()), advice=_advice(),
         )
     )  # fmt: skip
 
 
-def funnel(lines: pl.LazyFrame, *, length_s: float, per: str = "fleet") -> pl.LazyFrame:
+def funnel(lines: pl.LazyFrame, *, length_s: float, per: Per = "fleet") -> pl.LazyFrame:
     """
     Total, allocated, active and effective devices: what is left of the fleet at each step, and what each step loses.
 
     In:  lines of `ledger`, with the column *per* (see `placed`), and the costs of `analytics.cost.priced` where they
          have prices; *length_s*: of the window that the lines are of.
-    Out: *per*, step, currency (where priced), devices (the mean over the window), device_h, ratio (of the total),
-         energy_j, power_mean_w (energy over the window), covered_ratio, judged_ratio (of the device-seconds in use, how
-         many are judged by the activity of compute units or tensor pipes; utilisation stands in for the others),
-         cost and cost_basis (where priced), and lost_devices, lost_device_h, lost_energy_j, lost_power_w, lost_cost:
-         what the step before has more. The steps, in order:
+    Out: *per*, currency (where priced), step, devices (the mean over the window), device_h, ratio (of the total's
+         device-hours), energy_j, energy_low_j, energy_high_j, power_mean_w (energy over the window), covered_ratio,
+         judged_ratio (of the device-hours in use, how many are judged by the activity of compute units or tensor pipes;
+         utilisation stands in for the others), cost and cost_basis (where priced), and lost_devices, lost_device_h,
+         lost_energy_j, lost_cost, lost_power_w: what the step before has more. The steps, in order:
 
          * ``total``: devices that were read, or failed;
          * ``allocated``: held by somebody; lost: unallocated, or failed while nobody held them;
@@ -124,75 +127,81 @@ def funnel(lines: pl.LazyFrame, *, length_s: float, per: str = "fleet") -> pl.La
 
     What each step loses plus what is left is the step before.
     """
-    names = lines.collect_schema().names()
-    money = [name for name in ("currency",) if name in names]
+    priced = "currency" in lines.collect_schema().names()
+    keys: list[str] = [per, *(["currency"] if priced else [])]
+    lines = lines.collect().lazy()
     held, cause = pl.col("workload").is_not_null(), pl.col("cause")
-    inside = {
-        "total": pl.lit(True),
-        "allocated": held,
-        "active": held & cause.is_in(_ACTIVE),
-        "effective": held & cause.is_in(_EFFECTIVE),
-    }
-    keys = [per, *money]
-    sums = [
-        lines.group_by(keys)
-        .agg(**_sums(names, where=where))
-        .with_columns(step=pl.lit(step), at=pl.lit(number))
-        for number, (step, where) in enumerate(inside.items())
-    ]  # fmt: skip
-    told = pl.concat(sums).sort(*keys, "at", nulls_last=True).with_columns(
-        devices=pl.col("span_s") / length_s, device_h=pl.col("span_s") / 3600.0,
-        energy_j=pl.col("energy_j").fill_null(0.0), power_mean_w=pl.col("energy_j").fill_null(0.0) / length_s,
-    )  # fmt: skip
-    costs = ("cost", "cost_basis") if money else ()
-    lost = {
-        "lost_devices": "devices",
-        "lost_device_h": "device_h",
-        "lost_energy_j": "energy_j",
-        "lost_power_w": "power_mean_w",
-        **({"lost_cost": "cost"} if money else {}),
-    }
-    first = pl.col("span_s").first().over(keys)
+    inside = [pl.lit(True), held, held & cause.is_in(_ACTIVE), held & cause.is_in(_EFFECTIVE)]
+    left = _steps(lines, keys, inside)
+    # Summed by itself, not subtracted: where nothing is lost, that is 0.
+    lost = _steps(lines, keys, [pl.lit(False), *(before & ~after for before, after in pairwise(inside))])
+    of = {"device_h": "device_h", "energy_j": "energy_j"} | ({"cost": "cost"} if priced else {})
+    lost = lost.select(*keys, "number", **{f"lost_{name}": pl.col(column) for name, column in of.items()})
+    watts, mean = length_s, length_s / 3600.0
+    told = left.join(lost, on=[*keys, "number"], nulls_equal=True).sort(*keys, "number", nulls_last=True)
+    first = pl.col("number") == 0
     return told.select(
-        per, "step", *money, "devices", "device_h", "energy_j", "power_mean_w", "covered_ratio", "judged_ratio", *costs,
-        ratio=pl.when(first > 0).then(pl.col("span_s") / first),
-        **{name: pl.when(pl.col("at") > 0).then(pl.col(of).shift(1) - pl.col(of)) for name, of in lost.items()},
+        *keys, step=pl.col("number").replace_strict(dict(enumerate(STEPS)), return_dtype=pl.String),
+        devices=pl.col("device_h") / mean, device_h="device_h",
+        ratio=pl.col("device_h") / pl.col("device_h").first().over(keys),
+        **{name: pl.col(name) for name in ENERGY}, power_mean_w=pl.col("energy_j") / watts,
+        covered_ratio="covered_ratio", judged_ratio="judged_ratio",
+        **{name: pl.col(name) for name in (("cost", "cost_basis") if priced else ())},
+        lost_devices=pl.when(~first).then(pl.col("lost_device_h") / mean),
+        **{f"lost_{name}": pl.when(~first).then(f"lost_{name}") for name in of},
+        lost_power_w=pl.when(~first).then(pl.col("lost_energy_j") / watts),
     )  # fmt: skip
 
 
-def _sums(names: Sequence[str], where: pl.Expr | None = None) -> dict[str, pl.Expr]:
+def _steps(lines: pl.LazyFrame, keys: Sequence[str], inside: Sequence[pl.Expr]) -> pl.LazyFrame:
+    """Each group's sums of the lines inside each of some steps: 0 where none is."""
+    groups = lines.select(keys).unique()
+    sums = [
+        groups.join(_summed(lines.filter(which), keys), on=keys, how="left", nulls_equal=True).with_columns(
+            number=pl.lit(number)
+        )
+        for number, which in enumerate(inside)
+    ]
+    told = pl.concat(sums)
+    zero = [name for name in ("device_h", "energy_j", "cost") if name in told.collect_schema().names()]
+    none = pl.col("span_s").is_null()
+    return told.with_columns(pl.when(none).then(0.0).otherwise(name).alias(name) for name in zero)
+
+
+def _summed(lines: pl.LazyFrame, keys: Sequence[str]) -> pl.LazyFrame:
     """Sums of lines and what they tell, and of their costs where there are any."""
-
-    def of(name: str) -> pl.Expr:
-        return pl.col(name) if where is None else pl.col(name).filter(where)
-
-    span_s, covered_s, energy_j = of("span_s").sum(), of("covered_s").sum(), of("energy_j")
-    active = pl.col("cause").is_in(_ACTIVE)
-    used_s = pl.col("span_s").filter(active if where is None else active & where).sum()
-    found = {
+    lines = lines.collect().lazy()
+    span_s, joules = pl.col("span_s").sum(), pl.col("energy_j")
+    used_s = pl.col("span_s").filter(pl.col("cause").is_in(_ACTIVE)).sum()
+    sums = {
+        "devices": pl.col("device").n_unique(),
         "span_s": span_s,
-        "energy_j": pl.when(energy_j.count() > 0).then(energy_j.sum()),
-        "covered_ratio": pl.when(span_s > 0).then(covered_s / span_s),
-        "modelled_ratio": pl.when(energy_j.sum() > 0).then(of("modelled_j").sum() / energy_j.sum()),
-        "judged_ratio": pl.when(used_s > 0).then(of("judged_s").sum() / used_s),
+        "device_h": span_s / 3600.0,
+        "covered_ratio": pl.when(span_s > 0).then(pl.col("covered_s").sum() / span_s),
+        "modelled_ratio": pl.when(joules.sum() > 0).then(pl.col("modelled_j").sum() / joules.sum()),
+        "judged_ratio": pl.when(used_s > 0).then(pl.col("judged_s").sum() / used_s),
     }
-    if "currency" not in names:
+    found = total(lines, keys).join(lines.group_by(keys).agg(**sums), on=keys, nulls_equal=True)
+    if "currency" not in lines.collect_schema().names():
         return found
-    paid, fixed = of("energy_cost"), of("fixed_cost")
-    energy_cost = pl.when((paid.is_not_null() | energy_j.is_null()).all() & (paid.count() > 0)).then(paid.sum())
-    fixed_cost = pl.when(fixed.is_not_null().all() & (fixed.len() > 0)).then(fixed.sum())
-    both = energy_cost.is_not_null() & fixed_cost.is_not_null()
-    return found | {
-        "energy_cost": energy_cost,
-        "fixed_cost": fixed_cost,
-        "cost": pl.when(both).then(energy_cost + fixed_cost).otherwise(pl.coalesce(energy_cost, fixed_cost)),
-        "cost_basis": pl.when(both)
-        .then(pl.lit("energy+devices"))
-        .when(energy_cost.is_not_null())
-        .then(pl.lit("energy"))
-        .when(fixed_cost.is_not_null())
-        .then(pl.lit("devices")),
-    }
+    paid, fixed = pl.col("energy_cost"), pl.col("fixed_cost")
+    known = lines.group_by(keys).agg(
+        all_paid=(paid.is_not_null() | joules.is_null()).all() & (paid.count() > 0),
+        fixed_cost=pl.when(fixed.is_not_null().all()).then(fixed.sum()),
+    )
+    basis = {
+        "energy+devices": paid.is_not_null() & fixed.is_not_null(), "energy": paid.is_not_null(),
+        "devices": fixed.is_not_null(),
+    }  # fmt: skip
+    return (
+        found.join(total(lines, keys, columns=COST), on=keys, nulls_equal=True)
+        .join(known, on=keys, nulls_equal=True)
+        .with_columns(pl.when("all_paid").then(name).alias(name) for name in COST)
+        .with_columns(
+            cost=pl.when(paid.is_not_null() | fixed.is_not_null()).then(paid.fill_null(0.0) + fixed.fill_null(0.0)),
+            cost_basis=pl.coalesce(pl.when(holds).then(pl.lit(name)) for name, holds in basis.items()),
+        )
+    )
 
 
 def _advice() -> pl.Expr:

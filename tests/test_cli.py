@@ -35,7 +35,7 @@ T0 = 1_767_225_600_000_000_000  # 2026-01-01T00:00:00Z
 S = 1_000_000_000
 COMMANDS = {
     "agent", "demo", "dashboard", "import", "export", "devices", "metrics", "query", "top", "energy", "efficiency",
-    "doctor", "config", "calibrate", "sensors", "attribution", "cost", "focus", "quality",
+    "doctor", "config", "calibrate", "sensors", "attribution", "cost", "focus", "funnel", "waste", "quality",
 }  # fmt: skip
 HEAVY = ("polars", "duckdb", "dash", "plotly", "sklearn", "numpy", "aiohttp", "prometheus_client", "rich", "yaml")
 

@@ -296,3 +296,11 @@ def test_causes_add_up_to_the_energy_and_the_time_of_each_device(
         # At least the time between the first and the last reading; a device that failed counts beyond them.
         assert span_s >= (row["last"] - row["first"]).total_seconds() * (1 - 1e-9)
         assert span_s <= 2200.0
+
+
+def test_a_line_carries_the_interval_of_its_energy() -> None:
+    (useful,) = ledger(device(), ALL).collect().to_dicts()
+    assert (useful["energy_low_j"], useful["energy_high_j"]) == pytest.approx((180_000 * 0.95, 180_000 * 1.05))
+    modelled = ledger(device().with_columns(power_method=pl.lit("modelled")), ALL).collect()
+    assert modelled["energy_low_j"].to_list() == [None]
+    assert modelled["modelled_j"].to_list() == pytest.approx([180_000.0])

@@ -34,6 +34,7 @@ life_years = 1
 )
 HOUR_J = 3.6e6
 """A kWh."""
+ENDS = {"energy_j": 1.0, "energy_low_j": 0.95, "energy_high_j": 1.05}
 
 
 def line(cause: str, hours: float, kwh: float | None, **more: Any) -> dict[str, Any]:
@@ -41,7 +42,8 @@ def line(cause: str, hours: float, kwh: float | None, **more: Any) -> dict[str, 
     told = {
         "cause": cause, "reason": None, "device": "d", "host": "dub-1", "workload": "w", "name": None, "user": "ada",
         "team": "ml", "span_s": hours * 3600, "covered_s": 0.0 if kwh is None else hours * 3600,
-        "energy_j": None if kwh is None else kwh * HOUR_J, "modelled_j": 0.0, "judged_s": 0.0, "window": START,
+        **{name: None if kwh is None else kwh * HOUR_J * end for name, end in ENDS.items()},
+        "modelled_j": 0.0, "judged_s": 0.0, "window": START,
     }  # fmt: skip
     return {**told, **more}
 
@@ -59,7 +61,14 @@ LINES = [
 
 def frame(*lines: dict[str, Any]) -> pl.LazyFrame:
     text = ("cause", "reason", "device", "host", "workload", "name", "user", "team")
-    return pl.LazyFrame(list(lines), schema_overrides={**dict.fromkeys(text, pl.String()), "window": pl.Datetime("ns")})
+    return pl.LazyFrame(
+        list(lines),
+        schema_overrides={
+            **dict.fromkeys(text, pl.String()),
+            **dict.fromkeys(ENDS, pl.Float64()),
+            "window": pl.Datetime("ns"),
+        },
+    )
 
 
 def devices() -> pl.LazyFrame:
@@ -177,3 +186,11 @@ def test_time_of_another_month_does_not_hide_in_a_window() -> None:
     found = rows(waste(lines.filter(pl.col("site") == "dub")), "cause", "currency")
     # The window has no price of its own, so the row is one without.
     assert found["idle", "EUR"]["energy_cost"] is None
+
+
+def test_boards_are_off_independently_of_each_other() -> None:
+    lines = [line("idle", 1, 3.0), line("idle", 1, 4.0, device="e")]
+    (row,) = waste(frame(*lines)).collect().to_dicts()
+    assert row["energy_high_j"] - row["energy_j"] == pytest.approx(0.05 * 5.0 * HOUR_J)
+    (row,) = waste(frame(line("idle", 1, 3.0), line("idle", 1, 4.0))).collect().to_dicts()
+    assert row["energy_high_j"] - row["energy_j"] == pytest.approx(0.05 * 7.0 * HOUR_J)

@@ -1,0 +1,174 @@
+"""The commands waste and funnel, from a store and a fleet.toml to rows."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import cli
+from collector.store import Store
+
+T0 = 1_767_225_600_000_000_000  # 2026-01-01T00:00:00Z
+S = 1_000_000_000
+FLEET = """
+[[site]]
+name = "dub"
+hosts = ["node-*"]
+currency = "EUR"
+price_per_kwh = 0.2
+
+[[sku]]
+name = "big"
+model = ["X"]
+capex = 8760
+currency = "EUR"
+discount_ratio = 0
+life_years = 1
+"""
+BOARDS = {
+    # power, utilisation, SM activity
+    "GPU-0": (400.0, 0.95, 0.8),
+    "GPU-1": (200.0, 0.9, 0.2),
+    "GPU-2": (100.0, 0.0, 0.0),
+    "GPU-3": (100.0, 0.0, 0.0),
+}
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An hour of four boards: one works, one is underused, one waits, one is nobody's; a fifth was lost on the way."""
+    for name in [name for name in os.environ if name.startswith("PERFWATT_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
+    root = tmp_path / "store"
+    made = Store.create(root)
+    times = [T0 + s * S for s in range(0, 3601, 10)]
+    of = {name: values for name, values in BOARDS.items() for _ in times}
+    names = [name for name in BOARDS for _ in times]
+    made.write(
+        "device_samples",
+        {
+            "device": names,
+            "time": times * len(BOARDS),
+            "source": ["test"] * len(names),
+            "host": ["node-1"] * len(names),
+            "power_w": [of[name][0] for name in names],
+            "utilization_ratio": [of[name][1] for name in names],
+            "activity_sm_ratio": [of[name][2] for name in names],
+        },
+    )
+    boards = [*BOARDS, "GPU-4"]
+    made.write(
+        "devices",
+        {
+            "device": boards,
+            "time": [T0] * len(boards),
+            "source": ["test"] * len(boards),
+            "host": ["node-1"] * len(boards),
+            "vendor": ["nvidia"] * len(boards),
+            "model": ["X"] * len(boards),
+        },
+    )
+    made.write(
+        "allocations",
+        {
+            "workload": ["w", "w", "v"],
+            "device": ["GPU-0", "GPU-1", "GPU-2"],
+            "start": [T0 - 90 * 86_400 * S] * 3,
+            "time": [T0] * 3,
+            "source": ["test"] * 3,
+            "user": ["ada", "ada", "bob"],
+            "team": ["ml", "ml", "web"],
+        },
+    )
+    made.write(
+        "events",
+        {
+            "host": ["node-1"],
+            "kind": ["device_gone"],
+            "time": [T0 + 1800 * S],
+            "device": ["GPU-4"],
+            "source": ["test"],
+            "severity": ["critical"],
+        },
+    )
+    (root / "fleet.toml").write_text(FLEET, encoding="utf-8")
+    return root
+
+
+def run(*arguments: object) -> Any:
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+def rows(result: Any) -> list[dict[str, Any]]:
+    assert result.exit_code == 0, result.output
+    found: list[dict[str, Any]] = json.loads(result.stdout)["rows"]
+    return found
+
+
+def test_waste_is_by_cause_with_money_the_dearest_first_and_what_to_do(store: Path) -> None:
+    found = rows(run("waste", "--store", store, "-o", "json"))
+    assert [(row["cause"], row["reason"]) for row in found] == [
+        ("underused", None), ("idle", None), ("unallocated", None), ("failed", "lost"), ("useful", None),
+    ]  # fmt: skip
+    assert [row["device_h"] for row in found] == pytest.approx([1.0, 1.0, 1.0, 0.5, 1.0])
+    assert [row["cost"] for row in found] == pytest.approx([1.04, 1.02, 1.02, 0.5, 1.08])
+    assert sum(row["energy_j"] or 0.0 for row in found) == pytest.approx(800 * 3600.0)
+    assert found[1]["advice"].startswith("1.0 device-hours (22.2 %) held without a kernel running: end jobs")
+
+
+def test_waste_per_team_and_type_adds_up(store: Path) -> None:
+    found = {
+        (row["team"], row["cause"]): row for row in rows(run("waste", "--store", store, "--per", "team", "-o", "json"))
+    }
+    assert set(found) == {
+        ("ml", "underused"), ("web", "idle"), (None, "unallocated"), (None, "failed"), ("ml", "useful"),
+    }  # fmt: skip
+    assert found["ml", "underused"]["time_ratio"] == pytest.approx(0.5)
+    of_type = rows(run("waste", "--store", store, "--per", "sku", "-o", "json"))
+    assert {row["sku"] for row in of_type} == {"big"}
+
+
+def test_the_bar_of_effective_use_is_the_users(store: Path) -> None:
+    found = rows(run("waste", "--store", store, "--effective", 0.1, "-o", "json"))
+    assert "underused" not in {row["cause"] for row in found}
+    assert run("waste", "--store", store, "--effective", 2).exit_code == 2
+
+
+def test_the_funnel_counts_devices_watts_and_money_down_to_the_effective(store: Path) -> None:
+    found = rows(run("funnel", "--store", store, "-o", "json"))
+    assert [row["step"] for row in found] == ["total", "allocated", "active", "effective"]
+    assert [row["devices"] for row in found] == pytest.approx([4.5, 3.0, 2.0, 1.0])
+    assert [row["power_mean_w"] for row in found] == pytest.approx([800.0, 700.0, 600.0, 400.0])
+    assert [row["lost_cost"] for row in found] == [None, *(pytest.approx(n) for n in (1.52, 1.02, 1.04))]
+    assert [row["currency"] for row in found] == ["EUR"] * 4
+
+
+def test_a_window_counts_from_its_own_start(store: Path) -> None:
+    found = rows(
+        run("funnel", "--store", store, "--since", "2026-01-01T00:30", "--until", "2026-01-01T00:45", "-o", "json")
+    )
+    # The lost device counts all along, though its event is at the edge; its readings are none.
+    assert [row["devices"] for row in found] == pytest.approx([5.0, 3.0, 2.0, 1.0], rel=0.02)
+
+
+def test_without_a_fleet_file_there_is_no_money_and_it_says_so(store: Path) -> None:
+    (store / "fleet.toml").unlink()
+    result = run("waste", "--store", store, "-o", "json")
+    assert "cost" not in rows(result)[0]
+    assert "prices, PUE and sites are not known" in result.stderr
+
+
+def test_an_empty_window_is_no_error(store: Path) -> None:
+    for command in ("waste", "funnel"):
+        result = run(command, "--store", store, "--since", "2027-01-01", "-o", "json")
+        assert rows(result) == []
+        assert "nothing found" in result.stderr
+
+
+def test_a_check_watches_a_step(store: Path) -> None:
+    assert run("funnel", "--store", store, "--check", "ratio<0.5").exit_code == 4
+    assert run("funnel", "--store", store, "--check", "ratio<0.01").exit_code == 0
