@@ -24,7 +24,7 @@ from collector.options import (
     say,
     store_root,
 )
-from collector.output import Field, Format
+from collector.output import Format
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -270,26 +270,10 @@ def _keep(root: "Path", fit: "pl.DataFrame") -> None:
 
 def answer(schema: str, frame: "pl.LazyFrame", asked: Request, check: Sequence[str] | None) -> None:
     """Collect *frame* and write it; empty, say where nothing was found."""
-    import polars as pl
+    from analytics.answers import answer_of
 
     found = frame.collect()
-    # Python's datetime ends at microseconds, so times leave as nanoseconds.
-    times = [name for name, kind in found.schema.items() if isinstance(kind, pl.Datetime)]
-    fields = [Field(name, _TYPES.get(str(kind).split("(")[0], "VARCHAR")) for name, kind in found.schema.items()]
-    rows = found.with_columns(pl.col(times).cast(pl.Datetime("ns")).cast(pl.Int64)).iter_rows()
     if found.is_empty():
         say("nothing found; 'perfwatt doctor' says what the store holds")
+    fields, rows = answer_of(found)
     give(schema, fields, rows, asked, check)
-
-
-_TYPES = {
-    "Datetime": "TIMESTAMP_NS",
-    "Float64": "DOUBLE",
-    "Float32": "FLOAT",
-    "Int64": "BIGINT",
-    "Int32": "INTEGER",
-    "UInt32": "UINTEGER",
-    "UInt64": "UBIGINT",
-    "Boolean": "BOOLEAN",
-    "Decimal": "DECIMAL(38,8)",
-}

@@ -23,7 +23,8 @@ from analytics.energy import energy
 from analytics.frames import by_device, over_devices
 from benchmarks.rows import Row
 from collector.store import Coded, Store
-from dashboards.data import FleetData
+from dashboards.data.fleet import view
+from dashboards.data.stored import Stored
 from dashboards.selection import Selection
 
 BENCHMARK = "energy"
@@ -161,10 +162,10 @@ def _sql(root: Path) -> dict[str, float]:
 
 
 def _page(root: Path, window: str) -> dict[str, float]:
-    data = FleetData(root, clock_ns=lambda: (START_S + DAY_S) * 10**9)
+    stored = Stored(root, clock_ns=lambda: (START_S + DAY_S) * 10**9)
     began = time.process_time()
-    view = data.view(Selection(window=window, by="host"))
-    return {"processor_s": time.process_time() - began, "devices": view.totals.devices}
+    found = view(stored, Selection(window=window, by="host"))
+    return {"processor_s": time.process_time() - began, "devices": found.totals.devices}
 
 
 def _rows(root: Path) -> int:

@@ -107,15 +107,22 @@ class Output:
             self._parquet(fields, cut)
         else:
             with _opened(self.file) as out:
-                if self.format is Format.JSON:
-                    _json(out, schema, fields, cut, self.tz)
-                else:
-                    {Format.TABLE: _table, Format.JSONL: _jsonl, Format.CSV: _csv}[self.format](
-                        out, fields, cut, self.tz
-                    )
+                self._text(out, schema, fields, cut)
         if cut.more and self.note is not None:
             self.note(f"shown: the first {self.rows:,} rows, and there are more; --limit 0 gives all")
         return cut.count
+
+    def text(self, schema: str, fields: Sequence[Field], rows: Iterable[Sequence[Any]]) -> str:
+        """The answer as text, in a format that is text."""
+        out = io.StringIO()
+        self._text(out, schema, fields, _Cut(rows, self.rows))
+        return out.getvalue()
+
+    def _text(self, out: TextIO, schema: str, fields: Sequence[Field], cut: "_Cut") -> None:
+        if self.format is Format.JSON:
+            _json(out, schema, fields, cut, self.tz)
+        else:
+            {Format.TABLE: _table, Format.JSONL: _jsonl, Format.CSV: _csv}[self.format](out, fields, cut, self.tz)
 
     def _parquet(self, fields: Sequence[Field], cut: "_Cut") -> None:
         from collector.store.answers import write_parquet

@@ -1,69 +1,238 @@
-"""The parts that pages are made of."""
+"""
+What a page can be asked, as its URL says it and as its head shows it.
 
-from collections.abc import Sequence
-from typing import Any, Final
+A page lists its controls. Each has a key in the URL's query, a usual value that the URL leaves out, and a component.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, Protocol
+from urllib.parse import parse_qs, urlencode
 
 import dash_mantine_components as dmc
-from dash import dcc, html
+from dash import html
 
-REFRESH_S: Final = 10
-"""How often a page that follows the clock asks again."""
+from collector.errors import ConfigError
 
+Value = str | tuple[str, ...] | datetime | None
+Values = Mapping[str, Value]
+"""What was asked, by key."""
 
-def tile(id: str, label: str, number: str, unit: str, notes: Sequence[str], *, warning: str = "") -> Any:
-    """One number with its unit, and below it the window, the coverage and what to know of it."""
-    value = [html.Span(number, className="pw-number"), html.Span(unit, className="pw-unit")]
-    lines = [dmc.Text(note, size="xs", c="dimmed") for note in notes]
-    if warning:
-        lines.append(html.Div(warning, className="pw-warning"))
-    return dmc.Paper(
-        [dmc.Text(label, size="sm", fw=600), html.Div(value, className="pw-value"), *lines],
-        id=id,
-        className="pw-tile",
-        withBorder=True,
-        p="sm",
-        radius="md",
-    )
+WINDOWS: Final = {"15m": 900, "1h": 3600, "6h": 21_600, "24h": 86_400, "7d": 604_800}
+"""The windows on offer, in seconds."""
 
 
-def chart(id: str, title: str, *, height: int = 300) -> Any:
-    """A figure under its title, with a sentence that says the same to those who cannot see it."""
-    return dmc.Paper(
-        html.Figure(
-            [
-                dmc.Title(title, order=2, size="h5", mb=4),
-                dcc.Graph(id=id, style={"height": f"{height}px"}, config={"displayModeBar": False, "responsive": True}),
-                html.Figcaption(id=f"{id}-words", className="pw-caption"),
-            ],
-            className="pw-figure",
-        ),
-        withBorder=True,
-        p="sm",
-        radius="md",
-    )
+class Control(Protocol):
+    """
+    One question: its key, and its value in three forms.
+
+    `said` is the value in the URL's words (raises ValueError for what it cannot be), `words` the way back, `picked` the
+    value as the component gives it. `offered` is whether what there is to choose from depends on the store.
+    """
+
+    @property
+    def key(self) -> str: ...  # noqa: D102 - see above
+    @property
+    def usual(self) -> Value: ...  # noqa: D102
+    @property
+    def offered(self) -> bool: ...  # noqa: D102
+
+    def said(self, words: Sequence[str]) -> Value: ...  # noqa: D102
+    def words(self, value: Value) -> Sequence[str]: ...  # noqa: D102
+    def picked(self, raw: Any) -> Value: ...  # noqa: D102
+    def component(self, id: str, value: Value, offer: Sequence[str], /) -> Any: ...  # noqa: D102
 
 
-def choice(id: str, label: str, values: Sequence[str], value: str) -> Any:
+@dataclass(frozen=True, slots=True)
+class Choice:
     """One of a few."""
-    control = dmc.SegmentedControl(id=id, data=list(values), value=value, size="sm")
-    label_id = f"{id}-label"
-    named: dict[str, Any] = {"role": "group", "aria-labelledby": label_id}
-    return html.Div([dmc.Text(label, size="sm", fw=500, id=label_id, mb=2), control], **named)
+
+    key: str
+    label: str
+    values: tuple[str, ...]
+    usual: str
+    offered: bool = False
+
+    def said(self, words: Sequence[str]) -> str:
+        """The last word, which must be one of the values."""
+        if words[-1] not in self.values:
+            raise ValueError(f"{words[-1]!r} is none of {', '.join(self.values)}")
+        return words[-1]
+
+    def words(self, value: Value) -> Sequence[str]:
+        """The value."""
+        return (str(value),)
+
+    def picked(self, raw: Any) -> str:
+        """The value."""
+        return raw if raw in self.values else self.usual
+
+    def component(self, id: str, value: Value, _offer: Sequence[str], /) -> Any:
+        """A row of buttons."""
+        control = dmc.SegmentedControl(id=id, data=list(self.values), value=str(value), size="sm")
+        named: dict[str, Any] = {"role": "group", "aria-labelledby": f"{id}-label"}
+        label = dmc.Text(self.label, size="sm", fw=500, id=f"{id}-label", mb=2)
+        return html.Div([label, control], className="pw-choice", **named)
 
 
-def choices(id: str, label: str, values: Sequence[str], chosen: Sequence[str]) -> Any:
+@dataclass(frozen=True, slots=True)
+class Choices:
     """Any of many; none chosen is all."""
-    select = dmc.MultiSelect(
-        id=id,
-        label=label,
-        data=sorted({*values, *chosen}),
-        value=list(chosen),
-        placeholder="" if chosen else "all",
-        searchable=True,
-        clearable=True,
-        hidePickedOptions=True,
-        limit=200,
-        size="sm",
-        nothingFoundMessage="none in this window",
-    )
-    return html.Div(select, className="pw-choices")
+
+    key: str
+    label: str
+    usual: tuple[str, ...] = ()
+    offered: bool = True
+
+    def said(self, words: Sequence[str]) -> tuple[str, ...]:
+        """All words; an empty one alone says that nothing is chosen, where something usually is."""
+        return tuple(word for word in words if word)
+
+    def words(self, value: Value) -> Sequence[str]:
+        """The values, or one empty word."""
+        return _several(value) or ("",)
+
+    def picked(self, raw: Any) -> tuple[str, ...]:
+        """The values."""
+        return tuple(raw or ())
+
+    def component(self, id: str, value: Value, offer: Sequence[str], /) -> Any:
+        """A field that searches."""
+        chosen = _several(value)
+        select = dmc.MultiSelect(
+            id=id,
+            label=self.label,
+            data=sorted({*offer, *chosen}),
+            value=list(chosen),
+            placeholder="" if chosen else "all",
+            searchable=True,
+            clearable=True,
+            hidePickedOptions=True,
+            limit=200,
+            size="sm",
+            nothingFoundMessage="none in this window",
+            clearButtonProps={"aria-label": f"Clear {self.label.lower()}", "tabIndex": 0},
+        )
+        return html.Div(select, className="pw-choices")
+
+
+@dataclass(frozen=True, slots=True)
+class One:
+    """One of many."""
+
+    key: str
+    label: str
+    usual: str = ""
+    offered: bool = True
+
+    def said(self, words: Sequence[str]) -> str:
+        """The last word."""
+        return words[-1]
+
+    def words(self, value: Value) -> Sequence[str]:
+        """The value."""
+        return (str(value),)
+
+    def picked(self, raw: Any) -> str:
+        """The value; nothing picked is the usual one."""
+        return raw or self.usual
+
+    def component(self, id: str, value: Value, offer: Sequence[str], /) -> Any:
+        """A field that searches."""
+        select = dmc.Select(
+            id=id,
+            label=self.label,
+            data=sorted({*offer, *([str(value)] if value else [])}),
+            value=str(value) or None,
+            searchable=True,
+            limit=200,
+            size="sm",
+            nothingFoundMessage="none in this window",
+        )
+        return html.Div(select, className="pw-choices")
+
+
+@dataclass(frozen=True, slots=True)
+class Until:
+    """The end of the window; none is now, and the page follows the clock."""
+
+    key: str = "until"
+    label: str = "Until (UTC)"
+    usual: None = None
+    offered: bool = False
+
+    def said(self, words: Sequence[str]) -> datetime:
+        """The time in ISO form; UTC where it names no zone."""
+        found = datetime.fromisoformat(words[-1].replace("Z", "+00:00"))
+        return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+    def words(self, value: Value) -> Sequence[str]:
+        """The time in ISO form, in UTC."""
+        return (value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),) if isinstance(value, datetime) else ()
+
+    def picked(self, raw: Any) -> datetime | None:
+        """The time; None where nothing is picked."""
+        try:
+            return self.said([raw]) if raw else None
+        except ValueError:
+            return None
+
+    def component(self, id: str, value: Value, _offer: Sequence[str], /) -> Any:
+        """A calendar with a clock."""
+        return dmc.DateTimePicker(
+            id=id,
+            label=self.label,
+            value=value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S") if isinstance(value, datetime) else None,
+            placeholder="now, live",
+            valueFormat="YYYY-MM-DD HH:mm:ss",
+            withSeconds=True,
+            clearable=True,
+            size="sm",
+            className="pw-until",
+            clearButtonProps={"aria-label": "Clear: follow the clock", "tabIndex": 0},
+        )
+
+
+WINDOW: Final = Choice("window", "Window", tuple(WINDOWS), "1h")
+UNTIL: Final = Until()
+SITES: Final = Choices("site", "Sites")
+HOSTS: Final = Choices("host", "Hosts")
+DEVICES: Final = Choices("device", "Devices")
+
+
+def read(controls: Sequence[Control], search: str, *, strict: bool = False) -> dict[str, Value]:
+    """
+    What a URL's query asks; what it says wrongly is as if it were not there.
+
+    Raises: ConfigError when *strict*, with the key and what it may be.
+    """
+    query = parse_qs((search or "").removeprefix("?"), keep_blank_values=True)
+    known = {control.key: control for control in controls}
+    for key in query.keys() - known.keys() if strict else ():
+        raise ConfigError(key, f"is no parameter of this page; known are {', '.join(known)}")
+    found: dict[str, Value] = {}
+    for control in controls:
+        found[control.key] = control.usual
+        if control.key in query:
+            try:
+                found[control.key] = control.said(query[control.key])
+            except ValueError as error:
+                if strict:
+                    raise ConfigError(control.key, str(error)) from error
+    return found
+
+
+def write(controls: Sequence[Control], values: Values) -> str:
+    """The query that asks the same again; what is usual is left out."""
+    pairs = [
+        (control.key, word)
+        for control in controls
+        if values[control.key] != control.usual
+        for word in control.words(values[control.key])
+    ]
+    return "?" + urlencode(pairs) if pairs else ""
+
+
+def _several(value: Value) -> tuple[str, ...]:
+    return value if isinstance(value, tuple) else ()

@@ -1,190 +1,113 @@
-"""The first page: what the fleet draws, what it used, how busy it was and what came of it."""
+"""The Fleet page: what the fleet draws, what it used, how busy it was and what came of it."""
 
+from collections.abc import Sequence
 from typing import Any, Final
 
-import dash_ag_grid as dag
 import dash_mantine_components as dmc
 import polars as pl
-from dash import Dash, Input, Output, State, dcc, html, no_update
+from dash import html
 
-from collector.errors import TelemetryError
-from dashboards import figures
-from dashboards.controls import REFRESH_S, chart, choice, choices, tile
-from dashboards.data import FleetData, Known, View
-from dashboards.selection import BYS, WINDOWS, Selection, from_query, moment, to_query
+from dashboards.controls import DEVICES, HOSTS, SITES, UNTIL, WINDOW, Choice, Values, write
+from dashboards.data import fleet
+from dashboards.data.fleet import Known, View
+from dashboards.data.stored import Stored
+from dashboards.figures import fleet as figures
+from dashboards.figures.style import J_PER_WH, legend_of
+from dashboards.grids import Column, Grid
+from dashboards.page import Content, Drawn, Offer, Page
+from dashboards.parts import chart, notice, panel, tile, twins
+from dashboards.selection import BYS, selection_of
 from dashboards.words import joined, length, percent, scaled, when
 
-PATH: Final = "/"
-TITLE: Final = "Fleet power and efficiency"
-NAME: Final = "Fleet"
+_CONTROLS: Final = (WINDOW, Choice("by", "Group by", BYS, "host"), UNTIL, SITES, HOSTS, DEVICES)
+_CHARTS: Final = {
+    "power": figures.power,
+    "energy": figures.energy,
+    "utilization": figures.utilization,
+    "efficiency": figures.efficiency,
+}
+_GRID: Final = Grid(
+    name="groups",
+    title="The same in numbers",
+    key="group",
+    columns=(
+        Column(name="group", heading="Group", width=130, flex=2, pinned=True),
+        Column(name="devices", heading="Devices", form=",.0f"),
+        Column(name="power_now_w", heading="Power now (kW)", form=",.3f", scale=1e-3),
+        Column(name="power_mean_w", heading="Mean power (kW)", form=",.3f", scale=1e-3),
+        Column(name="power_max_w", heading="Peak power (kW)", form=",.3f", scale=1e-3),
+        Column(name="energy_j", heading="Energy (kWh)", form=",.3f", scale=1 / 3.6e6),
+        Column(name="covered_ratio", heading="Covered (%)", form=".1f", scale=100),
+        Column(name="modelled_ratio", heading="Modelled (%)", form=".1f", scale=100),
+        Column(name="utilization_ratio", heading="Utilization (%)", form=".1f", scale=100),
+        Column(name="tokens", heading="Tokens", form=".4~s"),
+        Column(name="tokens_per_joule", heading="Tokens/J", form=".4~g"),
+        Column(name="joules_per_token", heading="J/token", form=".4~g"),
+    ),
+)
 
-_CONTROLS: Final = tuple(f"fleet-{name}" for name in ("window", "by", "sites", "hosts", "devices", "until"))
-_CHARTS: Final = ("power", "energy", "utilization", "efficiency")
 
-
-def layout(data: FleetData, search: str) -> Any:
-    """The page as its URL's query says it."""
-    chosen = from_query(search)
-    try:
-        known = data.known(chosen)
-    except TelemetryError:
-        # The callback below meets the same error and shows it.
-        known = Known(sites=(), hosts=(), devices=(), newest=None)
-    until = None if chosen.until is None else chosen.until.strftime("%Y-%m-%d %H:%M:%S")
-    return dmc.Stack(
-        [
-            dcc.Interval(id="fleet-tick", interval=REFRESH_S * 1000, disabled=chosen.until is not None),
-            html.Div(
-                [
-                    choice("fleet-window", "Window", list(WINDOWS), chosen.window),
-                    choice("fleet-by", "Group by", BYS, chosen.by),
-                    dmc.DateTimePicker(
-                        id="fleet-until",
-                        label="Until (UTC)",
-                        value=until,
-                        placeholder="now, live",
-                        valueFormat="YYYY-MM-DD HH:mm:ss",
-                        withSeconds=True,
-                        clearable=True,
-                        size="sm",
-                        className="pw-until",
-                    ),
-                    choices("fleet-sites", "Sites", known.sites, chosen.sites),
-                    choices("fleet-hosts", "Hosts", known.hosts, chosen.hosts),
-                    choices("fleet-devices", "Devices", known.devices, chosen.devices),
-                ],
-                className="pw-filters",
-            ),
-            html.Div(id="fleet-notice", role="status"),
-            dmc.Text(id="fleet-status", size="sm", c="dimmed"),
-            html.Div(id="fleet-tiles", className="pw-tiles"),
-            chart("fleet-power", "Power over time", height=340),
-            dmc.SimpleGrid(
-                [
-                    chart("fleet-energy", "Energy in the window"),
-                    chart("fleet-utilization", "Utilization over time"),
-                    chart("fleet-efficiency", "Tokens per joule over time"),
-                ],
-                cols={"base": 1, "md": 3},
-                spacing="sm",
-            ),
-            dmc.Paper(
-                [
-                    dmc.Group(
-                        [
-                            dmc.Title("The same in numbers", order=2, size="h5"),
-                            dmc.Button("Download CSV", id="fleet-csv", size="xs", variant="default"),
-                        ],
-                        justify="space-between",
-                        mb="xs",
-                    ),
-                    _table(),
-                ],
-                withBorder=True,
-                p="sm",
-                radius="md",
-            ),
-        ],
-        gap="sm",
+def _body() -> Sequence[Any]:
+    return (
+        chart("fleet-power", "Power over time", height=320),
+        dmc.SimpleGrid(
+            [
+                chart("fleet-energy", "Energy in the window", twin=False),
+                chart("fleet-utilization", "Utilization over time"),
+                chart("fleet-efficiency", "Tokens per joule over time"),
+            ],
+            cols={"base": 1, "md": 3},
+            spacing="sm",
+        ),
+        panel(_GRID.title, _GRID.component("fleet-groups"), aside=twins("fleet-groups", _GRID.title)),
     )
 
 
-def register(app: Dash, data: FleetData) -> None:
-    """Connect the page to its data."""
-
-    @app.callback(
-        Output("fleet-notice", "children"),
-        Output("fleet-status", "children"),
-        Output("fleet-tiles", "children"),
-        *(Output(f"fleet-{name}", "figure") for name in _CHARTS),
-        *(Output(f"fleet-{name}-words", "children") for name in _CHARTS),
-        Output("fleet-table", "rowData"),
-        Output("fleet-table", "style"),
-        *(Input(name, "value") for name in _CONTROLS),
-        Input("theme", "data"),
-        Input("fleet-tick", "n_intervals"),
-    )
-    def show(*given: Any) -> tuple[Any, ...]:
-        return _shown(data, _selection(*given[: len(_CONTROLS)]), given[len(_CONTROLS)] or "light")
-
-    @app.callback(
-        Output("url", "search"),
-        Output("fleet-tick", "disabled"),
-        *(Input(name, "value") for name in _CONTROLS),
-        prevent_initial_call=True,
-    )
-    def remember(*given: Any) -> tuple[str, bool]:
-        selection = _selection(*given)
-        return to_query(selection), selection.until is not None
-
-    @app.callback(
-        *(Output(f"fleet-{name}", "data") for name in ("sites", "hosts", "devices")),
-        Input("fleet-tick", "n_intervals"),
-        *(State(name, "value") for name in _CONTROLS),
-        prevent_initial_call=True,
-    )
-    def offer(_ticks: int, *given: Any) -> tuple[Any, ...]:
-        return _offered(data, _selection(*given))
-
-    on_client: Any = app.clientside_callback
-    on_client(
-        "function(n) { return n ? true : window.dash_clientside.no_update; }",
-        Output("fleet-table", "exportDataAsCsv"),
-        Input("fleet-csv", "n_clicks"),
-        prevent_initial_call=True,
+def _content(stored: Stored, values: Values, theme: str) -> Content:
+    view = fleet.view(stored, selection_of(values))
+    figures_drawn = {name: draw(view, theme) for name, draw in _CHARTS.items()}
+    words = dict(zip(_CHARTS, _captions(view), strict=True))
+    return Content(
+        notice=_nothing(fleet.known(stored, view.selection), values) if view.table.is_empty() else None,
+        status=_status(view),
+        tiles=_tiles(view),
+        charts={
+            name: Drawn(figure=figure, words=words[name], legend=legend_of(figure))
+            for name, figure in figures_drawn.items()
+        },
+        grids={"groups": view.table},
     )
 
 
-def _selection(window: str, by: str, sites: Any, hosts: Any, devices: Any, until: str | None) -> Selection:
-    chosen = from_query(f"?window={window}&by={by}")
-    return Selection(
-        window=chosen.window,
-        by=chosen.by,
-        sites=tuple(sites or ()),
-        hosts=tuple(hosts or ()),
-        devices=tuple(devices or ()),
-        until=moment(until),
-    )
+def _offer(stored: Stored, values: Values) -> Offer:
+    known = fleet.known(stored, selection_of(values))
+    return {"site": known.sites, "host": known.hosts, "device": known.devices}
 
 
-def _offered(data: FleetData, selection: Selection) -> tuple[Any, ...]:
-    try:
-        known = data.known(selection)
-    except TelemetryError:
-        return no_update, no_update, no_update
-    chosen = (selection.sites, selection.hosts, selection.devices)
-    offered = zip((known.sites, known.hosts, known.devices), chosen, strict=True)
-    return tuple(sorted({*values, *picked}) for values, picked in offered)
+def _twin(name: str) -> Any:
+    def frame(stored: Stored, values: Values) -> pl.DataFrame:
+        found: pl.DataFrame = getattr(fleet.view(stored, selection_of(values)), name)
+        return found
+
+    return frame
 
 
-def _shown(data: FleetData, selection: Selection, theme: str) -> tuple[Any, ...]:
-    try:
-        view = data.view(selection)
-        notice = _nothing(data.known(selection), selection) if view.table.is_empty() else None
-    except TelemetryError as error:
-        wrong = dmc.Alert(str(error), title="The store cannot be read", color="red", variant="light")
-        return (wrong, *(no_update for _ in range(4 + 2 * len(_CHARTS))))
-    drawn = (
-        figures.power(view, theme),
-        figures.energy(view, theme),
-        figures.utilization(view, theme),
-        figures.efficiency(view, theme),
-    )
-    return notice, _status(view), _tiles(view), *drawn, *_captions(view), _rows(view), _height(view)
-
-
-def _nothing(known: Known, selection: Selection) -> Any:
+def _nothing(known: Known, values: Values) -> Any:
     """Why the page is empty, and the way to where something is."""
     if known.newest is None:
         text = "No agent has written a sample into this store yet. The page follows as soon as one does."
-        return dmc.Alert(text, title="The store is empty", color="blue", variant="light")
+        return notice("The store is empty", text)
     if known.hosts:
         text = "There are samples in this window, but none of the sites, hosts and devices chosen."
-        return dmc.Alert(text, title="Nothing matches the filter", color="blue", variant="light")
-    query = to_query(Selection(window=selection.window, by=selection.by, until=known.newest))
+        return notice("Nothing matches the filter", text)
+    shown = {control.key: control.usual for control in _CONTROLS} | {
+        "window": values["window"],
+        "by": values["by"],
+        "until": known.newest,
+    }
     newest = f"The newest sample of this store is from {when(known.newest)}. "
-    link = html.A("Show the window up to it", href=f"{PATH}{query}", className="pw-link")
-    return dmc.Alert([newest, link, "."], title="No sample in this window", color="blue", variant="light")
+    link = html.A("Show the window up to it", href=f"/fleet{write(_CONTROLS, shown)}", className="pw-link")
+    return notice("No sample in this window", [newest, link, "."])
 
 
 def _status(view: View) -> str:
@@ -221,7 +144,7 @@ def _tiles(view: View) -> list[Any]:
         tile(
             "fleet-tile-energy",
             "Energy",
-            *scaled(None if totals.energy_j is None else totals.energy_j / figures.J_PER_WH, "Wh"),
+            *scaled(None if totals.energy_j is None else totals.energy_j / J_PER_WH, "Wh"),
             [covered, counted] if totals.energy_j is not None else [covered],
             warning=hint,
         ),
@@ -269,7 +192,7 @@ def _captions(view: View) -> list[str]:
 
 
 def _wh(joules: float | None) -> float | None:
-    return None if joules is None else joules / figures.J_PER_WH
+    return None if joules is None else joules / J_PER_WH
 
 
 def _extreme(frame: pl.DataFrame, column: str, *, lowest: bool) -> float | None:
@@ -277,71 +200,23 @@ def _extreme(frame: pl.DataFrame, column: str, *, lowest: bool) -> float | None:
     return float(found) if isinstance(found, int | float) else None
 
 
-_NUMBERS: Final = (
-    ("devices", "Devices", ",.0f"),
-    ("power_now_kw", "Power now (kW)", ",.3f"),
-    ("power_mean_kw", "Mean power (kW)", ",.3f"),
-    ("power_max_kw", "Peak power (kW)", ",.3f"),
-    ("energy_kwh", "Energy (kWh)", ",.3f"),
-    ("covered_percent", "Covered (%)", ".1f"),
-    ("modelled_percent", "Modelled (%)", ".1f"),
-    ("utilization_percent", "Utilization (%)", ".1f"),
-    ("tokens", "Tokens", ",.0f"),
-    ("tokens_per_joule", "Tokens/J", ".4f"),
-    ("joules_per_token", "J/token", ".4f"),
+PAGE: Final = Page(
+    name="fleet",
+    label="Fleet",
+    group="Now",
+    title="Fleet power and efficiency",
+    about="What the fleet draws, what it used, how busy it was and what came of it.",
+    controls=_CONTROLS,
+    body=_body,
+    content=_content,
+    offer=_offer,
+    twins={
+        "groups": _twin("table"),
+        "power": _twin("power"),
+        "utilization": _twin("utilization"),
+        "efficiency": _twin("efficiency"),
+    },
+    charts=tuple(_CHARTS),
+    grids=(_GRID,),
+    live=True,
 )
-
-
-def _rows(view: View) -> list[dict[str, Any]]:
-    """The table's rows, in the units of its headings, which the CSV has too."""
-    thousandth, hundred = 1e-3, 100.0
-    return (
-        view.table.select(
-            "group",
-            "devices",
-            power_now_kw=pl.col("power_now_w") * thousandth,
-            power_mean_kw=pl.col("power_mean_w") * thousandth,
-            power_max_kw=pl.col("power_max_w") * thousandth,
-            energy_kwh=pl.col("energy_j") / 3.6e6,
-            covered_percent=pl.col("covered_ratio") * hundred,
-            modelled_percent=pl.col("modelled_ratio") * hundred,
-            utilization_percent=pl.col("utilization_ratio") * hundred,
-            tokens=pl.col("tokens"),
-            tokens_per_joule=pl.col("tokens_per_joule"),
-            joules_per_token=pl.col("joules_per_token"),
-        )
-    ).to_dicts()
-
-
-def _height(view: View) -> dict[str, str]:
-    """As high as its rows, up to a dozen."""
-    return {"height": f"{68 + 42 * min(max(view.table.height, 1), 12)}px"}
-
-
-def _table() -> Any:
-    columns: list[dict[str, Any]] = [
-        {"field": "group", "headerName": "Group", "pinned": "left", "minWidth": 130, "flex": 2, "filter": True}
-    ]
-    for field, heading, form in _NUMBERS:
-        columns.append(
-            {
-                "field": field,
-                "headerName": heading,
-                "type": "rightAligned",
-                "minWidth": 98,
-                "flex": 1,
-                # The CSV has every digit, and nothing where nothing was measured.
-                "useValueFormatterForExport": False,
-                "valueFormatter": {"function": f"params.value == null ? '–' : d3.format('{form}')(params.value)"},
-            }
-        )
-    return dag.AgGrid(
-        id="fleet-table",
-        columnDefs=columns,
-        rowData=[],
-        getRowId="params.data.group",
-        defaultColDef={"sortable": True, "resizable": True, "wrapHeaderText": True, "autoHeaderHeight": True},
-        csvExportParams={"fileName": "perfwatt-fleet.csv"},
-        dashGridOptions={"domLayout": "normal", "animateRows": False, "suppressNoRowsOverlay": True},
-        style={"height": "110px"},
-    )

@@ -1,10 +1,12 @@
 """A small store whose numbers are known, and the pages over it."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Thread
 from time import monotonic, sleep
+from typing import Any
 
 import polars as pl
 import pytest
@@ -111,9 +113,9 @@ class Serving:
         import uvicorn
 
         from dashboards.app import create
-        from dashboards.data import FleetData
+        from dashboards.data.stored import Stored
 
-        app = create(root, data=FleetData(root, clock_ns=clock_ns))
+        app = create(root, stored=Stored(root, clock_ns=clock_ns))
         self._server = uvicorn.Server(uvicorn.Config(app.server, host="127.0.0.1", port=0, log_level="error"))
         self._thread = Thread(target=self._server.run)
 
@@ -135,3 +137,85 @@ class Serving:
 def url(store_root: Path) -> Iterator[str]:
     with Serving(store_root, lambda: END_NS) as address:
         yield address
+
+
+# ------------------------------------------------------------------------------------------------------------ browser
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """One browser for all tests."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("chromium is not installed")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+class Tab:
+    """A page, and everything it complained of or asked of others."""
+
+    def __init__(self, browser: Any, base: str, *, width: int = 1440, scheme: str = "light") -> None:
+        self.context = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=scheme, accept_downloads=True
+        )
+        self.page = self.context.new_page()
+        self.base = base
+        self.trouble: list[str] = []
+        self.page.on("console", lambda m: m.type in {"error", "warning", "trace"} and self.trouble.append(m.text))
+        self.page.on("pageerror", lambda error: self.trouble.append(str(error)))
+        self.page.on("request", self._asked)
+
+    def _asked(self, request: Any) -> None:
+        if not request.url.startswith((self.base, "data:", "blob:")):
+            self.trouble.append(f"asked {request.url}")
+
+    def open(self, path: str) -> Any:
+        """Open a page of the app and wait until it has its content."""
+        self.page.goto(f"{self.base}{path}")
+        self.filled()
+        return self.page
+
+    def filled(self) -> None:
+        """Wait until what was asked is answered, and every chart that has something is drawn."""
+        self.until(
+            "document.querySelector('.pw-status')?.innerText && !document.querySelector('[data-dash-is-loading=true]')"
+            " && [...document.querySelectorAll('.dash-graph')].every(x => x.querySelector('.main-svg'))"
+        )
+
+    def until(self, script: str, *, for_s: float = 60.0) -> None:
+        # Playwright's own wait_for_function compiles a string, which the page's policy rightly refuses.
+        end_s = monotonic() + for_s
+        while not self.page.evaluate(script):
+            assert monotonic() < end_s, f"it did not happen: {script}"
+            self.page.wait_for_timeout(50)
+
+    def text(self, selector: str) -> str:
+        """What a part says, in one line."""
+        return " ".join(self.page.locator(selector).inner_text().split())
+
+    def close(self) -> None:
+        self.context.close()
+
+
+@pytest.fixture
+def tab_at(browser: Any, url: str) -> Iterator[Callable[..., Tab]]:
+    """Opens tabs, closes them, and holds that none had anything to complain of."""
+    opened: list[Tab] = []
+
+    def open_(path: str | None = None, *, base: str = url, **options: Any) -> Tab:
+        tab = Tab(browser, base, **options)
+        opened.append(tab)
+        if path is not None:
+            tab.open(path)
+        return tab
+
+    yield open_
+    complaints = [tab.trouble for tab in opened]
+    for tab in opened:
+        tab.close()
+    assert not any(complaints), complaints

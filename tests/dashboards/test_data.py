@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import fields
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from shutil import copytree, rmtree
 
@@ -12,13 +12,16 @@ from polars.testing import assert_frame_equal
 
 from analytics.frames import by_device
 from collector.store import Store
-from dashboards.data import BUCKETS, FleetData, Totals, View, bucket_s
-from dashboards.selection import WINDOWS, By, Selection, moment
+from dashboards.controls import WINDOWS
+from dashboards.data import fleet
+from dashboards.data.fleet import BUCKETS, Totals, View, bucket_s
+from dashboards.data.stored import Stored
+from dashboards.selection import By, Selection
 
 
 @pytest.fixture
-def data(store_root: Path, clock_ns: Callable[[], int]) -> FleetData:
-    return FleetData(store_root, clock_ns=clock_ns)
+def stored(store_root: Path, clock_ns: Callable[[], int]) -> Stored:
+    return Stored(store_root, clock_ns=clock_ns)
 
 
 def joules(samples: pl.DataFrame, device: str, *, max_gap_s: float = 15.0) -> tuple[float, float]:
@@ -40,8 +43,8 @@ def inside(samples: pl.DataFrame, view: View) -> pl.DataFrame:
     return samples.filter(pl.col("time") >= start)
 
 
-def test_energy_power_and_coverage_are_those_of_a_naive_sum(data: FleetData, samples: pl.DataFrame) -> None:
-    view = data.view(Selection(window="15m", by="device"))
+def test_energy_power_and_coverage_are_those_of_a_naive_sum(stored: Stored, samples: pl.DataFrame) -> None:
+    view = fleet.view(stored, Selection(window="15m", by="device"))
     found = {name: joules(inside(samples, view), name) for name in ("GPU-a1", "GPU-a2", "TPU-b1")}
     totals = view.totals
     window_s = (view.end - view.start).total_seconds()
@@ -58,32 +61,32 @@ def test_energy_power_and_coverage_are_those_of_a_naive_sum(data: FleetData, sam
         assert by_device[name]["modelled_ratio"] == (1.0 if name == "TPU-b1" else 0.0)
 
 
-def test_power_now_is_the_sum_of_the_latest_readings_and_says_what_is_modelled(data: FleetData) -> None:
-    totals = data.view(Selection(window="15m")).totals
+def test_power_now_is_the_sum_of_the_latest_readings_and_says_what_is_modelled(stored: Stored) -> None:
+    totals = fleet.view(stored, Selection(window="15m")).totals
     assert (totals.power_now_w, totals.power_now_devices, totals.power_now_modelled_w) == (800.0, 3, 100.0)
 
 
 def test_an_old_reading_does_not_say_what_is_drawn_now(store_root: Path, clock_ns: Callable[[], int]) -> None:
-    later = FleetData(store_root, clock_ns=lambda: clock_ns() + 60 * 10**9)
-    totals = later.view(Selection(window="15m")).totals
+    later = Stored(store_root, clock_ns=lambda: clock_ns() + 60 * 10**9)
+    totals = fleet.view(later, Selection(window="15m")).totals
     assert (totals.power_now_w, totals.power_now_devices) == (None, 0)
     assert totals.energy_j is not None
 
 
-def test_a_spike_of_one_reading_survives_downsampling(data: FleetData) -> None:
+def test_a_spike_of_one_reading_survives_downsampling(stored: Stored) -> None:
     for window in ("15m", "6h", "7d"):
-        assert data.view(Selection(window=window)).totals.power_peak_w == pytest.approx(1600.0)
+        assert fleet.view(stored, Selection(window=window)).totals.power_peak_w == pytest.approx(1600.0)
 
 
-def test_a_gap_is_not_drawn_over(data: FleetData) -> None:
-    view = data.view(Selection(window="15m", by="device"))
+def test_a_gap_is_not_drawn_over(stored: Stored) -> None:
+    view = fleet.view(stored, Selection(window="15m", by="device"))
     modelled = view.groups.filter(pl.col("group") == "TPU-b1")
     measured = view.groups.filter(pl.col("group") == "GPU-a1")
     assert measured.height - modelled.height >= 28
 
 
-def test_tokens_per_joule_counts_idle_energy_of_the_place(data: FleetData, samples: pl.DataFrame) -> None:
-    view = data.view(Selection(window="15m", by="site"))
+def test_tokens_per_joule_counts_idle_energy_of_the_place(stored: Stored, samples: pl.DataFrame) -> None:
+    view = fleet.view(stored, Selection(window="15m", by="site"))
     tokens = 1000.0 * 5 * (inside(samples, view).filter(pl.col("device") == "GPU-a1").height - 1)
     oslo = sum(joules(inside(samples, view), name)[0] for name in ("GPU-a1", "GPU-a2"))
     rows = {row["group"]: row for row in view.table.iter_rows(named=True)}
@@ -106,11 +109,13 @@ def test_an_allocation_that_ended_before_the_window_brings_it_no_tokens(
     store.write(
         "allocations", pl.DataFrame({**row, "time": [early + timedelta(hours=1)], "end": [early + timedelta(hours=1)]})
     )
-    assert FleetData(tmp_path, clock_ns=clock_ns).view(Selection(window="15m")).totals.tokens is None
+    assert fleet.view(Stored(tmp_path, clock_ns=clock_ns), Selection(window="15m")).totals.tokens is None
 
 
-def test_utilisation_is_the_mean_over_devices(data: FleetData) -> None:
-    assert data.view(Selection(window="15m")).totals.utilization_ratio == pytest.approx((0.25 + 0.75 + 0.75) / 3)
+def test_utilisation_is_the_mean_over_devices(stored: Stored) -> None:
+    assert fleet.view(stored, Selection(window="15m")).totals.utilization_ratio == pytest.approx(
+        (0.25 + 0.75 + 0.75) / 3
+    )
 
 
 @pytest.mark.parametrize(
@@ -123,18 +128,18 @@ def test_utilisation_is_the_mean_over_devices(data: FleetData) -> None:
         (Selection(sites=("nowhere",)), set()),
     ],
 )
-def test_filters_narrow_everything(data: FleetData, selection: Selection, devices: set[str]) -> None:
+def test_filters_narrow_everything(stored: Stored, selection: Selection, devices: set[str]) -> None:
     from dataclasses import replace
 
-    view = data.view(replace(selection, by="device", window="15m"))
+    view = fleet.view(stored, replace(selection, by="device", window="15m"))
     assert set(view.table["group"]) == devices
     assert view.totals.devices == len(devices)
     assert set(view.groups["group"]) == devices
 
 
-def test_groups_sum_to_the_whole(data: FleetData) -> None:
+def test_groups_sum_to_the_whole(stored: Stored) -> None:
     for by in ("site", "host", "device"):
-        view = data.view(Selection(window="15m", by=by))  # type: ignore[arg-type]
+        view = fleet.view(stored, Selection(window="15m", by=by))  # type: ignore[arg-type]
         assert view.table["energy_j"].sum() == pytest.approx(view.totals.energy_j)
         summed = view.groups.group_by("window").agg(pl.col("power_mean_w").sum()).sort("window")
         assert summed["power_mean_w"].to_list() == pytest.approx(view.power["power_mean_w"].to_list())
@@ -149,8 +154,8 @@ def test_a_page_computed_in_parts_is_the_page(
     for device in ("GPU-a2", "TPU-b1", "GPU-a1"):
         Store(tmp_path).write("device_samples", samples.filter(pl.col("device") == device))
     chosen = Selection(window="15m", by=by)
-    whole = FleetData(tmp_path, clock_ns=clock_ns).view(chosen)
-    parts = FleetData(tmp_path, clock_ns=clock_ns, part_rows=10).view(chosen)
+    whole = fleet.view(Stored(tmp_path, clock_ns=clock_ns), chosen)
+    parts = fleet.view(Stored(tmp_path, clock_ns=clock_ns, part_rows=10), chosen)
     assert len(by_device(tmp_path, "device_samples", rows=10)) == 3
     for field in fields(Totals):
         value, expected = (getattr(view.totals, field.name) for view in (parts, whole))
@@ -166,13 +171,13 @@ def test_what_was_seen_before_the_last_hour_is_known_from_the_rollups(tmp_path: 
         times = [end_ns - age * hour_ns - n * 10**9 for n in range(1, 10)]
         rows = {"device": [device] * 9, "time": times, "source": ["s"] * 9, "host": ["n"] * 9, "power_w": [1.0] * 9}
         store.write("device_samples", rows)
-    data = FleetData(tmp_path, clock_ns=lambda: end_ns)
-    before = data.known(Selection(window="24h"))
+    stored = Stored(tmp_path, clock_ns=lambda: end_ns)
+    before = fleet.known(stored, Selection(window="24h"))
     store.maintain(end_ns)
     assert store.segments("device_rollups")
-    assert data.known(Selection(window="24h")) == before
+    assert fleet.known(stored, Selection(window="24h")) == before
     assert before.devices == ("new", "old")
-    assert data.known(Selection(window="1h")).devices == ("new",)
+    assert fleet.known(stored, Selection(window="1h")).devices == ("new",)
 
 
 def test_partitions_repeat_nothing(tmp_path: Path, samples: pl.DataFrame, clock_ns: Callable[[], int]) -> None:
@@ -183,15 +188,17 @@ def test_partitions_repeat_nothing(tmp_path: Path, samples: pl.DataFrame, clock_
     first = board["time"].min()
     rows = {"device": ["GPU-a1", "MIG-1"], "time": [first] * 2, "source": ["test"] * 2, "host": ["node-a1"] * 2}
     store.write("devices", pl.DataFrame({**rows, "parent": [None, "GPU-a1"]}))
-    totals = FleetData(tmp_path, clock_ns=clock_ns).view(Selection(window="15m")).totals
+    totals = fleet.view(Stored(tmp_path, clock_ns=clock_ns), Selection(window="15m")).totals
     assert (totals.devices, totals.power_now_w, totals.power_peak_w) == (1, 300.0, pytest.approx(300.0))
 
 
-def test_a_fixed_end_reproduces_the_page(store_root: Path, data: FleetData) -> None:
-    fixed = Selection(window="15m", until=moment("2026-03-04T12:00:00Z"))
-    years_later = FleetData(store_root, clock_ns=lambda: 2 * 10**18)
-    assert years_later.view(fixed).totals == data.view(fixed).totals
-    assert years_later.view(fixed).totals.energy_j == pytest.approx(data.view(Selection(window="15m")).totals.energy_j)
+def test_a_fixed_end_reproduces_the_page(store_root: Path, stored: Stored) -> None:
+    fixed = Selection(window="15m", until=datetime(2026, 3, 4, 12, tzinfo=UTC))
+    years_later = Stored(store_root, clock_ns=lambda: 2 * 10**18)
+    assert fleet.view(years_later, fixed).totals == fleet.view(stored, fixed).totals
+    assert fleet.view(years_later, fixed).totals.energy_j == pytest.approx(
+        fleet.view(stored, Selection(window="15m")).totals.energy_j
+    )
 
 
 def test_a_view_is_worked_out_once_and_again_when_the_store_has_more(
@@ -199,25 +206,25 @@ def test_a_view_is_worked_out_once_and_again_when_the_store_has_more(
 ) -> None:
     store = Store.create(tmp_path)
     store.write("device_samples", samples.filter(pl.col("device") == "GPU-a1"))
-    data = FleetData(tmp_path, clock_ns=clock_ns)
-    first = data.view(Selection(window="15m"))
-    assert data.view(Selection(window="15m")) is first
+    stored = Stored(tmp_path, clock_ns=clock_ns)
+    first = fleet.view(stored, Selection(window="15m"))
+    assert fleet.view(stored, Selection(window="15m")) is first
     store.write("device_samples", samples.filter(pl.col("device") == "GPU-a2"))
-    assert data.view(Selection(window="15m")).totals.devices == 2
+    assert fleet.view(stored, Selection(window="15m")).totals.devices == 2
 
 
 def test_a_store_that_is_not_there_or_empty_shows_nothing_and_is_not_made(tmp_path: Path) -> None:
     root = tmp_path / "later"
-    data = FleetData(root)
-    assert data.view(Selection()).table.is_empty()
-    assert data.known(Selection()).newest is None
+    stored = Stored(root)
+    assert fleet.view(stored, Selection()).table.is_empty()
+    assert fleet.known(stored, Selection()).newest is None
     assert not root.exists()
     Store.create(root)
-    assert data.view(Selection()).totals.energy_j is None
+    assert fleet.view(stored, Selection()).totals.energy_j is None
 
 
-def test_what_is_known_is_what_the_window_holds(data: FleetData) -> None:
-    known = data.known(Selection(window="15m", hosts=("node-a1",)))
+def test_what_is_known_is_what_the_window_holds(stored: Stored) -> None:
+    known = fleet.known(stored, Selection(window="15m", hosts=("node-a1",)))
     assert known.sites == ("dallas", "oslo")
     assert known.hosts == ("node-a1", "node-a2", "node-b1")
     assert known.devices == ("GPU-a1", "GPU-a2", "TPU-b1")

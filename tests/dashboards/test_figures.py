@@ -9,14 +9,17 @@ import pytest
 
 from collector.catalogue import POWER, UTILIZATION
 from collector.store import Store
-from dashboards import figures
-from dashboards.data import FleetData, View
+from dashboards.data import fleet
+from dashboards.data.fleet import View
+from dashboards.data.stored import Stored
+from dashboards.figures import fleet as figures
+from dashboards.figures import style
 from dashboards.selection import Selection
 
 
 @pytest.fixture
 def view(store_root: Path, clock_ns: Callable[[], int]) -> View:
-    return FleetData(store_root, clock_ns=clock_ns).view(Selection(window="15m", by="device"))
+    return fleet.view(Stored(store_root, clock_ns=clock_ns), Selection(window="15m", by="device"))
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -57,16 +60,16 @@ def test_more_groups_than_colours_are_shown_together_and_nothing_is_left_out(
     one = samples.filter(pl.col("device") == "GPU-a1")
     many = pl.concat(one.with_columns(device=pl.lit(f"GPU-{n:02}"), power_w=pl.lit(100.0 + n)) for n in range(20))
     Store.create(tmp_path).write("device_samples", many)
-    view = FleetData(tmp_path, clock_ns=clock_ns).view(Selection(window="15m", by="device"))
+    view = fleet.view(Stored(tmp_path, clock_ns=clock_ns), Selection(window="15m", by="device"))
     bars = [trace for trace in figures.power(view, "light").data if trace.type == "bar"]
     assert [trace.name for trace in bars][-1] == "12 others"
-    assert len(bars) == figures.SHOWN + 1
+    assert len(bars) == style.SHOWN + 1
     assert sum(trace.y[100] for trace in bars) == pytest.approx(sum(100.0 + n for n in range(20)))
 
 
 def test_what_was_not_measured_is_said_to_be_so(tmp_path: Path, clock_ns: Callable[[], int]) -> None:
     Store.create(tmp_path)
-    view = FleetData(tmp_path, clock_ns=clock_ns).view(Selection())
+    view = fleet.view(Stored(tmp_path, clock_ns=clock_ns), Selection())
     assert "not measured" in figures.efficiency(view, "dark").layout.annotations[0].text
     assert not figures.energy(view, "dark").data
 

@@ -1,4 +1,4 @@
-"""Frames as figures: what a page draws, in the light and in the dark."""
+"""What the Fleet page draws."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -6,21 +6,23 @@ from typing import Any, Final
 import plotly.graph_objects as go
 import polars as pl
 
-from collector.catalogue import ENERGY, POWER, UTILIZATION, Metric
-from dashboards.data import View
+from collector.catalogue import ENERGY, POWER, UTILIZATION
+from dashboards.data.fleet import View
+from dashboards.figures.style import (
+    J_PER_WH,
+    REST,
+    REST_COLOUR,
+    SHOWN,
+    STRONG,
+    axis,
+    colours,
+    empty,
+    short,
+    titled,
+    without,
+)
 
-SHOWN: Final = 8
-"""Groups with a colour of their own; the rest are one."""
-REST: Final = "others"
-# Okabe and Ito's colours, which the colour-blind can tell apart; each stands out from white and from dark grey.
-COLOURS: Final = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8a7fd0", "#a3a33b")
-_REST_COLOUR: Final = "#9aa0a6"
-_INK: Final = {"light": "#343a40", "dark": "#c9cdd2"}
-_GRID: Final = {"light": "#e9ecef", "dark": "#3b3f45"}
-_PEAK: Final = {"light": "#c92a2a", "dark": "#ff8787"}
-_PAPER: Final = {"light": "#ffffff", "dark": "#25282c"}
-
-J_PER_WH: Final = 3600.0
+_DAY_S: Final = 86_400
 TOKENS_PER_JOULE: Final = "Tokens per joule (tokens/J)"
 
 
@@ -29,7 +31,7 @@ def power(view: View, theme: str) -> go.Figure:
     figure = _empty(view, axis(POWER), theme, tickformat="~s")
     grid = _grid(view)
     width_ms = view.every_s * 1000
-    for name, colour, values in _lines(view, view.groups, "power_mean_w", total=True):
+    for name, colour, values in _lines(view, view.groups, "power_mean_w", theme, total=True):
         figure.add_bar(
             x=grid,
             y=values,
@@ -46,7 +48,7 @@ def power(view: View, theme: str) -> go.Figure:
         y=[peak for peak in peaks for _ in (0, 1)],
         name="peak in the bucket",
         mode="lines",
-        line={"color": _PEAK[theme], "width": 1.2, "shape": "linear"},
+        line={"color": STRONG[theme], "width": 1.2, "shape": "linear"},
         connectgaps=False,
         hovertemplate="%{y:.4~s}W",
     )
@@ -57,19 +59,20 @@ def power(view: View, theme: str) -> go.Figure:
 def utilization(view: View, theme: str) -> go.Figure:
     """Mean utilisation of each group's devices in each bucket."""
     figure = _empty(view, axis(UTILIZATION), theme, tickformat=".0%", range=[0, 1.02])
-    return _with_lines(figure, view, view.utilization, "utilization_ratio", "%{y:.1%}")
+    return _with_lines(figure, view, view.utilization, "utilization_ratio", "%{y:.1%}", theme)
 
 
 def efficiency(view: View, theme: str) -> go.Figure:
     """Tokens per joule of each group in each bucket, idle energy included."""
     figure = _empty(view, TOKENS_PER_JOULE, theme, tickformat="~g", rangemode="tozero")
-    return _with_lines(figure, view, view.efficiency, "tokens_per_joule", "%{y:.3~g} tokens/J")
+    return _with_lines(figure, view, view.efficiency, "tokens_per_joule", "%{y:.3~g} tokens/J", theme)
 
 
 def energy(view: View, theme: str) -> go.Figure:
     """Energy of each group in the window; what was modelled and not measured is hatched."""
-    colours = _colours(view)
-    figure = _empty(view, "", theme)
+    coloured = _colours(view, theme)
+    watt_hours = {"title": titled(axis(ENERGY, "Wh")), "tickformat": "~s", "rangemode": "tozero"}
+    figure = empty(theme, x=watt_hours, y={"type": "category", "showgrid": False}, barmode="stack", bargap=0.35)
     for row in view.table.drop_nulls("energy_j").head(12).reverse().iter_rows(named=True):
         modelled_j = row["energy_j"] * (row["modelled_ratio"] or 0.0)
         for name, joules, pattern in (
@@ -79,26 +82,16 @@ def energy(view: View, theme: str) -> go.Figure:
             if joules:
                 figure.add_bar(
                     x=[joules / J_PER_WH],
-                    y=[_short(row["group"])],
+                    y=[short(row["group"])],
                     orientation="h",
                     marker={
-                        "color": colours.get(row["group"], _REST_COLOUR),
+                        "color": coloured.get(row["group"], REST_COLOUR[theme]),
                         "line": {"width": 0},
                         "pattern": {"shape": pattern, "size": 6},
                     },
                     hovertemplate=f"{row['group']}: %{{x:.4~s}}Wh {name}<extra></extra>",
                 )
-    figure.update_layout(barmode="stack", bargap=0.35, hovermode="closest", showlegend=False)
-    figure.update_xaxes(
-        title=axis(ENERGY, "Wh"), type="linear", tickformat="~s", rangemode="tozero", autorange=True, range=None
-    )
-    figure.update_yaxes(type="category", showgrid=False, automargin=True)
     return figure
-
-
-def axis(metric: Metric, unit: str | None = None) -> str:
-    """An axis title from the catalogue, with another unit of the same quantity where people use one."""
-    return metric.title if unit is None else metric.title.replace(f"({metric.unit.symbol})", f"({unit})")
 
 
 def shown(view: View) -> list[str]:
@@ -106,32 +99,34 @@ def shown(view: View) -> list[str]:
     return sorted(view.table["group"].head(SHOWN))
 
 
-def _colours(view: View) -> dict[str, str]:
-    return dict(zip(shown(view), COLOURS, strict=False))
+def _colours(view: View, theme: str) -> dict[str, str]:
+    return colours(view.table["group"].head(SHOWN), theme)
 
 
-def _lines(view: View, frame: pl.DataFrame, column: str, *, total: bool) -> list[tuple[str, str, list[float | None]]]:
+def _lines(
+    view: View, frame: pl.DataFrame, column: str, theme: str, *, total: bool
+) -> list[tuple[str, str, list[float | None]]]:
     """Name, colour and values on the grid of each group shown; with *total* what is left as one more."""
-    colours = _colours(view)
+    coloured = _colours(view, theme)
     modelled = dict(zip(view.table["group"], view.table["modelled_ratio"].fill_null(0.0), strict=True))
     found = [
         (
-            _short(name) + _how(modelled[name] if total else 0.0),
-            colours[name],
+            short(name) + _how(modelled[name] if total else 0.0),
+            coloured[name],
             _on_grid(view, frame.filter(pl.col("group") == name), column),
         )
-        for name in colours
+        for name in coloured
     ]
-    rest = frame.filter(~pl.col("group").is_in(list(colours)))
+    rest = frame.filter(~pl.col("group").is_in(list(coloured)))
     if total and not rest.is_empty():
         summed = rest.group_by("window").agg(pl.col(column).sum())
-        found.append((f"{rest['group'].n_unique()} {REST}", _REST_COLOUR, _on_grid(view, summed, column)))
+        found.append((f"{rest['group'].n_unique()} {REST}", REST_COLOUR[theme], _on_grid(view, summed, column)))
     return found
 
 
-def _with_lines(figure: go.Figure, view: View, frame: pl.DataFrame, column: str, hover: str) -> go.Figure:
+def _with_lines(figure: go.Figure, view: View, frame: pl.DataFrame, column: str, hover: str, theme: str) -> go.Figure:
     grid = _grid(view)
-    for name, colour, values in _lines(view, frame, column, total=False):
+    for name, colour, values in _lines(view, frame, column, theme, total=False):
         if any(value is not None for value in values):
             figure.add_scatter(
                 x=grid,
@@ -142,18 +137,7 @@ def _with_lines(figure: go.Figure, view: View, frame: pl.DataFrame, column: str,
                 connectgaps=False,
                 hovertemplate=hover,
             )
-    if not figure.data:
-        figure.add_annotation(
-            text="not measured in this window",
-            showarrow=False,
-            x=0.5,
-            y=0.5,
-            xref="paper",
-            yref="paper",
-            font={"size": 13},
-        )
-        figure.update_yaxes(showticklabels=False)
-    return figure
+    return figure if figure.data else without(figure, "not measured in this window")
 
 
 def _grid(view: View) -> list[Any]:
@@ -176,26 +160,12 @@ def _naive(moment: datetime) -> datetime:
     return moment.astimezone(UTC).replace(tzinfo=None)
 
 
-def _short(name: str) -> str:
-    """A long id by its two ends."""
-    return name if len(name) <= 22 else f"{name[:12]}…{name[-8:]}"
-
-
 def _empty(view: View, title: str, theme: str, **y: Any) -> go.Figure:
-    figure = go.Figure()
-    ink, grid = _INK[theme], _GRID[theme]
-    lines = {"gridcolor": grid, "zerolinecolor": grid, "linecolor": grid, "ticks": "", "automargin": True}
-    figure.update_layout(
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": "system-ui, -apple-system, Segoe UI, Roboto, sans-serif", "size": 12, "color": ink},
-        margin={"l": 8, "r": 8, "t": 8, "b": 8},
-        hovermode="x unified",
-        hoverlabel={"bgcolor": _PAPER[theme], "bordercolor": grid, "font": {"color": ink}},
-        legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0, "itemwidth": 30, "traceorder": "normal"},
-        showlegend=True,
-        uirevision="keep",
-        xaxis={**lines, "type": "date", "showgrid": False, "range": [_naive(view.start), _naive(view.end)]},
-        yaxis={**lines, "title": {"text": title, "standoff": 10}, **y},
-    )
-    return figure
+    day = view.selection.window_s <= _DAY_S
+    window = {
+        "type": "date",
+        "showgrid": False,
+        "range": [_naive(view.start), _naive(view.end)],
+        "tickformat": "%H:%M\n%-d %b" if day else "%-d %b",
+    }
+    return empty(theme, x=window, y={"title": titled(title), **y}, hovermode="x unified")

@@ -1,0 +1,345 @@
+"""
+What the Fleet page shows, as frames: a window and a filter in, numbers with their coverage out.
+
+Everything is computed by `analytics`; here the window is cut and downsampled on the server: mean, minimum and maximum
+of each bucket, so that a spike survives.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import chain
+from typing import Final
+
+import polars as pl
+
+from analytics.efficiency import joules_per_token, tokens_of_devices, tokens_per_joule
+from analytics.energy import group_of, over_time
+from analytics.frames import by_device, latest, scan, schema
+from analytics.steps import GAP_PERIODS, GAP_S, ordered, readings
+from collector.catalogue import POWER
+from collector.store import TABLES, Store
+from dashboards.data.stored import NS, Stored, utc
+from dashboards.selection import Selection
+
+BUCKETS: Final = 240
+"""Points of a line, at most: about one for each five pixels of a wide screen."""
+FEWEST: Final = 72
+CELLS: Final = 60_000
+"""Devices times buckets, about: what a page takes a second or two for. Larger fleets have wider buckets."""
+STEPS_S: Final = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400)
+NOW_S: Final = 30.0
+"""How old a reading may be and still say what a device draws now; three periods where that is longer."""
+
+_HOUR_NS: Final = 3600 * NS
+_TABLES: Final = ("device_samples", "workload_samples", "<allocations")
+_PROBED_ROWS: Final = 250_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """The selection as a whole; None is what was not measured."""
+
+    devices: int
+    power_now_w: float | None
+    power_now_devices: int
+    power_now_modelled_w: float
+    power_now_at: datetime | None
+    power_peak_w: float | None
+    power_mean_w: float | None
+    energy_j: float | None
+    covered_ratio: float
+    counter_ratio: float | None
+    modelled_ratio: float | None
+    utilization_ratio: float | None
+    utilization_devices: int
+    tokens: float | None
+    tokens_per_joule: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """
+    What one selection shows.
+
+    power: window, power_mean_w, power_min_w, power_max_w, covered_ratio, modelled_ratio of the whole selection.
+    groups: window, group, power_mean_w. utilization: window, group, utilization_ratio. efficiency: window, group,
+    tokens_per_joule. table: group and its numbers, the one that used most energy first.
+    """
+
+    selection: Selection
+    start: datetime
+    end: datetime
+    every_s: int
+    max_gap_s: float
+    totals: Totals
+    power: pl.DataFrame
+    groups: pl.DataFrame
+    utilization: pl.DataFrame
+    efficiency: pl.DataFrame
+    table: pl.DataFrame
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What there is to choose from: hosts and devices seen in the window, the sites they are in, the newest sample."""
+
+    sites: tuple[str, ...]
+    hosts: tuple[str, ...]
+    devices: tuple[str, ...]
+    newest: datetime | None
+
+
+def view(stored: Stored, selection: Selection) -> View:
+    """
+    What *selection* shows now.
+
+    Raises: StoreError, ConfigError (fleet.toml).
+    """
+    end_ns = selection.at(stored.now_ns())
+    every_s = bucket_s(selection.window_s, devices=_size(stored, end_ns, selection.window_s))
+    start_ns = (end_ns - selection.window_s * NS) // (every_s * NS) * (every_s * NS)
+    # Of a window that ends now the newest bucket is still growing, and the store says when it has grown.
+    end_ns = end_ns if selection.until is not None else end_ns // NS * NS + NS
+    key = ("fleet", selection, start_ns, stored.version(_TABLES, start_ns, end_ns))
+    return stored.kept(key, lambda: _work_out(stored, selection, start_ns, end_ns, every_s))
+
+
+def known(stored: Stored, selection: Selection) -> Known:
+    """
+    What there is to choose from in the window of *selection*, whatever is filtered.
+
+    Raises: StoreError, ConfigError (fleet.toml).
+    """
+    end_ns = selection.at(stored.now_ns())
+    store, newest_ns = stored.store(), stored.newest_ns()
+    if store is None:
+        return Known(sites=(), hosts=(), devices=(), newest=None)
+    seen = _seen(store, end_ns - selection.window_s * NS, end_ns + NS)
+    hosts = sorted(set(seen["host"].drop_nulls()))
+    return Known(
+        sites=tuple(sorted(set(stored.sites(hosts).values()))),
+        hosts=tuple(hosts),
+        devices=tuple(sorted(set(seen["device"].drop_nulls()))),
+        newest=None if newest_ns is None else utc(newest_ns),
+    )
+
+
+def _size(stored: Stored, end_ns: int, window_s: int) -> int:
+    """About how many devices there are: those of the window's last hour."""
+    store = stored.store()
+    if store is None:
+        return 0
+    seen = scan(store, "device_samples", end_ns - min(window_s, 3600) * NS, end_ns)
+    return int(seen.select(pl.col("device").n_unique()).collect().item())
+
+
+def _work_out(stored: Stored, selection: Selection, start_ns: int, end_ns: int, every_s: int) -> View:
+    samples, work, allocations = _read(stored, start_ns, end_ns)
+    sites: dict[str, str] = {}
+    parts = _parts(stored, samples, selection, sites)
+    first = next(parts)
+    period_s = _period_s(first)
+    max_gap_s = max(GAP_S, GAP_PERIODS * period_s)
+    # No coarser than the readings, so that a peak of one stays one; no finer, so that each device is in a step.
+    by, grid_s = selection.by, max(1.0, period_s)
+    latest_rows: list[pl.DataFrame] = []
+    edge_ns = end_ns - round(max(NOW_S, GAP_PERIODS * period_s) * NS)
+    # One pass over the readings: sums and ratios of groups are taken of devices and buckets, which are few.
+    found = over_time(
+        _watched(chain([first], parts), edge_ns, latest_rows),
+        every_s=every_s,
+        by=("fleet", by),
+        hosts=sites,
+        step_s=grid_s,
+        max_gap_s=max_gap_s,
+        within_ns=(start_ns, end_ns),
+    )
+    group = group_of(by, sites)
+    tokens = _no_tokens()
+    if not (work.is_empty() or allocations.is_empty()):
+        tokens = tokens_of_devices(work.lazy(), allocations.lazy(), by=f"{every_s}s").collect()
+    used = found.devices.join(tokens, on=["device", "window"], how="left").with_columns(group=group)
+    busy = found.utilization.with_columns(group=group).sort("window", "device")
+    now = _now(pl.concat(latest_rows)).with_columns(group=group)
+    power, groups = found.power["fleet"], found.power[by]
+    length_s = (end_ns - start_ns) / NS
+    return View(
+        selection=selection,
+        start=utc(start_ns),
+        end=utc(end_ns),
+        every_s=every_s,
+        max_gap_s=max_gap_s,
+        totals=_totals(power, used, busy, now, length_s),
+        power=power,
+        groups=groups.select("window", "group", "power_mean_w"),
+        utilization=busy.group_by("window", "group").agg(pl.col("utilization_ratio").mean()).sort("window", "group"),
+        efficiency=_per_joule(used, "window", "group").select("window", "group", "tokens_per_joule").drop_nulls(),
+        table=_table(groups, used, busy, now, length_s),
+    )
+
+
+def _read(stored: Stored, start_ns: int, end_ns: int) -> tuple[list[pl.LazyFrame], pl.DataFrame, pl.DataFrame]:
+    """The readings of whole devices, in parts; the workloads' counters; the allocations."""
+    store = stored.store()
+    if store is None:
+        samples, work, allocations = (
+            pl.DataFrame(schema=schema(TABLES[name])) for name in ("device_samples", "workload_samples", "allocations")
+        )
+        return [readings(samples.lazy())], work, allocations
+    parts = by_device(store, "device_samples", start_ns, end_ns, rows=stored.part_rows)
+    partitions = scan(store, "devices").sort("time").unique("device", keep="last").drop_nulls("parent")
+    # A partition's energy is its parent's.
+    inside = partitions.select("device").collect().to_series().to_list()
+    if inside:
+        parts = [part.filter(~pl.col("device").is_in(inside)) for part in parts]
+    work = scan(store, "workload_samples", start_ns, end_ns).collect()
+    edge = [pl.lit(ns, dtype=pl.Int64).cast(pl.Datetime("ns")) for ns in (start_ns, end_ns)]
+    held = (pl.col("start") < edge[1]) & (pl.col("end").is_null() | (pl.col("end") > edge[0]))
+    # The last word on each first: an allocation that has ended since began as one without an end.
+    allocations = latest(store, "allocations", None, end_ns).filter(held).collect()
+    return [readings(part) for part in parts], work, allocations
+
+
+def _parts(
+    stored: Stored, samples: Sequence[pl.LazyFrame], selection: Selection, sites: dict[str, str]
+) -> Iterator[pl.DataFrame]:
+    """The readings selected, a part at a time; *sites* learns the hosts of each part before it is given."""
+    for part in samples:
+        wanted = part
+        if selection.hosts:
+            wanted = wanted.filter(pl.col("host").is_in(selection.hosts))
+        if selection.devices:
+            wanted = wanted.filter(pl.col("device").is_in(selection.devices))
+        rows = wanted.collect()
+        sites.update(stored.sites(sorted(set(rows["host"].drop_nulls().unique()))))
+        if selection.sites:
+            inside = [host for host, site in sites.items() if site in selection.sites]
+            rows = rows.filter(pl.col("host").is_in(inside))
+        yield rows
+
+
+def bucket_s(window_s: float, *, devices: int = 0) -> int:
+    """The shortest step that divides *window_s* into no more parts than suit a screen and so many devices."""
+    wanted = min(BUCKETS, max(FEWEST, CELLS // max(devices, 1)))
+    return next((step for step in STEPS_S if window_s / step <= wanted), STEPS_S[-1])
+
+
+def _seen(store: Store, start_ns: int, end_ns: int) -> pl.DataFrame:
+    """Hosts and devices of a stretch: of hours that are rolled up by the rollup, of the last one by its readings."""
+    recent_ns = max(start_ns, end_ns - _HOUR_NS)
+    if not store.segments("device_rollups", start_ns, recent_ns):
+        recent_ns = start_ns
+    rows = [scan(store, "device_samples", recent_ns, end_ns)]
+    if recent_ns > start_ns:
+        # A rollup's time is the start of its hour.
+        first_ns = start_ns // _HOUR_NS * _HOUR_NS
+        rows.append(scan(store, "device_rollups", first_ns, end_ns, pl.col("window_s") == _HOUR_NS // NS))
+    return pl.concat([some.select("host", "device") for some in rows]).unique().collect()
+
+
+def _period_s(rows: pl.DataFrame) -> float:
+    """The usual time between two readings of a device by one source; 0 where nothing was read twice."""
+    found = ordered(rows.head(_PROBED_ROWS))
+    step = found.rows["time"].to_physical().diff().filter(~found.first).median()
+    return float(step) / NS if isinstance(step, int | float) else 0.0
+
+
+def _watched(parts: Iterable[pl.DataFrame], edge_ns: int, kept: list[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """The parts as they are; their power readings since *edge_ns* are *kept*."""
+    edge = pl.lit(edge_ns, dtype=pl.Int64).cast(pl.Datetime("ns"))
+    for rows in parts:
+        kept.append(rows.filter(pl.col("time") >= edge, pl.col(POWER.column).is_not_null()))
+        yield rows
+
+
+def _now(rows: pl.DataFrame) -> pl.DataFrame:
+    """The last power of each device: a measured one before a modelled one."""
+    return (
+        rows.with_columns(modelled=(pl.col("power_method") == "modelled").fill_null(False))
+        .sort("modelled", "time", descending=[True, False])
+        .group_by("device")
+        .agg(pl.col(POWER.column, "modelled", "host", "time").last())
+    )
+
+
+def _no_tokens() -> pl.DataFrame:
+    return pl.DataFrame(schema={"device": pl.String(), "window": pl.Datetime("ns"), "tokens": pl.Float64()})
+
+
+def _per_joule(used: pl.DataFrame, *keys: str) -> pl.DataFrame:
+    """Sums over devices and buckets; null where nothing was covered, or no token counted."""
+    tokens, joules = pl.col("tokens"), pl.col("energy_j")
+    sums = used.group_by(keys).agg(
+        pl.col("device").n_unique().alias("devices"),
+        pl.when(joules.count() > 0).then(joules.sum()).alias("energy_j"),
+        pl.when(tokens.count() > 0).then(tokens.sum()).alias("tokens"),
+        pl.col("covered_s", "modelled_j").sum(),
+    )
+    return sums.with_columns(
+        tokens_per_joule=tokens_per_joule(tokens, joules), joules_per_token=joules_per_token(tokens, joules)
+    ).sort(keys)
+
+
+def _totals(power: pl.DataFrame, used: pl.DataFrame, busy: pl.DataFrame, now: pl.DataFrame, length_s: float) -> Totals:
+    joules, covered_s = _sum(used, "energy_j"), float(used["covered_s"].sum() or 0.0)
+    tokens, devices = _sum(used, "tokens"), used["device"].n_unique()
+    of_devices = busy.group_by("device").agg(pl.col("utilization_ratio").mean())
+    return Totals(
+        devices=devices,
+        power_now_w=_sum(now, POWER.column),
+        power_now_devices=now.height,
+        power_now_modelled_w=float(now.filter(pl.col("modelled"))[POWER.column].sum() or 0.0),
+        power_now_at=None if now.is_empty() else utc(now["time"].cast(pl.Int64).sort()[-1]),
+        power_peak_w=_number(power["power_max_w"].max()),
+        power_mean_w=None if joules is None or not covered_s else joules / covered_s * devices,
+        energy_j=joules,
+        covered_ratio=covered_s / (devices * length_s) if devices else 0.0,
+        counter_ratio=_share(used, "counter_j", joules),
+        modelled_ratio=_share(used, "modelled_j", joules),
+        utilization_ratio=_number(of_devices["utilization_ratio"].mean()),
+        utilization_devices=of_devices.height,
+        tokens=tokens,
+        tokens_per_joule=tokens / joules if tokens is not None and joules else None,
+    )
+
+
+def _table(
+    groups: pl.DataFrame, used: pl.DataFrame, busy: pl.DataFrame, now: pl.DataFrame, length_s: float
+) -> pl.DataFrame:
+    """One row for each group: what the tiles say of the whole."""
+    joules, covered = pl.col("energy_j"), pl.col("covered_s")
+    return (
+        _per_joule(used, "group")
+        .join(now.group_by("group").agg(power_now_w=pl.col(POWER.column).sum()), on="group", how="left")
+        .join(groups.group_by("group").agg(pl.col("power_max_w").max()), on="group", how="left")
+        .join(busy.group_by("group").agg(pl.col("utilization_ratio").mean()), on="group", how="left")
+        .select(
+            "group",
+            "devices",
+            "power_now_w",
+            pl.when(covered > 0).then(joules / covered * pl.col("devices")).alias("power_mean_w"),
+            "power_max_w",
+            "energy_j",
+            (covered / (pl.col("devices") * length_s)).alias("covered_ratio"),
+            pl.when(joules > 0).then(pl.col("modelled_j") / joules).alias("modelled_ratio"),
+            "utilization_ratio",
+            "tokens",
+            "tokens_per_joule",
+            "joules_per_token",
+        )
+        .sort("energy_j", "group", descending=[True, False], nulls_last=True)
+    )
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _sum(frame: pl.DataFrame, column: str) -> float | None:
+    """The sum of what is there; None where nothing is."""
+    return float(frame[column].sum()) if frame[column].count() else None
+
+
+def _share(frame: pl.DataFrame, column: str, whole: float | None) -> float | None:
+    return float(frame[column].sum() or 0.0) / whole if whole else None

@@ -1,0 +1,89 @@
+"""How figures look: colours that everybody can tell apart, axes titled from the catalogue, nothing in the way."""
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import plotly.graph_objects as go
+
+from collector.catalogue import Metric
+
+# Near Okabe and Ito's, moved until each stands out 3 : 1 from its ground and any two differ by a CIE76 distance of 20
+# for people with protanopia, deuteranopia and tritanopia too (Machado et al. 2009).
+COLOURS: Final = {
+    "light": ("#09467c", "#9f6100", "#057b4f", "#dc6f9c", "#2e9dd3", "#8c0800", "#817df2", "#919852"),
+    "dark": ("#5664f3", "#eaa100", "#1d9766", "#ffbcd1", "#6ac7ff", "#ce4a04", "#7d6db1", "#b2b561"),
+}
+SHOWN: Final = len(COLOURS["light"])
+"""Groups with a colour of their own; the rest are one."""
+REST: Final = "others"
+REST_COLOUR: Final = {"light": "#7c838b", "dark": "#9aa0a6"}
+PAPER: Final = {"light": "#ffffff", "dark": "#25282c"}
+INK: Final = {"light": "#343a40", "dark": "#c9cdd2"}
+STRONG: Final = {"light": "#c92a2a", "dark": "#ff8787"}
+"""For one line that must not be overlooked: a peak, a limit, a front."""
+_GRID: Final = {"light": "#e9ecef", "dark": "#3b3f45"}
+
+J_PER_WH: Final = 3600.0
+
+
+def axis(metric: Metric, unit: str | None = None) -> str:
+    """An axis title from the catalogue, with another unit of the same quantity where people use one."""
+    return metric.title if unit is None else metric.title.replace(f"({metric.unit.symbol})", f"({unit})")
+
+
+def colours(names: Iterable[str], theme: str) -> dict[str, str]:
+    """A colour for each of the first names, by alphabet, so that a name keeps its colour from chart to chart."""
+    return dict(zip(sorted(list(names)[:SHOWN]), COLOURS[theme], strict=False))
+
+
+def short(name: str, most: int = 22) -> str:
+    """A long id by its two ends."""
+    return name if len(name) <= most else f"{name[: most - 10]}…{name[-8:]}"
+
+
+def empty(theme: str, *, x: dict[str, Any] | None = None, y: dict[str, Any] | None = None, **layout: Any) -> go.Figure:
+    """A figure without anything in it; *x* and *y* are what its axes have besides the usual."""
+    lines = {
+        "gridcolor": _GRID[theme],
+        "zerolinecolor": _GRID[theme],
+        "linecolor": _GRID[theme],
+        "ticks": "",
+        "automargin": True,
+    }
+    figure = go.Figure()
+    figure.update_layout(
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": "system-ui, -apple-system, Segoe UI, Roboto, sans-serif", "size": 12, "color": INK[theme]},
+        margin={"l": 8, "r": 8, "t": 8, "b": 8},
+        hoverlabel={"bgcolor": PAPER[theme], "bordercolor": _GRID[theme], "font": {"color": INK[theme]}},
+        # Names and colours stand above the figure, where they wrap at any width.
+        showlegend=False,
+        uirevision="keep",
+        xaxis={**lines, "tickangle": 0, **(x or {})},
+        yaxis={**lines, **(y or {})},
+        **layout,
+    )
+    return figure
+
+
+def titled(text: str) -> dict[str, Any]:
+    """An axis's title."""
+    return {"text": text, "standoff": 8}
+
+
+def without(figure: go.Figure, text: str) -> go.Figure:
+    """The figure, saying *text* in the place of what it cannot show."""
+    figure.add_annotation(text=text, showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper", font={"size": 13})
+    figure.update_xaxes(showticklabels=False, showgrid=False, zeroline=False)
+    figure.update_yaxes(showticklabels=False, showgrid=False, zeroline=False)
+    return figure
+
+
+def legend_of(figure: go.Figure) -> dict[str, str]:
+    """The colour of each trace that has a name."""
+    return {
+        trace.name: (trace.marker.color if trace.type == "bar" else trace.line.color)
+        for trace in figure.data
+        if trace.name
+    }

@@ -1,0 +1,203 @@
+"""
+What every page is and does: a URL that says all of it, a head with the same controls, content that follows both.
+
+A page is a value: it says what it can be asked, which parts it has and how they are filled; nothing registers itself.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import dash_mantine_components as dmc
+import plotly.graph_objects as go
+import polars as pl
+from dash import Dash, Input, Output, State, dcc, html, no_update
+
+from collector.errors import TelemetryError
+from dashboards.controls import UNTIL, Control, Values, read, write
+from dashboards.data.stored import Stored
+from dashboards.grids import Grid, height
+from dashboards.parts import REFRESH_S, labelled, legend, notice
+
+Offer = Mapping[str, Sequence[str]]
+"""What there is to choose from, by a control's key."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """A chart: the figure, the sentence that says the same, and what its colours mean."""
+
+    figure: go.Figure
+    words: str
+    legend: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Content:
+    """What a page shows: `charts`, `grids` (frames) and `slots` (components) by name; `notice` is above everything."""
+
+    status: str = ""
+    notice: Any = None
+    tiles: Sequence[Any] = ()
+    charts: Mapping[str, Drawn] = field(default_factory=dict)
+    grids: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+    slots: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """
+    A page.
+
+    `name` begins its ids and is its path; `label` and `group` are its place in the navigation (no label: none).
+    `body` gives what is below the tiles, with the charts, grids and slots that are named here. `content` fills it,
+    `offer` says what there is to choose from, and `twins` are its tables as a program takes them, by the name of the
+    chart or grid they belong to; the first is the page's own. A page without a label is `within` another.
+    """
+
+    name: str
+    label: str
+    group: str
+    title: str
+    about: str
+    controls: tuple[Control, ...]
+    body: Callable[[], Sequence[Any]]
+    content: Callable[[Stored, Values, str], Content]
+    twins: Mapping[str, Callable[[Stored, Values], pl.DataFrame]]
+    offer: Callable[[Stored, Values], Offer] | None = None
+    charts: tuple[str, ...] = ()
+    grids: tuple[Grid, ...] = ()
+    slots: tuple[str, ...] = ()
+    within: str = ""
+    live: bool = False
+
+    @property
+    def path(self) -> str:
+        """Where it is."""
+        return f"/{self.name}"
+
+    def layout(self, stored: Stored, search: str) -> Any:
+        """The page as its URL's query says it, still empty."""
+        values = read(self.controls, search)
+        offer = self._offer(stored, values)
+        head = [
+            control.component(self.id(control.key), values[control.key], offer.get(control.key, ()))
+            for control in self.controls
+        ]
+        return html.Div(
+            [
+                dcc.Interval(
+                    id=self.id("tick"), interval=REFRESH_S * 1000, disabled=not self._follows(values), max_intervals=-1
+                ),
+                dmc.Title(self.title, order=1, size="h3"),
+                dmc.Text(self.about, size="sm", c="dimmed", className="pw-about"),
+                html.Div(head, className="pw-filters", role="search", **labelled("What is shown")),
+                html.Div(id=self.id("notice"), role="status"),
+                dmc.Text(id=self.id("status"), size="sm", c="dimmed", className="pw-status"),
+                html.Div(id=self.id("tiles"), className="pw-tiles"),
+                *self.body(),
+            ],
+            className="pw-stack",
+        )
+
+    def register(self, app: Dash, stored: Stored) -> None:
+        """Connect the page to its data."""
+        asked = [self.id(control.key) for control in self.controls]
+        parts = [*self.charts, *(grid.name for grid in self.grids)]
+        linked = [part for part in parts if part in self.twins]
+
+        @app.callback(
+            *(Output(self.id(part), "children") for part in ("notice", "status", "tiles")),
+            *(Output(self.id(chart), "figure") for chart in self.charts),
+            *(Output(self.id(chart, "words"), "children") for chart in self.charts),
+            *(Output(self.id(chart, "legend"), "children") for chart in self.charts),
+            *(Output(self.id(grid.name), "rowData") for grid in self.grids),
+            *(Output(self.id(grid.name), "style") for grid in self.grids),
+            *(Output(self.id(slot), "children") for slot in self.slots),
+            *(Input(id, "value") for id in asked),
+            Input("theme", "data"),
+            Input(self.id("tick"), "n_intervals"),
+        )
+        def show(*given: Any) -> tuple[Any, ...]:
+            return self._shown(stored, self._values(given), given[len(asked)] or "light")
+
+        @app.callback(
+            Output("url", "search", allow_duplicate=True),
+            Output("written", "data", allow_duplicate=True),
+            Output(self.id("tick"), "disabled"),
+            *(Output(self.id(part, form), "href") for part in linked for form in ("csv", "json")),
+            *(Input(id, "value") for id in asked),
+            State("url", "pathname"),
+            prevent_initial_call="initial_duplicate",
+        )
+        def remember(*given: Any) -> tuple[Any, ...]:
+            values = self._values(given)
+            query = write(self.controls, values)
+            hrefs = (f"{self.path}/{part}.{form}{query}" for part in linked for form in ("csv", "json"))
+            return query, f"{given[-1]}{query}", not self._follows(values), *hrefs
+
+        offered = [control for control in self.controls if control.offered]
+        if offered:
+            fixed = [self.id(control.key) for control in self.controls if not control.offered]
+
+            @app.callback(
+                *(Output(self.id(control.key), "data") for control in offered),
+                Input(self.id("tick"), "n_intervals"),
+                *(Input(id, "value") for id in fixed),
+                *(State(id, "value") for id in asked),
+                prevent_initial_call=True,
+            )
+            def choose(*given: Any) -> tuple[Any, ...]:
+                return self._offered(stored, self._values(given[1 + len(fixed) :]), offered)
+
+    def id(self, *words: str) -> str:
+        """The id of a part of this page."""
+        return "-".join((self.name, *words))
+
+    def _values(self, given: Sequence[Any]) -> Values:
+        return {control.key: control.picked(raw) for control, raw in zip(self.controls, given, strict=False)}
+
+    def _follows(self, values: Values) -> bool:
+        """Whether the page asks again by itself: it is of now, and the clock goes on."""
+        return self.live and values.get(UNTIL.key) is None
+
+    def _offer(self, stored: Stored, values: Values) -> Offer:
+        try:
+            return {} if self.offer is None else self.offer(stored, values)
+        except TelemetryError:
+            # The content meets the same error and shows it.
+            return {}
+
+    def _offered(self, stored: Stored, values: Values, controls: Sequence[Control]) -> tuple[Any, ...]:
+        offer = self._offer(stored, values)
+        return tuple(sorted({*offer.get(c.key, ()), *_words(values[c.key])}) for c in controls)
+
+    def _shown(self, stored: Stored, values: Values, theme: str) -> tuple[Any, ...]:
+        try:
+            content = self.content(stored, values, theme)
+        except TelemetryError as error:
+            outputs = 2 + 3 * len(self.charts) + 2 * len(self.grids) + len(self.slots)
+            return notice("The store cannot be read", str(error), color="red"), *(no_update for _ in range(outputs))
+        drawn = [content.charts.get(chart, _NOTHING) for chart in self.charts]
+        frames = [content.grids.get(grid.name) for grid in self.grids]
+        filled = [
+            (grid, pl.DataFrame() if frame is None else frame) for grid, frame in zip(self.grids, frames, strict=True)
+        ]
+        return (
+            content.notice,
+            content.status,
+            list(content.tiles),
+            *(chart.figure for chart in drawn),
+            *(chart.words for chart in drawn),
+            *(legend(chart.legend) for chart in drawn),
+            *([] if frame.is_empty() else grid.rows(frame) for grid, frame in filled),
+            *(height(frame.height) for _, frame in filled),
+            *(content.slots.get(slot) for slot in self.slots),
+        )
+
+
+_NOTHING: Final = Drawn(figure=go.Figure(layout={"xaxis": {"visible": False}, "yaxis": {"visible": False}}), words="")
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    return value if isinstance(value, tuple) else (value,) if isinstance(value, str) and value else ()

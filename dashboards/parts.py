@@ -1,0 +1,120 @@
+"""The parts that pages are made of: tiles, charts, tables, notices."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import dash_mantine_components as dmc
+from dash import dcc, html
+
+REFRESH_S: Final = 10
+"""How often a page that follows the clock asks again."""
+
+
+def labelled(text: str) -> dict[str, Any]:
+    """The attribute that names a part for those who cannot see it."""
+    return {"aria-label": text}
+
+
+def tile(
+    id: str, label: str, number: str, unit: str, notes: Sequence[str], *, warning: str = "", href: str = ""
+) -> Any:
+    """One number with its unit, and below it the window, the coverage and what to know of it."""
+    value = [html.Span(number, className="pw-number"), html.Span(unit, className="pw-unit")]
+    lines = [dmc.Text(note, size="xs", c="dimmed") for note in notes]
+    if warning:
+        lines.append(html.Div(warning, className="pw-warning"))
+    title = dmc.Anchor(label, href=href, size="sm", fw=600) if href else dmc.Text(label, size="sm", fw=600)
+    return dmc.Paper(
+        [title, html.Div(value, className="pw-value"), *lines],
+        id=id,
+        className="pw-tile",
+        withBorder=True,
+        p="sm",
+        radius="md",
+    )
+
+
+def panel(title: str, children: Any, *, aside: Any = None, kind: str = "") -> Any:
+    """A part of the page under a heading of its own, with *aside* to the heading's right."""
+    head = html.Div([dmc.Title(title, order=2, size="h5"), aside], className="pw-panel-head")
+    content = children if isinstance(children, list) else [children]
+    return dmc.Paper([head, *content], withBorder=True, p="sm", radius="md", className=f"pw-panel {kind}".strip())
+
+
+def chart(id: str, title: str, *, height: int = 280, twin: bool = True) -> Any:
+    """
+    A figure under its title, with a legend, and with a sentence that says the same to those who cannot see it.
+
+    With a *twin* its numbers can be taken away as CSV and JSON.
+    """
+    figure = html.Figure(
+        [
+            html.Ul(id=f"{id}-legend", className="pw-legend"),
+            dcc.Graph(
+                id=id,
+                style={"height": f"{height}px"},
+                config={"displayModeBar": False, "responsive": True},
+                # Until the first answer: an empty figure would draw axes of nothing.
+                figure={"data": [], "layout": {"xaxis": {"visible": False}, "yaxis": {"visible": False}}},
+            ),
+            html.Figcaption(id=f"{id}-words", className="pw-caption"),
+        ],
+        className="pw-figure",
+    )
+    return panel(title, figure, aside=twins(id, title) if twin else None, kind="pw-chart")
+
+
+def twins(id: str, title: str) -> Any:
+    """Links to the numbers as CSV and as JSON; the page fills in their addresses."""
+    return html.Div(
+        [
+            html.A(
+                form.upper(),
+                id=f"{id}-{form}",
+                href="#",
+                className="pw-link pw-twin",
+                **labelled(f"{title} as {form.upper()}"),
+            )
+            for form in ("csv", "json")
+        ],
+        className="pw-twins",
+    )
+
+
+def legend(entries: Mapping[str, str]) -> list[Any]:
+    """What the colours of a chart mean: name and colour of each."""
+    return [
+        html.Li([html.Span(className="pw-swatch", style={"background": colour}), name], title=name)
+        for name, colour in entries.items()
+    ]
+
+
+def notice(title: str, text: Any, *, color: str = "blue") -> Any:
+    """A message in place of what cannot be shown, or above what needs an explanation."""
+    return dmc.Alert(text, title=title, color=color, variant="light")
+
+
+def small_table(
+    headings: Sequence[str], rows: Sequence[Sequence[Any]], *, numbers: Sequence[int] = (), caption: str = ""
+) -> Any:
+    """A table of a few rows as it is in a book; the columns at *numbers* are set to the right."""
+
+    def cell(at: int, content: Any) -> Any:
+        return dmc.TableTd(content, className="pw-right" if at in numbers else "")
+
+    head = [dmc.TableTh(text, className="pw-right" if at in numbers else "") for at, text in enumerate(headings)]
+    body = [dmc.TableTr([cell(at, content) for at, content in enumerate(row)]) for row in rows]
+    parts = [dmc.TableThead(dmc.TableTr(head)), dmc.TableTbody(body)]
+    if caption:
+        parts.insert(0, dmc.TableCaption(caption))
+    table = dmc.Table(parts, withRowBorders=True, verticalSpacing=4, tabularNums=True, captionSide="bottom")
+    # A table that scrolls must be reachable by keyboard.
+    return html.Div(table, className="pw-scroll", tabIndex=0, role="region", **labelled(caption or headings[0]))
+
+
+def facts(pairs: Sequence[tuple[str, Any]]) -> Any:
+    """Names with their values, one below the other."""
+    return html.Dl(
+        [html.Div([html.Dt(name), html.Dd(value)]) for name, value in pairs],
+        className="pw-facts",
+    )

@@ -1,0 +1,130 @@
+"""What holds for every page: it opens at each width, in light and dark, for everybody, and asks nothing of others."""
+
+import json
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import axe_playwright_python
+import pytest
+
+from dashboards.app import PAGES
+
+OpenTab = Callable[..., Any]
+AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+NAMES = [page.name for page in PAGES]
+SEEN = "until=2026-03-04T12:00:00Z&window=15m"
+"""The window in which the store of conftest.py has something."""
+
+
+def address(name: str) -> str:
+    page = next(page for page in PAGES if page.name == name)
+    keys = {control.key for control in page.controls}
+    return f"/{name}?{SEEN}" if {"until", "window"} <= keys else f"/{name}"
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (390, "dark")])
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_is_cut_off_and_nobody_is_shut_out(tab_at: OpenTab, name: str, width: int, scheme: str) -> None:
+    tab = tab_at(address(name), width=width, scheme=scheme)
+    page = tab.page
+    for grid in page.locator(".ag-root-wrapper").all():
+        grid.scroll_into_view_if_needed()
+    page.wait_for_timeout(300)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    parts = "[...document.querySelectorAll('.pw-tile, .pw-tile *, .pw-facts *, h1, h2')]"
+    cut = f"{parts}.filter(x => x.clientWidth && x.scrollWidth > x.clientWidth + 1)"
+    assert page.evaluate(f"{cut}.map(x => x.innerText)") == []
+    page.evaluate(AXE)
+    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
+    told = [(rule["id"], rule["help"], [node["html"][:200] for node in rule["nodes"]]) for rule in found]
+    assert told == []
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_is_reached_by_the_keyboard_alone(tab_at: OpenTab, name: str) -> None:
+    tab = tab_at(address(NAMES[0]))
+    tab.page.keyboard.press("Tab")
+    assert tab.page.evaluate("document.activeElement.className") == "pw-skip"
+    page = next(page for page in PAGES if page.name == name)
+    if page.label:
+        tab.page.locator(f"#nav-{name}").focus()
+        tab.page.keyboard.press("Enter")
+        tab.until(f"document.querySelector('h1')?.innerText === {json.dumps(page.title)}")
+
+
+@pytest.mark.browser
+def test_on_a_narrow_screen_the_pages_are_in_a_menu(tab_at: OpenTab) -> None:
+    tab = tab_at(address(NAMES[0]), width=390)
+    menu = tab.page.locator("#menu")
+    link = tab.page.locator(f"#nav-{NAMES[-1]}")
+    assert not link.is_visible() or tab.page.evaluate(
+        "document.querySelector('nav').getBoundingClientRect().right <= 0"
+    )
+    menu.click()
+    tab.until("document.querySelector('nav').getBoundingClientRect().left === 0")
+    link.click()
+    tab.until("document.querySelector('nav').getBoundingClientRect().right <= 0")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_table_of_a_page_is_at_a_url_as_csv_and_json(url: str, name: str) -> None:
+    page = next(page for page in PAGES if page.name == name)
+    query = address(name).partition("?")[2]
+    for table in ("", *(f"/{twin}" for twin in page.twins)):
+        with urllib.request.urlopen(f"{url}/{name}{table}.json?{query}", timeout=30) as response:
+            answer = json.load(response)
+        with urllib.request.urlopen(f"{url}/{name}{table}.csv?{query}", timeout=30) as response:
+            heading = response.readline().decode().strip().split(",")
+        assert answer["schema"] == f"perfwatt.{name}.{table.removeprefix('/') or next(iter(page.twins))}/1"
+        assert heading == [column["name"] for column in answer["columns"]]
+
+
+def test_a_program_that_asks_wrongly_is_told(url: str) -> None:
+    for path, code, words in (
+        ("/fleet.csv?windw=1h", 400, "windw: is no parameter of this page"),
+        ("/fleet.json?window=99y", 400, "'99y' is none of"),
+    ):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(f"{url}{path}", timeout=30)
+        with refused.value as answer:
+            assert answer.code == code
+            assert words in answer.read().decode()
+
+
+def test_the_browser_is_told_to_run_nothing_else(url: str) -> None:
+    with urllib.request.urlopen(f"{url}/", timeout=30) as response:
+        policy = response.headers["Content-Security-Policy"]
+        page = response.read().decode()
+    assert "default-src 'none'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert "unsafe-eval" not in policy
+    assert "'unsafe-inline'" not in policy.split("script-src")[1].split(";")[0]
+    assert not re.search(r"(src|href)=\"(https?:)?//", page)
+    with urllib.request.urlopen(f"{url}/healthz", timeout=30) as response:
+        assert response.status == 200
+
+
+def test_whoever_opens_a_page_first_gets_it_with_its_styles(serving: Callable[..., Any], tmp_path: Path) -> None:
+    with (
+        serving(tmp_path, lambda: 0) as address,
+        urllib.request.urlopen(f"{address}/{NAMES[-1]}", timeout=30) as response,
+    ):
+        assert "perfwatt.css" in response.read().decode()
+
+
+def test_the_callbacks_are_described_to_nobody(url: str) -> None:
+    for path in ("docs", "redoc", "openapi.json"):
+        try:
+            with urllib.request.urlopen(f"{url}/{path}", timeout=30) as response:
+                text = response.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                text = error.read().decode()
+        assert "swagger" not in text.lower()
+        assert '"openapi"' not in text
