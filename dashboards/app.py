@@ -50,7 +50,7 @@ def create(store_root: Path | str, *, stored: Stored | None = None) -> Dash:
         page.register(app, source)
     # Dash finds its assets at the first request for "/" or its own paths: whoever opens another page first would get it
     # without styles.
-    app._setup_server()
+    app._setup_server()  # type: ignore[no-untyped-call] # Dash is half typed
     server.add_middleware(Headers, policy=_policy(app.csp_hashes()))
     return app
 
