@@ -492,6 +492,12 @@ VALUES_DROPPED: Final = _of(
     Scope.AGENT, "values_dropped", COUNT, "Values left out because they cannot be true, by metric.", Kind.COUNTER
 )
 UNKNOWN_NAMES: Final = _of(Scope.AGENT, "unknown_names", COUNT, "Metric names of a source that no mapping knows.")
+JOB_LAST_SUCCESS: Final = _of(
+    Scope.AGENT, "job_last_success_timestamp", SECOND, "Unix time of the last good run of a job of `perfwatt jobs`."
+)
+JOB_DUE_WINDOWS: Final = _of(Scope.AGENT, "job_due_windows", COUNT, "Windows that a job has still to do.")
+JOB_FAILED_WINDOWS: Final = _of(Scope.AGENT, "job_failed_windows", COUNT, "Windows of a job that failed and stand so.")
+JOB_SECONDS: Final = _of(Scope.AGENT, "job_run", SECOND, "Seconds that the last run of a job took.")
 
 CATALOGUE: Final[tuple[Metric, ...]] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
 

@@ -8,6 +8,7 @@ The error tree.
     │   └── DeviceGone          the device left: an event and an ended series
     ├── ConfigError             a key of a configuration file is wrong
     ├── StoreError              a path of the store cannot be read or written
+    │   └── StoreBusy           another process writes under that name now: try again later
     ├── ImportFailed            a file of history cannot be taken in as it is
     ├── QueryError              a statement was refused, failed or ran over a limit
     └── NotEnoughData           the measurements do not suffice for an answer: measure more, or otherwise
@@ -66,6 +67,10 @@ class StoreError(TelemetryError):
     def __init__(self, path: Path | str, message: str) -> None:
         self.path = path
         super().__init__(f"{path}: {message}")
+
+
+class StoreBusy(StoreError):
+    """Another process writes under the same name now."""
 
 
 class ImportFailed(TelemetryError):

@@ -20,7 +20,7 @@ _TITLES = {
     Scope.HOST: "Hosts",
     Scope.WORKLOAD: "Workloads",
     Scope.FACILITY: "Facilities",
-    Scope.AGENT: "The agent itself",
+    Scope.AGENT: "perfwatt itself",
 }
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from collector.errors import ConfigError, QueryError, ReadRetry, SourceUnavailable, TelemetryError
+from collector.errors import ConfigError, QueryError, ReadRetry, SourceUnavailable, StoreBusy, TelemetryError
 from collector.moments import parse_window, zone
 from collector.output import Field, Format, Output
 
@@ -100,7 +100,7 @@ def exit_code(error: TelemetryError) -> int:
     """What the program exits with for *error*."""
     if isinstance(error, ConfigError):
         return WRONG_USE
-    if isinstance(error, SourceUnavailable | ReadRetry):
+    if isinstance(error, SourceUnavailable | ReadRetry | StoreBusy):
         return TRY_AGAIN
     return AT_FAULT
 

@@ -33,6 +33,10 @@ def _flag(name: str, help: str) -> Column:
 _WINDOW: Final = Column("window_s", "INTEGER", help="Length of the window that starts at `time`.")
 _HOST: Final = _word("host", "The host.")
 _ENERGY: Final = _number("energy_j", "Energy; null where nothing was covered.")
+_BOUNDS: Final = (
+    _number("energy_low_j", "The least that the energy may be, as sensors are off."),
+    _number("energy_high_j", "The most that the energy may be."),
+)
 _COVERED: Final = _number("covered_s", "Device-seconds that the energy accounts for.")
 _MODELLED: Final = _number("modelled_j", "The part of the energy that was modelled, not measured.")
 _SCOPE: Final = _word("scope", "What the name is of: device, workload, host, rack, domain, site or fleet.")
@@ -64,6 +68,7 @@ DEVICE_ENERGY: Final = Table(
         _HOST,
         _word("source", "The source that was taken."),
         _ENERGY,
+        *_BOUNDS,
         _COVERED,
         _number("power_mean_w", "Mean power of the time that is covered."),
         _number("power_min_w", "Lowest reading."),
@@ -91,6 +96,7 @@ JOB_ENERGY: Final = Table(
         _number("span_s", "Device-seconds of the line."),
         _COVERED,
         _ENERGY,
+        *_BOUNDS,
         _MODELLED,
     ),
     help="Whose energy it was: lines that add up to what devices, hosts and sites drew.",
@@ -106,6 +112,7 @@ EFFICIENCY: Final = Table(
         _count("devices", "Devices that it held."),
         _number("allocated_s", "Device-seconds that it held them."),
         _ENERGY,
+        *_BOUNDS,
         _COVERED,
         _number("covered_ratio", "Covered over allocated device-seconds."),
         _number("power_mean_w", "Mean power of one device."),
@@ -119,6 +126,8 @@ EFFICIENCY: Final = Table(
         _number("requests", "Requests answered."),
         _number("tokens_per_s", "Tokens generated per second."),
         _number("joules_per_token", "Joules per token generated."),
+        _number("joules_per_token_low", "The least that it may be."),
+        _number("joules_per_token_high", "The most that it may be."),
         _number("tokens_per_s_per_w", "Tokens per second and watt, which is tokens per joule."),
         _number("joules_per_sample", "Joules per sample."),
         _number("samples_per_joule", "Samples per joule."),

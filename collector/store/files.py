@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-from collector.errors import StoreError
+from collector.errors import StoreBusy
 
 
 class Files:
@@ -50,7 +50,7 @@ class WriterLock:
     """
     The right to write under one name; held by one process, freed by the kernel when it dies.
 
-    Raises: StoreError when another holds it, OSError when the folder cannot be written.
+    Raises: StoreBusy when another holds it, OSError when the folder cannot be written.
     """
 
     def __init__(self, root: Path, writer: str, *, wait_s: float = 0.0, files: Files = FILES) -> None:
@@ -69,7 +69,7 @@ class WriterLock:
                     continue
                 holder = os.pread(self._descriptor, 32, 0).decode().strip() or "unknown"
                 os.close(self._descriptor)
-                raise StoreError(path, f"writer {writer!r} is open already, in process {holder}") from None
+                raise StoreBusy(path, f"writer {writer!r} is open already, in process {holder}") from None
         try:
             # The holder's number is a courtesy to whoever is refused; a full disk must not cost the lock.
             os.ftruncate(self._descriptor, 0)

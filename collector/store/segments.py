@@ -17,6 +17,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from hashlib import blake2b
 from pathlib import Path
 
 from collector.errors import StoreError
@@ -29,6 +30,8 @@ _NAME = re.compile(
     r"(?P<writer>[A-Za-z0-9_][A-Za-z0-9_.-]*)-(?P<generation>\d+)(?P<repeats>x?)"
     r"-(?P<first>\d+)-(?P<last>\d+)-(?P<start>\d{8})-(?P<end>\d{8})\.parquet"
 )
+# Ids from here on (2001) are the milliseconds of a seal.
+_MOMENT_MS = 10**12
 _WRITER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
@@ -187,6 +190,24 @@ def segments_of(root: Path, table: str, start_ns: int | None = None, end_ns: int
             continue
         found += [segment for segment in visible(present(root, table, day)) if segment.overlaps(start_ns, end_ns)]
     return found
+
+
+def mark(segments: Iterable[Segment]) -> str:
+    """
+    What some visible segments hold, as a short text: another when rows came or were replaced, the same after a merge.
+
+    A merged segment ends with the same seal as the last that it was merged from; a part of a job or an import, whose
+    ids are no moments, is known by how often it was replaced.
+    """
+    last: dict[str, int] = {}
+    replaced: list[str] = []
+    for segment in segments:
+        if segment.last >= _MOMENT_MS:
+            last[segment.writer] = max(segment.last, last.get(segment.writer, 0))
+        else:
+            replaced.append(f"{segment.writer}-{segment.generation}-{segment.first}-{segment.last}")
+    held = sorted([*replaced, *(f"{writer}-{number}" for writer, number in last.items())])
+    return blake2b("\n".join(held).encode(), digest_size=8).hexdigest()
 
 
 def next_id(root: Path, table: str, writer: str, now_ns: int) -> int:

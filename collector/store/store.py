@@ -11,7 +11,7 @@ from typing import Any
 
 import duckdb
 
-from collector.errors import StoreError
+from collector.errors import StoreBusy, StoreError
 from collector.store import sql, views
 from collector.store.bulk import Columns, Frame, Written, write_days
 from collector.store.checking import Problem, check
@@ -35,13 +35,18 @@ from collector.store.segments import (
 from collector.store.table import Table
 from collector.store.writer import Writer
 
+ROLLUP = "rollups.all"
+"""Who holds this name rolls up: of two at once the slower would put older rows in place of newer ones."""
 RETAIN_DAYS: Mapping[str, int | None] = {
     "device_samples": 14,
     "host_samples": 14,
     "workload_samples": 14,
     "processes": 14,
+    "expectations": 90,
+    "anomaly_scores": 90,
+    "job_runs": 30,
 }
-"""Days that a table keeps (None or absent: for ever). Rollups and what changes seldom stay."""
+"""Days that a table keeps (None or absent: for ever). Rollups, what jobs made of them and what changes seldom stay."""
 
 
 class Store:
@@ -300,14 +305,20 @@ class Store:
             ):
                 try:
                     lock = WriterLock(self.root, writer, files=self.files)
-                except StoreError:
+                except StoreBusy:
                     continue  # it runs, and merges its own
                 with lock:
                     try:
                         compact(engine, self.files, self.root, writer, now_ns)
                     except StoreError as error:
                         failures.append(error)
-            roll_up(self, engine, now_ns)
+            try:
+                rolling = WriterLock(self.root, ROLLUP, files=self.files)
+            except StoreBusy:
+                pass  # another process is rolling up, to the same end
+            else:
+                with rolling:
+                    roll_up(self, engine, now_ns)
             with as_store_error(self.root):
                 expire(self.files, self.root, {**RETAIN_DAYS, **(retain_days or {})}, now_ns)
                 sweep(self.files, self.root, grace_s=grace_s)
@@ -318,6 +329,19 @@ class Store:
         self.publish()
         if failures:
             raise failures[0]
+
+    def roll_up(self, now_ns: int | None = None, *, wait_s: float = 60.0) -> int:
+        """
+        Bring the rollups up to date, as `maintain` does; gives the number of pieces written.
+
+        Raises: StoreError; StoreBusy when another process is still at it after *wait_s*.
+        """
+        engine = Engine(threads=self._threads, memory=self._memory, spill=self.root / f".spill-rollup.{os.getpid()}")
+        try:
+            with WriterLock(self.root, ROLLUP, wait_s=wait_s, files=self.files):
+                return roll_up(self, engine, time.time_ns() if now_ns is None else now_ns)
+        finally:
+            engine.close()
 
     def check(self, *, whole: bool = False) -> list[Problem]:
         """What is wrong with the segments: damaged, of a newer schema, foreign; with *whole* every value is decoded."""

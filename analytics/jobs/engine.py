@@ -1,0 +1,183 @@
+"""Where tasks run; tasks and outcomes are plain values, which an engine may carry to another process or machine."""
+
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import polars as pl
+
+from analytics.frames import by_device, nanoseconds, over_devices, scan
+from analytics.jobs.chain import ROLLUPS
+from analytics.jobs.job import Job, Window
+from collector.errors import NotEnoughData, TelemetryError
+from collector.store import Store
+from collector.store.segments import day_of
+
+DONE: Final = "done"
+FAILED: Final = "failed"
+SKIPPED: Final = "skipped"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One window of one job over one store. `before` is the fingerprint of what the window gave last."""
+
+    root: str
+    job: Job
+    window: Window
+    documents: Mapping[str, str] = field(default_factory=dict)
+    paths: Mapping[str, str] = field(default_factory=dict)
+    before: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """
+    What became of a task.
+
+    `output` is a fingerprint of the rows. `blocked`: it was not tried, because something that it needs failed.
+    """
+
+    job: str
+    window: Window
+    state: str
+    began_ns: int
+    took_s: float
+    rows: int = 0
+    output: str = ""
+    changed: bool = False
+    error: str | None = None
+    blocked: bool = False
+    inputs: str = ""
+
+
+class Engine(Protocol):
+    """Runs tasks that do not depend on one another, and gives each outcome as it comes, in any order."""
+
+    def run(self, tasks: Sequence[Task]) -> Iterator[Outcome]:
+        """The outcome of each task."""
+        ...
+
+
+class Local:
+    """This process: *workers* tasks at a time."""
+
+    def __init__(self, workers: int = 1) -> None:
+        self.workers = workers
+
+    def run(self, tasks: Sequence[Task]) -> Iterator[Outcome]:
+        """The outcome of each task. When the caller leaves, what runs ends and nothing else is begun."""
+        todo = iter(tasks)
+        with ThreadPoolExecutor(self.workers) as pool:
+            running = {pool.submit(perform, task) for task in islice(todo, self.workers)}
+            while running:
+                finished, running = wait(running, return_when=FIRST_COMPLETED)
+                running |= {pool.submit(perform, task) for task in islice(todo, len(finished))}
+                for one in finished:
+                    yield one.result()
+
+
+def perform(task: Task) -> Outcome:
+    """
+    Do a task: read what it needs, compute, put the result in the place of what the window gave before.
+
+    Whatever goes wrong is the outcome, not an exception: other jobs go on.
+    """
+    began_ns, began_s = time.time_ns(), time.perf_counter()
+
+    def ended(state: str, **values: Any) -> Outcome:
+        took_s = time.perf_counter() - began_s
+        return Outcome(job=task.job.name, window=task.window, state=state, began_ns=began_ns, took_s=took_s, **values)
+
+    try:
+        store = Store(task.root)
+        if task.job.name == ROLLUPS:
+            pieces = store.roll_up(task.window.now_ns, wait_s=600.0)
+            return ended(DONE, rows=pieces, changed=pieces > 0)
+        found = _within(task, _computed(store, task))
+        output = fingerprint(found)
+        changed = output != task.before or not _there(store, task, found)
+        if changed:
+            _put(store, task, found)
+        return ended(DONE, rows=found.height, output=output, changed=changed)
+    except NotEnoughData as error:
+        return ended(SKIPPED, error=str(error))
+    except Exception as error:  # noqa: BLE001 (the one place: a job's bug must not end the others')
+        return ended(FAILED, error=_told(error))
+
+
+def fingerprint(frame: pl.DataFrame) -> str:
+    """
+    A text that is the same for the same rows in any order.
+
+    It holds within one version of polars; after an upgrade what it is compared with is made once more.
+    """
+    rows = frame.select(sorted(frame.columns)).hash_rows(seed=7)
+    # A sum does not depend on the order; it wraps, which does no harm.
+    total = int(rows.to_numpy().sum(dtype="uint64")) if frame.height else 0
+    return f"{frame.height}-{total:016x}"
+
+
+def _computed(store: Store, task: Task) -> pl.DataFrame:
+    job, window, function = task.job, task.window, task.job.load()
+    needs = {name: _need(name, task) for name in job.needs}
+    frames = {item.table: scan(store, item.table, *job.reads(item, window)) for item in job.inputs}
+    if not job.by_device:
+        return _collected(function(frames, window, **needs))
+    parted = job.inputs[0]
+
+    def of_part(part: pl.LazyFrame) -> pl.LazyFrame:
+        return _collected(function({**frames, parted.table: part}, window, **needs)).lazy()
+
+    return over_devices(of_part, by_device(store, parted.table, *job.reads(parted, window)))
+
+
+def _need(name: str, task: Task) -> Any:
+    text, path = task.documents.get(name, ""), task.paths.get(name)
+    if name == "fleet":
+        from analytics.fleet_toml import parse_fleet
+
+        return parse_fleet(text, path=path)
+    return Path(task.root)
+
+
+def _collected(found: pl.LazyFrame | pl.DataFrame) -> pl.DataFrame:
+    return found.collect() if isinstance(found, pl.LazyFrame) else found
+
+
+def _within(task: Task, found: pl.DataFrame) -> pl.DataFrame:
+    """*found*, if all of it lies within the window; a row outside would stay when the window is done again."""
+    if found.is_empty():
+        return found
+    first, last = found.select(pl.col("time").min().alias("a"), pl.col("time").max().alias("b")).row(0)
+    start_ns, end_ns = task.window.start_ns, task.window.end_ns
+    if first is None or nanoseconds(first) < start_ns or nanoseconds(last) >= end_ns:
+        raise ValueError(f"rows from {first} to {last} are not within the window")
+    return found
+
+
+def _put(store: Store, task: Task, found: pl.DataFrame) -> None:
+    """Make *found* what the window holds. Ids are the window's, so hours stay apart until their day covers them."""
+    first, last = (moment // 1_000_000 for moment in (task.window.start_ns, task.window.end_ns))
+    day = day_of(task.window.start_ns)
+    store.replace(task.job.output, task.job.part, found, first=first, last=last - 1, only=[day])
+
+
+def _there(store: Store, task: Task, found: pl.DataFrame) -> bool:
+    """Whether what the window gave before is still in the store."""
+    held = store.segments(task.job.output, task.window.start_ns, task.window.end_ns)
+    return found.is_empty() or any(segment.writer == task.job.part for segment in held)
+
+
+def _told(error: Exception) -> str:
+    """What went wrong, and for a bug where."""
+    text = f"{error}".strip().splitlines()[0] if f"{error}".strip() else type(error).__name__
+    if isinstance(error, TelemetryError):
+        return text
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {text} ({Path(last.filename).name}:{last.lineno})"
