@@ -25,6 +25,7 @@ from collector.errors import (
     QueryError,
     ReadRetry,
     SourceUnavailable,
+    StoreBusy,
     StoreError,
     TelemetryError,
 )
@@ -36,6 +37,7 @@ S = 1_000_000_000
 COMMANDS = {
     "agent", "demo", "dashboard", "import", "export", "devices", "metrics", "query", "top", "energy", "efficiency",
     "doctor", "config", "calibrate", "sensors", "attribution", "cost", "focus", "funnel", "waste", "quality",
+    "jobs",
 }  # fmt: skip
 HEAVY = ("polars", "duckdb", "dash", "plotly", "sklearn", "numpy", "aiohttp", "prometheus_client", "rich", "yaml")
 
@@ -168,6 +170,7 @@ def test_the_version_is_shown() -> None:
         (SourceUnavailable("m"), 3),
         (ReadRetry("m"), 3),
         (StoreError("p", "m"), 1),
+        (StoreBusy("p", "m"), 3),
         (QueryError("m"), 1),
         (ImportFailed("p", "m"), 1),
         (TelemetryError("m"), 1),
