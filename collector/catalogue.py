@@ -406,6 +406,27 @@ WORK: Final = _of(
 MEMORY_TRAFFIC: Final = _of(
     Scope.WORKLOAD, "memory_traffic", BYTE, "Device memory read and written, as the engine estimates it.", Kind.COUNTER
 )
+WORK_PER_DEVICE: Final = _of(
+    Scope.WORKLOAD,
+    "work_per_device",
+    FLOP,
+    "Floating-point operations done by each of the engine's devices, as the engine estimates them.",
+    Kind.COUNTER,
+)
+MEMORY_READ_PER_DEVICE: Final = _of(
+    Scope.WORKLOAD,
+    "memory_read_per_device",
+    BYTE,
+    "Device memory read on each of the engine's devices, as the engine estimates it.",
+    Kind.COUNTER,
+)
+MEMORY_WRITTEN_PER_DEVICE: Final = _of(
+    Scope.WORKLOAD,
+    "memory_written_per_device",
+    BYTE,
+    "Device memory written on each of the engine's devices, as the engine estimates it.",
+    Kind.COUNTER,
+)
 THROUGHPUT: Final = _of(Scope.WORKLOAD, "throughput", TOKENS_PER_SECOND, "Tokens per second, as the engine reports it.")
 REQUESTS_RUNNING: Final = _of(Scope.WORKLOAD, "requests_running", COUNT, "Requests being answered.")
 QUEUE_LENGTH: Final = _of(Scope.WORKLOAD, "queue_length", COUNT, "Requests that wait.")

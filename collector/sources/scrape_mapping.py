@@ -160,7 +160,7 @@ LABEL_FIELDS: Final = {
     "id", "index", "part", "partition", "model", "serial", "bus", "driver_version", "firmware_version", "mode",
     "vendor", "host", "job", "pod", "namespace", "container", "user", "team", "workload",
 }  # fmt: skip
-_MERGES: Final = {"", "first", "max", "min", "sum", "total"}
+_MERGES: Final = {"", "first", "max", "mean", "min", "sum", "total"}
 
 
 def _refuse_unknown(given: Mapping[str, Any], known: set[str], key: str, path: Path) -> None:

@@ -79,6 +79,8 @@ class _Choice:
             return None
         if rule.merging in {"sum", "total"}:
             return sum(found)
+        if rule.merging == "mean":
+            return sum(found) / len(found)
         return found[0] if rule.merging == "first" else min(found) if rule.merging == "min" else max(found)
 
 
@@ -96,6 +98,10 @@ class _Plan:
     specials: list[tuple[Rule, int, str]] = field(default_factory=list)
     unwrapped: list[tuple[Metric, list[tuple[Rule, int, tuple[str, ...]]]]] = field(default_factory=list)
     power_text: dict[Rule, dict[str, str]] = field(default_factory=dict)
+
+
+_EACH: Final = frozenset({"mean", "sum", "total"})
+"""The merges in which every series counts."""
 
 
 def _limits(rule: Rule) -> tuple[float, float]:
@@ -291,7 +297,7 @@ class Reader:
         elif rule.scope is Scope.WORKLOAD:
             model = _first(labels, table.labels.get("model", ()))
             subject = self._labels.get("workload") or f"{self._instance}/{model}".removesuffix("/")
-        group = self._group(table, rule, labels) if rule.merging in {"sum", "total"} or rule.event else ()
+        group = self._group(table, rule, labels) if rule.merging in _EACH or rule.event else ()
         return _Bound(rule, subject, facts, model, group, host)
 
     @staticmethod

@@ -121,7 +121,7 @@ HEAD = 'name = "x"\ndetect = ["x_*"]\n'
         (HEAD + '[metrics]\nx_a = { to = "rack.power_w" }\n', "metrics.x_a.to"),
         (HEAD + "[metrics]\nx_a = { scale = 2 }\n", "metrics.x_a"),
         (HEAD + '[metrics]\nx_a = { to = "power_w", factor = 2 }\n', "metrics.x_a.factor"),
-        (HEAD + '[metrics]\nx_a = { to = "power_w", merge = "mean" }\n', "metrics.x_a.merge"),
+        (HEAD + '[metrics]\nx_a = { to = "power_w", merge = "median" }\n', "metrics.x_a.merge"),
         (HEAD + '[metrics]\nx_a = { to = "power_w", when = { l = ["a", "!b"] } }\n', "metrics.x_a.when.l"),
     ],
 )

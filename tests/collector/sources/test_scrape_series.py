@@ -14,8 +14,10 @@ from collector.catalogue import (
     HOST_CPU_POWER,
     HOST_DRAM_ENERGY,
     HOST_PLATFORM_POWER,
+    MEMORY_READ_PER_DEVICE,
     MEMORY_TOTAL,
     MEMORY_USED,
+    MEMORY_WRITTEN_PER_DEVICE,
     PAGES_RETIRED,
     POWER,
     POWER_INSTANT,
@@ -37,6 +39,7 @@ from collector.catalogue import (
     TOKENS_OUT,
     UNKNOWN_NAMES,
     UTILIZATION,
+    WORK_PER_DEVICE,
     XID_ERRORS,
     XID_LAST,
     Metric,
@@ -643,6 +646,16 @@ def test_vllms_tokens_belong_to_the_engine_and_its_histogram_is_no_counter() -> 
         QUEUE_LENGTH: 3.0,
     }
     assert not reading.devices
+
+
+def test_vllms_estimates_for_one_gpu_of_each_engine_are_those_of_a_gpu_of_the_group() -> None:
+    found = values(
+        'vllm:estimated_flops_per_gpu_total{engine="0",model_name="m"} 3e18\n'
+        'vllm:estimated_flops_per_gpu_total{engine="1",model_name="m"} 1e18\n'
+        'vllm:estimated_read_bytes_per_gpu_total{engine="0",model_name="m"} 6e15\n'
+        'vllm:estimated_write_bytes_per_gpu_total{engine="0",model_name="m"} 2e15\n'
+    )
+    assert found == {WORK_PER_DEVICE: 2e18, MEMORY_READ_PER_DEVICE: 6e15, MEMORY_WRITTEN_PER_DEVICE: 2e15}
 
 
 def test_an_engine_can_be_given_the_name_of_its_job() -> None:
