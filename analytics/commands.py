@@ -1,9 +1,8 @@
-"""The commands that analyse: devices, energy, efficiency, calibrate, sensors."""
+"""The commands that analyse: devices, energy, calibrate, sensors."""
 
-import time
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -31,18 +30,7 @@ if TYPE_CHECKING:
 
     import polars as pl
 
-    from analytics.energy import Group
-
 app = typer.Typer(rich_markup_mode=None)
-
-
-class Per(StrEnum):
-    """What a row of `efficiency` is about."""
-
-    WORKLOAD = "workload"
-    DEVICE = "device"
-    HOST = "host"
-    FLEET = "fleet"
 
 
 class Sensor(StrEnum):
@@ -120,14 +108,14 @@ def energy(
     asked, root = request(output, file, limit, since, until, tz), store_root(store)
     samples, known = scan(root, "device_samples", asked.start_ns, asked.end_ns), scan(root, "devices")
     if not calibration:
-        of_part = partial(energy_of, by=_window(by), max_gap_s=max_gap, devices=known)
+        of_part = partial(energy_of, by=window_of(by), max_gap_s=max_gap, devices=known)
         parts = by_device(root, "device_samples", asked.start_ns, asked.end_ns)
         answer("energy", over_devices(of_part, parts).lazy(), asked, check)
         return
     from analytics.calibration import calibrated_energy, latest_fits
 
     fits = latest_fits(scan(root, "calibrations"))
-    found = calibrated_energy(samples, fits, by=_window(by), max_gap_s=max_gap or 10.0, devices=known)
+    found = calibrated_energy(samples, fits, by=window_of(by), max_gap_s=max_gap or 10.0, devices=known)
     answer("energy", found, asked, check)
 
 
@@ -207,48 +195,10 @@ def sensors(
     answer("sensors", sensors_of(samples, column=metric.value), asked, check)
 
 
-@app.command()
-def efficiency(
-    store: StoreOption = None,
-    per: Annotated[Per, typer.Option("--per", help="What a row is about.")] = Per.WORKLOAD,
-    by: ByOption = None,
-    max_gap: GapOption = None,
-    output: OutputOption = Format.TABLE,
-    file: FileOption = None,
-    limit: LimitOption = None,
-    since: SinceOption = None,
-    until: UntilOption = None,
-    tz: TzOption = "UTC",
-    check: CheckOption = None,
-    quiet: QuietOption = False,
-    config: ConfigOption = None,
-) -> None:
-    """What the energy brought: joules per token, tokens per second per watt; per workload, device, host or fleet."""
-    from analytics.efficiency import efficiency as efficiency_of
-    from analytics.efficiency import efficiency_by_place
-    from analytics.frames import scan
-    from analytics.inventory import held
-
-    asked, root = request(output, file, limit, since, until, tz), store_root(store)
-    samples = scan(root, "device_samples", asked.start_ns, asked.end_ns)
-    work = scan(root, "workload_samples", asked.start_ns, asked.end_ns)
-    # An allocation that began before the window may hold in it.
-    allocations = held(scan(root, "allocations", None, asked.end_ns), asked.start_ns, asked.end_ns or time.time_ns())
-    known = scan(root, "devices")
-    window = _window(by)
-    if per is Per.WORKLOAD:
-        frame = efficiency_of(samples, work, allocations, by=window, max_gap_s=max_gap, devices=known)
-    else:
-        frame = efficiency_by_place(
-            samples, work, allocations, place=cast("Group", per.value), by=window, max_gap_s=max_gap, devices=known
-        )
-    answer("efficiency", frame, asked, check)
-
-
 # ----------------------------------------------------------------------------------------------------- what they share
 
 
-def _window(text: str | None) -> str | None:
+def window_of(text: str | None) -> str | None:
     """
     A window as the jobs take it.
 

@@ -203,9 +203,9 @@ def _told(
     return _Told(named(lines, work, hosts).collect().lazy(), work, known, fleet, hosts)
 
 
-def fleet_of(root: Path, file: Path | None) -> "Fleet":
+def fleet_of(root: Path, file: Path | None, *, tell: bool = True) -> "Fleet":
     """
-    The fleet as *file* describes it, or the store's own fleet.toml, or nothing.
+    The fleet as *file* describes it, or the store's own fleet.toml, or nothing (and say so, if *tell*).
 
     Raises: ConfigError.
     """
@@ -214,7 +214,8 @@ def fleet_of(root: Path, file: Path | None) -> "Fleet":
 
     path = file or root / "fleet.toml"
     if file is None and not path.exists():
-        say(f"no {path}: prices, PUE and sites are not known")
+        if tell:
+            say(f"no {path}: prices, PUE and sites are not known")
         return Fleet()
     return read_fleet(path)
 

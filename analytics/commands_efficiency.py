@@ -1,15 +1,16 @@
-"""The commands that say what came of the energy and what did not: waste, funnel."""
+"""The commands that say what came of the energy and what did not: efficiency, waste, funnel."""
 
 # ruff: noqa: ARG001 (the options --quiet and --config act by themselves, when they are read)
 
 import time
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple, cast
 
 import typer
 
-from analytics.commands import GapOption, answer
+from analytics.commands import ByOption, GapOption, answer, window_of
 from analytics.commands_cost import FleetOption, fleet_of, rates_of
 from collector.options import (
     CheckOption,
@@ -31,7 +32,55 @@ from collector.output import Format
 if TYPE_CHECKING:
     import polars as pl
 
+    from analytics import leagues
+    from analytics.energy import Group
+
 app = typer.Typer(rich_markup_mode=None)
+
+
+class Of(StrEnum):
+    """What a row of `efficiency` is about: one's own figures, or a league of what is alike."""
+
+    WORKLOAD = "workload"
+    DEVICE = "device"
+    HOST = "host"
+    FLEET = "fleet"
+    SKU = "sku"
+    DRIVER = "driver_version"
+    FRAMEWORK = "framework"
+    TEAM = "team"
+    SITE = "site"
+    MODEL = "model"
+
+
+class Within(StrEnum):
+    """What rows of a league must share to be compared."""
+
+    MODEL = "model"
+    SKU = "sku"
+    FRAMEWORK = "framework"
+    SITE = "site"
+    NONE = "none"
+
+
+class Measure(StrEnum):
+    """What joules are divided by."""
+
+    TOKEN = "token"
+    SAMPLE = "sample"
+    STEP = "step"
+
+
+class Axis(StrEnum):
+    """What stands against joules in a Pareto front."""
+
+    THROUGHPUT = "throughput"
+    REQUEST = "request"
+    FIRST_TOKEN = "first_token"
+    TOKEN = "token"
+    P50 = "p50"
+    P90 = "p90"
+    P99 = "p99"
 
 
 class Per(StrEnum):
@@ -65,6 +114,78 @@ EffectiveOption = Annotated[
         "--effective", metavar="RATIO", min=0.0, max=1.0, help="A device is used well above this activity of its units."
     ),
 ]
+
+
+@app.command()
+def efficiency(
+    store: StoreOption = None,
+    per: Annotated[Of, typer.Option("--per", help="What a row is about.")] = Of.WORKLOAD,
+    by: ByOption = None,
+    within: Annotated[
+        list[Within] | None,
+        typer.Option(
+            "--within", help="Rank only rows of the same (may be repeated); not given: model.", show_default=False
+        ),
+    ] = None,
+    measure: Annotated[Measure, typer.Option("--measure", help="Joules for what, in a league.")] = Measure.TOKEN,
+    least: Annotated[
+        float | None,
+        typer.Option(
+            "--least",
+            metavar="NUMBER",
+            min=0.0,
+            show_default=False,
+            help="Rank from so many tokens, samples or steps on; not given: 100000, 1000, 100.",
+        ),
+    ] = None,
+    pareto: Annotated[
+        Axis | None,
+        typer.Option("--pareto", help="Which rows nothing beats in both joules and this.", show_default=False),
+    ] = None,
+    fleet: FleetOption = None,
+    max_gap: GapOption = None,
+    output: OutputOption = Format.TABLE,
+    file: FileOption = None,
+    limit: LimitOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    tz: TzOption = "UTC",
+    check: CheckOption = None,
+    quiet: QuietOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """
+    What the energy brought: joules per token, sample, step and request, tokens/s/W, MFU, latency, per wall joule.
+
+    Per workload, device, host or fleet as it is; per sku, driver_version, framework, team, site or model as a league,
+    ranked within a model where there is enough evidence. --pareto also tells which rows (or workloads) nothing beats.
+    """
+    from analytics.efficiency import efficiency_by_place
+    from analytics.frames import scan
+
+    asked, root = request(output, file, limit, since, until, tz), store_root(store)
+    if per in _PLACES and pareto is None:
+        found = efficiency_by_place(
+            scan(root, "device_samples", asked.start_ns, asked.end_ns),
+            scan(root, "workload_samples", asked.start_ns, asked.end_ns),
+            _held(root, asked),
+            place=_PLACES[per],
+            by=window_of(by),
+            max_gap_s=max_gap,
+            devices=scan(root, "devices"),
+        )
+    elif per is Of.WORKLOAD and pareto is None:
+        found = _measures(root, asked, fleet, by=window_of(by), max_gap=max_gap)
+    else:
+        _refuse(per, by)
+        key = cast("leagues.Key", per.value)
+        groups = [cast("leagues.Key", one.value) for one in within or [Within.MODEL] if one is not Within.NONE]
+        found = _league(root, asked, fleet, max_gap, per=key, within=groups, measure=measure.value, least=least)
+        if pareto is not None:
+            from analytics.leagues import pareto as front_of
+
+            found = front_of(found, axis=pareto.value, measure=measure.value, within=groups)
+    answer("efficiency", found, asked, check)
 
 
 @app.command()
@@ -127,6 +248,87 @@ def funnel(
 # ----------------------------------------------------------------------------------------------------- what they share
 
 
+_PLACES: "dict[Of, Group]" = {Of.DEVICE: "device", Of.HOST: "host", Of.FLEET: "fleet"}
+
+
+def _refuse(per: Of, by: str | None) -> None:
+    """
+    Refuse what a league is not.
+
+    Raises: ConfigError.
+    """
+    from collector.errors import ConfigError
+
+    if by is not None:
+        raise ConfigError("--by", f"{by}: a league is of the whole window; leave it out, or choose --per workload")
+    if per in _PLACES:
+        raise ConfigError("--pareto", f"is not for --per {per.value}: a device of a group has no tokens of its own")
+
+
+def _measures(
+    root: Path, asked: Request, fleet_file: Path | None, *, by: str | None, max_gap: float | None
+) -> "pl.LazyFrame":
+    from analytics.frames import scan
+    from analytics.inventory import device_types
+    from analytics.measures import measures
+
+    window = (asked.start_ns, asked.end_ns)
+    known = scan(root, "devices")
+    return measures(
+        scan(root, "device_samples", *window),
+        scan(root, "workload_samples", *window),
+        _held(root, asked),
+        types=device_types(known, fleet_of(root, fleet_file, tell=False)),
+        host_samples=scan(root, "host_samples", *window),
+        by=by,
+        max_gap_s=max_gap,
+        devices=known,
+    )
+
+
+def _league(
+    root: Path,
+    asked: Request,
+    fleet_file: Path | None,
+    max_gap: float | None,
+    *,
+    per: "leagues.Key",
+    within: "list[leagues.Key]",
+    measure: "leagues.Measure",
+    least: float | None,
+) -> "pl.LazyFrame":
+    from dataclasses import replace
+
+    from analytics.attribution import attribute
+    from analytics.frames import by_device, over_devices, scan
+    from analytics.inventory import device_types
+    from analytics.leagues import WINDOW, Evidence, league, runs
+
+    window = (asked.start_ns, asked.end_ns)
+    known = scan(root, "devices").collect().lazy()
+    fleet = fleet_of(root, fleet_file, tell="site" in {per, *within})
+    of_part = partial(attribute, allocations=_held(root, asked), devices=known, by=WINDOW, max_gap_s=max_gap)
+    lines = over_devices(of_part, by_device(root, "device_samples", *window))
+    told = runs(
+        lines.lazy(),
+        scan(root, "workload_samples", *window),
+        devices=known,
+        types=device_types(known, fleet),
+        hosts=fleet.site_of(lines["host"].drop_nulls().unique()),
+    )
+    evidence = Evidence() if least is None else replace(Evidence(), **{measure: least})
+    return league(told, per=per, within=within, measure=measure, evidence=evidence)
+
+
+def _held(root: Path, asked: Request) -> "pl.LazyFrame":
+    """The allocations that hold in what was asked for; one that began before may."""
+    from analytics.frames import scan
+    from analytics.inventory import held
+
+    told = scan(root, "allocations", None, asked.end_ns)
+    return held(told, asked.start_ns, asked.end_ns or time.time_ns()).collect().lazy()
+
+
 class _Told(NamedTuple):
     """The priced lines of the ledger of a window, and the window's length."""
 
@@ -144,7 +346,7 @@ def _ledger(root: Path, asked: Request, fleet_file: Path | None, *, effective: f
 
     from analytics.cost import priced
     from analytics.frames import by_device, scan
-    from analytics.inventory import device_types, held
+    from analytics.inventory import device_types
     from analytics.ledger import REMOVED_S, ledger_in_parts
     from analytics.waste import placed
 
@@ -156,7 +358,7 @@ def _ledger(root: Path, asked: Request, fleet_file: Path | None, *, effective: f
     partitions = known.filter(pl.col("parent").is_not_null()).select("device").unique().collect().to_series()
     lines = ledger_in_parts(
         by_device(root, "device_samples", *window),
-        held(scan(root, "allocations", None, asked.end_ns), asked.start_ns, asked.end_ns or time.time_ns()),
+        _held(root, asked),
         events=scan(root, "events", before, asked.end_ns),
         devices=known,
         types=types,

@@ -61,11 +61,33 @@ def efficiency(
     are taken at the mean of those with (covered_ratio says how many there are). A workload that several sources report
     is taken from the one that covers more. One without devices has no energy, and one without counters no tokens.
     """
+    steps = device_steps(device_samples, max_gap_s=max_gap_s, devices=devices)
+    return of_workloads(held_energy(steps, workload_samples, allocations, by=by), workload_samples, by=by)
+
+
+def held_energy(
+    steps: pl.LazyFrame, workload_samples: pl.LazyFrame, allocations: pl.LazyFrame, *, by: str | None
+) -> pl.LazyFrame:
+    """
+    What the devices of each workload drew, twice: while it held them, and (`counted`) while its counters were read too.
+
+    In:  steps as `analytics.energy.device_steps` gives them; the rest as `efficiency`.
+    Out: workload, device, counted, window (with *by*), start, end, share, name, user, team, span_s, covered_s, and the
+         share's energy_j, counter_j, modelled_j, error_j; busy_s, busy_covered_s.
+    """
+    spans = _spans(current(allocations), _seen(workload_samples), seconds(by) if by else None)
+    return energy_in(spans, steps).collect().lazy()
+
+
+def of_workloads(found: pl.LazyFrame, workload_samples: pl.LazyFrame, *, by: str | None) -> pl.LazyFrame:
+    """
+    Energy and work of each workload, from what its devices drew.
+
+    In:  found as `held_energy` gives it; the rest as `efficiency`. Out: as `efficiency`.
+    """
     wanted = seconds(by) if by else None
     keys = ["workload"] if wanted is None else ["workload", "window"]
     work = work_of(workload_samples, wanted)
-    spans = _spans(current(allocations), _seen(workload_samples), wanted)
-    found = energy_in(spans, device_steps(device_samples, max_gap_s=max_gap_s, devices=devices)).collect().lazy()
     whole, counted = pl.col("counted").not_(), pl.col("counted")
     used = found.group_by(keys).agg(
         pl.col("name", "user", "team").drop_nulls().last(),
@@ -345,11 +367,17 @@ def _total_at(name: str, edge: str) -> pl.Expr:
 # --------------------------------------------------------------------------------------------------------------- work
 
 
-def work_of(workload_samples: pl.LazyFrame, window_s: float | None) -> pl.LazyFrame:
-    """What each workload did (by its best source): the counters of `WORK`, null where not read, and `work_s`."""
-    keys = ["workload", "source"]
-    parts = {name: difference(name, MAX_COUNTER_GAP_S, float("inf")) for name in WORK}
-    steps = in_order(_source_known(workload_samples), keys, WORK).select(
+def work_of(workload_samples: pl.LazyFrame, window_s: float | None, *, more: Sequence[str] = ()) -> pl.LazyFrame:
+    """
+    What each workload did, by its best source.
+
+    Out: workload, window (of *window_s*, if that is given), work_s (how long one of the counters of `WORK` was known),
+         the rise of those counters and of *more*, null where not read.
+    """
+    keys, names = ["workload", "source"], (*WORK, *more)
+    rows = _with_nulls(_source_known(workload_samples), dict.fromkeys(more, pl.Float64()))
+    parts = {name: difference(name, MAX_COUNTER_GAP_S, float("inf")) for name in names}
+    steps = in_order(rows, keys, names).select(
         *keys,
         "time",
         begin=pl.when(pl.col("workload") == pl.col("workload").shift(1))
@@ -358,7 +386,7 @@ def work_of(workload_samples: pl.LazyFrame, window_s: float | None) -> pl.LazyFr
         **{name: risen for name, (risen, _) in parts.items()},
         **{f"{name}_s": covered for name, (_, covered) in parts.items()},
     )
-    amounts = [*WORK, *(f"{name}_s" for name in WORK)]
+    amounts = [*names, *(f"{name}_s" for name in names)]
     if window_s is not None:
         steps = split(steps, window_s, amounts).rename({"chunk": "window"})
     group = ["workload"] if window_s is None else ["workload", "window"]
@@ -369,5 +397,5 @@ def work_of(workload_samples: pl.LazyFrame, window_s: float | None) -> pl.LazyFr
         .with_columns(work_s=work_s)
         .sort([*group, "work_s", "source"], descending=[*(False for _ in group), True, False])
         .unique(group, keep="first", maintain_order=True)
-        .select(*group, "work_s", *(pl.when(pl.col(f"{name}_s") > 0).then(name).alias(name) for name in WORK))
+        .select(*group, "work_s", *(pl.when(pl.col(f"{name}_s") > 0).then(name).alias(name) for name in names))
     )

@@ -1,4 +1,4 @@
-"""The commands waste and funnel, from a store and a fleet.toml to rows."""
+"""The commands efficiency, waste and funnel, from a store and a fleet.toml to rows."""
 
 import json
 import os
@@ -23,6 +23,7 @@ price_per_kwh = 0.2
 [[sku]]
 name = "big"
 model = ["X"]
+flop_per_s = 1e15
 capex = 8760
 currency = "EUR"
 discount_ratio = 0
@@ -82,6 +83,19 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "source": ["test"] * 3,
             "user": ["ada", "ada", "bob"],
             "team": ["ml", "ml", "web"],
+        },
+    )
+    made.write(
+        "workload_samples",
+        {
+            "workload": ["w"] * len(times),
+            "time": times,
+            "source": ["vllm"] * len(times),
+            "model": ["llama"] * len(times),
+            "framework": ["vllm"] * len(times),
+            "tokens_out": [100.0 * s for s in range(0, 3601, 10)],
+            "work_flop": [1e14 * s for s in range(0, 3601, 10)],
+            "latency_p99_s": [2.5] * len(times),
         },
     )
     made.write(
@@ -172,3 +186,54 @@ def test_an_empty_window_is_no_error(store: Path) -> None:
 def test_a_check_watches_a_step(store: Path) -> None:
     assert run("funnel", "--store", store, "--check", "ratio<0.5").exit_code == 4
     assert run("funnel", "--store", store, "--check", "ratio<0.01").exit_code == 0
+
+
+def test_efficiency_of_a_workload_has_its_share_of_the_peak(store: Path) -> None:
+    found = {row["workload"]: row for row in rows(run("efficiency", "--store", store, "-o", "json"))}
+    assert found["w"]["joules_per_token"] == pytest.approx(6.0)
+    assert found["w"]["mfu_ratio"] == pytest.approx(0.05)
+    assert (found["w"]["latency_p99_s"], found["w"]["wall_j"]) == (2.5, None)
+    assert found["v"]["joules_per_token"] is None
+
+
+@pytest.mark.parametrize("per", ["sku", "driver_version", "framework", "team", "site", "model"])
+def test_efficiency_is_a_league_of_what_is_alike(store: Path, per: str) -> None:
+    found = rows(run("efficiency", "--store", store, "--per", per, "-o", "json"))
+    ranked = [row for row in found if row["rank"]]
+    if per == "driver_version":  # nobody told of drivers
+        assert [row["unranked"] for row in found] == ["no driver_version is known"] * 2
+        return
+    (row,) = ranked
+    assert (row["joules_per_token"], row["rank"], row["model"]) == (pytest.approx(6.0), 1, "llama")
+    assert row["joules_per_token_low"] < 6.0 < row["joules_per_token_high"]
+    assert all(row["unranked"] for row in found if row not in ranked)
+
+
+def test_the_least_work_for_a_rank_is_the_users_choice(store: Path) -> None:
+    (row,) = [
+        row
+        for row in rows(run("efficiency", "--store", store, "--per", "sku", "--least", 1e6, "-o", "json"))
+        if row["model"] == "llama"
+    ]
+    assert (row["rank"], row["unranked"]) == (None, "360000 tokens; 1,000,000 are needed")
+
+
+def test_a_pareto_front_is_of_workloads_or_of_a_league(store: Path) -> None:
+    found = rows(run("efficiency", "--store", store, "--pareto", "p99", "-o", "json"))
+    assert {row["workload"]: row["front"] for row in found} == {"w": True, "v": None}
+    of_type = rows(run("efficiency", "--store", store, "--per", "sku", "--pareto", "throughput", "-o", "json"))
+    assert [row["front"] for row in of_type] == [True, None]
+
+
+def test_what_is_no_league_is_refused_with_the_reason(store: Path) -> None:
+    result = run("efficiency", "--store", store, "--per", "sku", "--by", "5m")
+    assert (result.exit_code, "--by" in result.stderr) == (2, True)
+    result = run("efficiency", "--store", store, "--per", "device", "--pareto", "throughput")
+    assert (result.exit_code, "no tokens of its own" in result.stderr) == (2, True)
+    assert run("efficiency", "--store", store, "--per", "colour").exit_code == 2
+
+
+def test_leagues_may_rank_across_models(store: Path) -> None:
+    found = rows(run("efficiency", "--store", store, "--per", "team", "--within", "none", "-o", "json"))
+    assert [(row["team"], row["rank"]) for row in found] == [("ml", 1), ("web", None)]
+    assert "model" not in found[0]
