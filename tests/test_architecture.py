@@ -28,6 +28,7 @@ ALLOWED = {
     "collector.store": {"duckdb"},
     "analytics": {"polars", "numpy", "sklearn"},
     "analytics.commands": {"polars", "typer"},
+    "analytics.effects": {"polars", "numpy", "scipy"},
     "dashboards": {
         "polars",
         "dash",
