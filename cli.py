@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from analytics import commands as analytics_commands
-from analytics import commands_cost, commands_efficiency, commands_jobs, commands_quality
+from analytics import commands_compare, commands_cost, commands_efficiency, commands_jobs, commands_quality
 from collector import commands as collector_commands
 from collector.errors import TelemetryError
 from collector.imports import commands as import_commands
@@ -50,6 +50,7 @@ app = typer.Typer(
 )
 app.add_typer(collector_commands.app)
 app.add_typer(analytics_commands.app)
+app.add_typer(commands_compare.app)
 app.add_typer(commands_cost.app)
 app.add_typer(commands_efficiency.app)
 app.add_typer(commands_quality.app)
