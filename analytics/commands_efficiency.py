@@ -1,4 +1,4 @@
-"""The commands that say what came of the energy and what did not: efficiency, waste, funnel."""
+"""The commands that say what came of the energy and what did not: efficiency, pue, waste, funnel."""
 
 # ruff: noqa: ARG001 (the options --quiet and --config act by themselves, when they are read)
 
@@ -97,6 +97,14 @@ class Per(StrEnum):
     SITE = "site"
 
 
+class Level(StrEnum):
+    """What a row of `pue` is about."""
+
+    SITE = "site"
+    HOST = "host"
+    FLEET = "fleet"
+
+
 class Place(StrEnum):
     """What a `funnel` is of."""
 
@@ -142,6 +150,9 @@ def efficiency(
         Axis | None,
         typer.Option("--pareto", help="Which rows nothing beats in both joules and this.", show_default=False),
     ] = None,
+    split: Annotated[
+        bool, typer.Option("--phases", help="Joules per prompt and per generated token of each workload, by a model.")
+    ] = False,
     fleet: FleetOption = None,
     max_gap: GapOption = None,
     output: OutputOption = Format.TABLE,
@@ -164,7 +175,9 @@ def efficiency(
     from analytics.frames import scan
 
     asked, root = request(output, file, limit, since, until, tz), store_root(store)
-    if per in _PLACES and pareto is None:
+    if split:
+        found = _phases(root, asked, max_gap, per=per, by=by, pareto=pareto)
+    elif per in _PLACES and pareto is None:
         found = efficiency_by_place(
             scan(root, "device_samples", asked.start_ns, asked.end_ns),
             scan(root, "workload_samples", asked.start_ns, asked.end_ns),
@@ -245,6 +258,51 @@ def funnel(
     answer("funnel", found, asked, check)
 
 
+@app.command()
+def pue(
+    store: StoreOption = None,
+    per: Annotated[Level, typer.Option("--per", help="What a row is about.")] = Level.SITE,
+    fleet: FleetOption = None,
+    max_gap: GapOption = None,
+    output: OutputOption = Format.TABLE,
+    file: FileOption = None,
+    limit: LimitOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    tz: TzOption = "UTC",
+    check: CheckOption = None,
+    quiet: QuietOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """What is drawn beyond the devices: ITUE, PUE, TUE, CUE of sites and hosts, and joules per token at each level."""
+    from analytics.attribution import measured_pue
+    from analytics.effectiveness import effectiveness
+    from analytics.efficiency import tokens_of_devices
+    from analytics.energy import device_steps, energy
+    from analytics.frames import by_device, over_devices, scan
+    from analytics.measures import wall_ratios
+
+    asked, root = request(output, file, limit, since, until, tz), store_root(store)
+    window, known = (asked.start_ns, asked.end_ns), scan(root, "devices").collect().lazy()
+    parts = by_device(root, "device_samples", *window)
+    used = over_devices(partial(energy, by="15m", max_gap_s=max_gap, devices=known), parts).lazy()
+    steps = over_devices(partial(device_steps, max_gap_s=max_gap, devices=known), parts).lazy()
+    told = fleet_of(root, fleet)
+    hosts = told.site_of(used.select("host").drop_nulls().unique().collect()["host"])
+    metered = measured_pue(scan(root, "facility_samples", *window)).select("site", "pue").collect().iter_rows()
+    found = effectiveness(
+        used,
+        wall_ratios(steps, scan(root, "host_samples", *window), max_gap_s=max_gap),
+        rates_of(root, told, used),
+        hosts=hosts,
+        pue={site: (value, "meters") for site, value in metered}
+        | {site: (value, "fleet.toml") for site, value in told.pue.items()},
+        tokens=tokens_of_devices(scan(root, "workload_samples", *window), _held(root, asked), by=None),
+        per=per.value,
+    )
+    answer("pue", found, asked, check)
+
+
 # ----------------------------------------------------------------------------------------------------- what they share
 
 
@@ -284,6 +342,25 @@ def _measures(
         max_gap_s=max_gap,
         devices=known,
     )
+
+
+def _phases(
+    root: Path, asked: Request, max_gap: float | None, *, per: Of, by: str | None, pareto: Axis | None
+) -> "pl.LazyFrame":
+    """
+    The split of what was asked for.
+
+    Raises: ConfigError, StoreError.
+    """
+    from analytics.frames import scan
+    from analytics.phases import phases
+    from collector.errors import ConfigError
+
+    if per is not Of.WORKLOAD or by is not None or pareto is not None:
+        raise ConfigError("--phases", "is of workloads over the whole window: leave out --per, --by and --pareto")
+    window = (asked.start_ns, asked.end_ns)
+    samples, work = (scan(root, name, *window) for name in ("device_samples", "workload_samples"))
+    return phases(samples, work, _held(root, asked), max_gap_s=max_gap, devices=scan(root, "devices"))
 
 
 def _league(

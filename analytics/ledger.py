@@ -358,37 +358,47 @@ def _signs(
         rows = told.join(partition_shares(devices).select("part", "parent"), on="part", how="left")
         rows = rows.with_columns(device=pl.coalesce("parent", "part"))
     # A step that ends on an edge belongs to what ended there.
-    rows = rows.with_columns(before=(nanoseconds("time") - 1).cast(pl.Datetime("ns"))).sort("before")
+    rows = rows.with_columns(before=(nanoseconds("time") - 1).cast(pl.Datetime("ns"))).with_row_index("row")
     cuts = pieces.select("device", "piece", "start", "end").sort("start")
-    used = rows.join_asof(
-        cuts, left_on="before", right_on="start", by="device", strategy="backward", check_sortedness=False
-    ).filter(pl.col("before") < pl.col("end"))
+    # Only what is looked up is sorted by time, not all that was read.
+    at = (
+        rows.select("row", "device", "before")
+        .sort("before")
+        .join_asof(cuts, left_on="before", right_on="start", by="device", strategy="backward", check_sortedness=False)
+        .sort("row")
+        .select("piece", "end")
+    )
+    used = pl.concat([rows, at], how="horizontal").filter(pl.col("before") < pl.col("end"))
     idle = pl.col("utilization") <= idle_ratio
-    weight = pl.when(~idle.fill_null(False)).then("span_s")
-
-    def mean(value: pl.Expr) -> pl.Expr:
-        return (value * weight).sum() / pl.when(value.is_not_null()).then(weight).sum()
-
-    def known(value: pl.Expr) -> pl.Expr:
-        found = mean(value)
-        return pl.when(found.is_finite()).then(found)
-
     lane = pl.col("generation").round().cast(pl.Int64).replace_strict(
         PCIE_LANE_BYTES_PER_S, default=None, return_dtype=pl.Float64
     )  # fmt: skip
-    own = pl.any_horizontal(pl.col("sm", "tensor").is_not_null())
-    return used.group_by("part", "piece", stretch=window_start("before", stretch_s)).agg(
-        idle_share=pl.when(idle.count() > 0).then(
-            pl.col("span_s").filter(idle).sum() / pl.col("span_s").filter(idle.is_not_null()).sum()
-        ),
-        activity_ratio=known(pl.max_horizontal(pl.coalesce("sm", "graphics", "utilization"), "tensor")),
-        judged=own.any(),
-        utilization_ratio=known(pl.col("utilization")),
-        dram_ratio=known(pl.col("dram")),
-        pcie_ratio=known(pl.col("pcie_rx") / (lane * pl.col("width"))),
-        fabric_bytes_per_s=known(pl.max_horizontal("fabric_rx", "fabric_tx")),
-        **{f"lost_{reason}": known(pl.col(f"lost_{reason}")).fill_null(0.0) for reason in REASONS},
-    )
+    means = {
+        "activity_ratio": pl.max_horizontal(pl.coalesce("sm", "graphics", "utilization"), "tensor"),
+        "utilization_ratio": pl.col("utilization"),
+        "dram_ratio": pl.col("dram"),
+        "pcie_ratio": pl.col("pcie_rx") / (lane * pl.col("width")),
+        "fabric_bytes_per_s": pl.max_horizontal("fabric_rx", "fabric_tx"),
+        **{f"lost_{reason}": pl.col(f"lost_{reason}") for reason in REASONS},
+    }
+    weight = pl.when(~idle.fill_null(False)).then("span_s")
+    keys = ["part", "piece", "stretch"]
+    sums = (
+        used.select(
+            "part", "piece", stretch=window_start("before", stretch_s),
+            judged=pl.col("sm").is_not_null() | pl.col("tensor").is_not_null(),
+            idle_s=pl.when(idle).then("span_s"), told_s=pl.when(idle.is_not_null()).then("span_s"),
+            **{name: value * weight for name, value in means.items()},
+            **{f"{name}_s": pl.when(value.is_not_null()).then(weight) for name, value in means.items()},
+        )
+        .group_by(keys)
+        .agg(pl.col("judged").any(), pl.exclude("judged").sum())
+    )  # fmt: skip
+    return sums.select(
+        *keys, "judged",
+        idle_share=pl.when(pl.col("told_s") > 0).then(pl.col("idle_s") / pl.col("told_s")),
+        **{name: pl.when(pl.col(f"{name}_s") > 0).then(pl.col(name) / pl.col(f"{name}_s")) for name in means},
+    ).with_columns(pl.col(f"lost_{reason}").fill_null(0.0) for reason in REASONS)  # fmt: skip
 
 
 def _host_signs(host_samples: pl.LazyFrame | None, stretch_s: float) -> pl.LazyFrame:

@@ -127,13 +127,14 @@ def wall_ratios(
 
     In:  steps as `analytics.energy.device_steps` gives them; host_samples: host, time, source, platform_power_w,
          platform_energy_j.
-    Out: host, window (with *by*), wall_ratio, covered_s (in which machine and devices were all measured).
+    Out: host, window (with *by*), wall_ratio, and of the time in which machine and devices were all measured covered_s,
+         whole_j (of the machine), parts_j (of its devices).
     """
     belongs = steps.select(part="device", whole="host").drop_nulls().unique()
     window = [] if by is None else ["window"]
     known = overhead(platform_steps(host_samples, max_gap_s=max_gap_s), steps, belongs, by=by)
     return known.filter(pl.col("parts_j") > 0).select(
-        *window, "covered_s", host="whole", wall_ratio=pl.col("whole_j") / pl.col("parts_j")
+        *window, "covered_s", "whole_j", "parts_j", host="whole", wall_ratio=pl.col("whole_j") / pl.col("parts_j")
     )
 
 
@@ -151,7 +152,7 @@ def _boards(
     if types is not None:
         boards = boards.drop(_PEAKS).join(types.select("device", *_PEAKS), on="device", how="left")
     if host_samples is not None:
-        ratios = wall_ratios(steps, host_samples, max_gap_s=max_gap_s, by=by).drop("covered_s")
+        ratios = wall_ratios(steps, host_samples, max_gap_s=max_gap_s, by=by).drop("covered_s", "whole_j", "parts_j")
         boards = boards.drop("wall_ratio").join(ratios, on="host", how="left")
     return boards.drop("host")
 

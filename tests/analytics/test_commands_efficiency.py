@@ -237,3 +237,45 @@ def test_leagues_may_rank_across_models(store: Path) -> None:
     found = rows(run("efficiency", "--store", store, "--per", "team", "--within", "none", "-o", "json"))
     assert [(row["team"], row["rank"]) for row in found] == [("ml", 1), ("web", None)]
     assert "model" not in found[0]
+
+
+def test_pue_tells_what_is_drawn_beyond_the_devices_where_it_was_measured(store: Path) -> None:
+    (unmeasured,) = rows(run("pue", "--store", store, "-o", "json"))
+    assert (unmeasured["site"], unmeasured["itue"], unmeasured["pue"]) == ("dub", None, None)
+    times = [T0 + s * S for s in range(0, 3601, 10)]
+    Store(store).write(
+        "host_samples",
+        {
+            "host": ["node-1"] * len(times),
+            "time": times,
+            "source": ["bmc"] * len(times),
+            "platform_power_w": [1200.0] * len(times),
+        },
+    )
+    Store(store).write(
+        "facility_samples",
+        {
+            "meter": ["main"] * len(times),
+            "time": times,
+            "source": ["meter"] * len(times),
+            "site": ["dub"] * len(times),
+            "meter_power_w": [1800.0] * len(times),
+            "it_power_w": [1200.0] * len(times),
+            "carbon_intensity_g_per_kwh": [300.0] * len(times),
+        },
+    )
+    (site,) = rows(run("pue", "--store", store, "-o", "json"))
+    assert (site["itue"], site["pue"], site["tue"]) == pytest.approx((1.5, 1.5, 2.25))
+    assert site["cue_location_kg_per_kwh"] == pytest.approx(0.45)
+    assert (site["pue_basis"], site["joules_per_token_facility"]) == ("meters", pytest.approx(8.0 * 2.25))
+    (host,) = rows(run("pue", "--store", store, "--per", "host", "-o", "json"))
+    assert (host["host"], host["tue"]) == ("node-1", pytest.approx(2.25))
+    workload = {row["workload"]: row for row in rows(run("efficiency", "--store", store, "-o", "json"))}["w"]
+    assert workload["tokens_per_wall_joule"] == pytest.approx(1 / (6.0 * 1.5))
+
+
+def test_phases_say_why_there_is_no_split(store: Path) -> None:
+    (row,) = rows(run("efficiency", "--store", store, "--phases", "-o", "json"))
+    assert (row["workload"], row["basis"]) == ("w", None)
+    assert row["reason"] == "prompt and generated tokens were not both counted"
+    assert run("efficiency", "--store", store, "--phases", "--per", "sku").exit_code == 2
