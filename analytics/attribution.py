@@ -6,14 +6,26 @@ known, so their parts, what was idle and what nobody held add up to the device, 
 (hosts, racks, sites) add what they draw beyond their parts.
 """
 
-from collections.abc import Mapping
-from typing import Final, Literal
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal, NamedTuple
 
 import polars as pl
 
+from analytics.cells import IDLE_RATIO
 from analytics.efficiency import current, energy_in, work_of
-from analytics.energy import device_steps, integrate_power, seconds, split, window_start
+from analytics.energy import (
+    device_cells,
+    device_steps,
+    energy_of_cells,
+    integrate_power,
+    seconds,
+    split,
+    window_start,
+    without_partitions,
+)
+from analytics.frames import each_part
 from analytics.intervals import BOUNDS, bounds, measured, total
+from analytics.steps import readings
 from collector.catalogue import (
     ACTIVITY_GRAPHICS,
     ACTIVITY_SM,
@@ -29,6 +41,9 @@ from collector.catalogue import (
 Basis = Literal["allocation", "activity"]
 Per = Literal["workload", "name", "user", "team", "model", "device", "host", "site", "fleet"]
 
+Samples = pl.LazyFrame | Sequence[pl.LazyFrame]
+"""Readings, whole or in parts that hold devices whole."""
+
 OWNER: Final = ("workload", "name", "user", "team")
 AMOUNTS: Final = ("span_s", "covered_s", "energy_j", "modelled_j", "error_j")
 """
@@ -37,8 +52,6 @@ device) half the interval.
 """
 ENERGY: Final = ("energy_j", *BOUNDS)
 ENDS: Final = ("", "_low", "_high")
-IDLE_RATIO: Final = 0.01
-"""A device is idle while no more of its time than this is in use."""
 ACTIVITY_S: Final = 300.0
 """How long the activity of a partition is averaged where it tells who used a shared device."""
 STRETCH_S: Final = 300.0
@@ -51,16 +64,27 @@ _EXACT: Final = 1e-9
 _SUMS: Final = (
     "energy_j", "modelled_j", "covered_s", "error_j", "idle_j", "idle_modelled_j", "idle_s", "idle_error_j",
 )  # fmt: skip
+ALLOCATED: Final = pl.Schema(
+    {**dict.fromkeys(("workload", "device"), pl.String()), **dict.fromkeys(("start", "end"), pl.Datetime("ns"))}
+)
 # MIG slices of a whole board; the boards below have fewer than the usual seven.
 _SLICES: Final = 7
 _FOUR_SLICES: Final = r"(?i)\bA30\b|RTX PRO 6000"
 
 
+class Account(NamedTuple):
+    """What one pass over readings gives: energy by windows, as `analytics.energy.energy`, and lines of `attribute`."""
+
+    windows: pl.DataFrame
+    lines: pl.DataFrame
+
+
 def attribute(
-    device_samples: pl.LazyFrame,
+    device_samples: Samples,
     allocations: pl.LazyFrame,
     *,
     devices: pl.LazyFrame | None = None,
+    host_samples: pl.LazyFrame | None = None,
     by: str | None = None,
     basis: Basis = "allocation",
     idle_ratio: float = IDLE_RATIO,
@@ -69,8 +93,9 @@ def attribute(
     """
     The energy of each device in lines that add up to it.
 
-    In:  device_samples as `analytics.energy.energy` takes them; allocations as `analytics.efficiency.efficiency` does;
-         *devices*: device, parent, partition, model, time, which tells partitions from whole devices.
+    In:  device_samples as `analytics.energy.energy` takes them, whole or in parts (see `analytics.frames.by_device`);
+         allocations as `analytics.efficiency.efficiency` does; *devices*: device, parent, partition, model, time, which
+         tells partitions from whole devices; *host_samples*: for lines as `host_lines` gives them, from the same pass.
     Out: kind (``used``, ``idle``: held by somebody and not in use, ``unallocated``), device (whole), host, workload,
          name, user, team (null where unallocated), window (with *by*), span_s (device-seconds), covered_s (those of
          them with energy), energy_j (null where nothing was covered), energy_low_j and energy_high_j (as of
@@ -82,23 +107,74 @@ def attribute(
     device's utilisation; where that was not read, nothing is called idle. The time before a device's first reading and
     after its last is no part of it.
     """
-    busy = pl.col("busy_s") / pl.col("busy_covered_s")
-    idle = (pl.col("busy_covered_s") > 0) & (busy <= idle_ratio)
-    steps = _once(device_steps(device_samples, max_gap_s=max_gap_s, devices=devices)).with_columns(
-        pl.when(idle).then(name).otherwise(0.0).alias(f"idle_{short}")
-        for name, short in (("energy_j", "j"), ("modelled_j", "modelled_j"), ("covered_s", "s"), ("error_j", "error_j"))
-    )
+    found = account(
+        device_samples, allocations, devices=devices, host_samples=host_samples, by=by, basis=basis,
+        idle_ratio=idle_ratio, max_gap_s=max_gap_s,
+    )  # fmt: skip
+    return found.lines.lazy()
+
+
+def account(
+    device_samples: Samples,
+    allocations: pl.LazyFrame,
+    *,
+    devices: pl.LazyFrame | None = None,
+    host_samples: pl.LazyFrame | None = None,
+    windows: str | None = None,
+    by: str | None = None,
+    basis: Basis = "allocation",
+    idle_ratio: float = IDLE_RATIO,
+    max_gap_s: float | None = None,
+    threads: int | None = None,
+) -> Account:
+    """
+    Energy by *windows* (of whole devices without) and its attribution, in one pass over the readings.
+
+    In, and what the lines are: as `attribute`. *threads*: how many parts are looked at at once.
+    """
+    parts = [device_samples] if isinstance(device_samples, pl.LazyFrame) else list(device_samples)
+    held = _once(held_parts(allocations, devices))
+    active = None
+    if basis == "activity" and devices is not None:
+        active = _once(_activity(pl.concat(parts), devices))
+    hosts = None if host_samples is None else _Stretches.of(platform_steps(host_samples, max_gap_s=max_gap_s), by)
+    lengths_s = [seconds(window) for window in (windows, by) if window is not None]
+    edges = _edges(held, active)
+
+    def of_part(samples: pl.LazyFrame) -> tuple[pl.DataFrame, pl.DataFrame, "_Inside"]:
+        rows = readings(without_partitions(samples, devices)).collect()
+        own = edges if hosts is None else pl.concat([edges, hosts.edges(rows)])
+        cells = device_cells(rows, edges=own, lengths_s=lengths_s, max_gap_s=max_gap_s, idle_ratio=idle_ratio)
+        energy = energy_of_cells(cells.lazy(), None if windows is None else seconds(windows)).collect()
+        lines = lines_of(cells.lazy(), held, active, by=by).collect()
+        return energy, lines, _Inside.nothing() if hosts is None else hosts.inside(cells.lazy())
+
+    done = each_part(of_part, parts, threads=threads)
+    lines = [lines for _, lines, _ in done]
+    if hosts is not None:
+        lines.append(hosts.lines([inside for _, _, inside in done]).collect())
+    return Account(pl.concat([energy for energy, _, _ in done]), pl.concat(lines))
+
+
+def lines_of(
+    steps: pl.LazyFrame, held: pl.LazyFrame, active: pl.LazyFrame | None = None, *, by: str | None = None
+) -> pl.LazyFrame:
+    """
+    The lines of `attribute`.
+
+    In:  steps, as `analytics.energy.device_cells` gives them, cut wherever who holds a device changes and at the edges
+         of windows; steps that are not are shared by time. held: of `held_parts`.
+    """
     steps = _once(steps)
     known = _once(
         steps.group_by("device").agg(
             pl.col("host").drop_nulls().last(), first=pl.col("begin").min(), last=pl.col("time").max()
         )
     )
-    held = held_parts(allocations, devices).join(known.drop("host"), on="device")
+    held = held.join(known.drop("host"), on="device")
     held = held.with_columns(start=pl.max_horizontal("start", "first"), end=pl.min_horizontal("end", "last")).filter(
         pl.col("start") < pl.col("end")
     )
-    active = _activity(device_samples, devices) if basis == "activity" and devices is not None else None
     held = _once(held)
     pieces = _once(pieces_of(known, held, active))
     holders = _once(holders_of(pieces, held, active))
@@ -229,42 +305,12 @@ def overhead(
 
     An overhead below zero is two sensors that disagree; it is shown, not hidden by a zero.
     """
-    length_s = STRETCH_S if by is None or seconds(by) % STRETCH_S == 0 else seconds(by)
-    parts, stretches = _once(parts), _once(_stretches(_once(wholes), length_s))
-    spans = stretches.join(belongs, on="whole").select("stretch", "start", "end", device="part", share=pl.lit(1.0))
-    window = [] if by is None else ["window"]
-    of_parts = _once(energy_in(spans, parts, sums=("energy_j", "covered_s", "error_j")))
-    inside = of_parts.group_by("stretch").agg(
-        parts_j=pl.col("energy_j").sum(), parts_s=pl.col("covered_s").sum(), span_s=pl.col("span_s").sum()
-    )
-    found = stretches.join(inside.filter(pl.col("parts_s") >= MEASURED * pl.col("span_s")), on="stretch")
-    if by is not None:
-        found = found.with_columns(window=window_start("start", seconds(by)))
-    found = _once(found)
-    keys = ["whole", *window]
-    off = (
-        found.select(*keys, "stretch")
-        .join(of_parts.select("stretch", "device", "error_j"), on="stretch")
-        .group_by(*keys, "device")
-        .agg(pl.col("error_j").sum())
-        .group_by(keys)
-        .agg(parts_error2=(pl.col("error_j") ** 2).sum())
-    )
-    return (
-        found.group_by(keys)
-        .agg(pl.col("whole_j", "parts_j", "covered_s", "error_j").sum())
-        .join(off, on=keys)
-        .with_columns(
-            overhead_j=pl.col("whole_j") - pl.col("parts_j"),
-            error_j=(pl.col("error_j") ** 2 + pl.col("parts_error2")).sqrt(),
-        )
-        .drop("parts_error2")
-        .sort(keys)
-    )
+    stretches = _Stretches.of(wholes, by)
+    return stretches.overhead(stretches.of_parts(_once(parts), belongs))
 
 
 def host_lines(
-    device_samples: pl.LazyFrame,
+    device_samples: Samples,
     host_samples: pl.LazyFrame,
     *,
     devices: pl.LazyFrame | None = None,
@@ -277,24 +323,91 @@ def host_lines(
     Out: kind ``host``; span_s is how long the host's devices were seen, covered_s how much of that the overhead is
          known for. A host whose machine is not measured has no line, never one of 0.
     """
-    steps = _once(device_steps(device_samples, max_gap_s=max_gap_s, devices=devices))
-    belongs = steps.select(part="device", whole="host").drop_nulls().unique()
-    known = overhead(platform_steps(host_samples, max_gap_s=max_gap_s), steps, belongs, by=by)
-    window = [] if by is None else ["window"]
-    if by is None:
-        seen = steps.group_by(whole="host").agg(
-            span_s=(pl.col("time").max() - pl.col("begin").min()).dt.total_nanoseconds() / _NS
-        )
-        known = known.join(seen, on="whole", how="left")
-    else:
-        known = known.with_columns(span_s=pl.lit(seconds(by)))
-    low, high = bounds(pl.col("overhead_j"), pl.col("error_j"))
-    return known.select(
-        kind=pl.lit("host"), device=pl.lit(None, pl.String), host="whole",
-        **{name: pl.lit(None, pl.String) for name in OWNER}, **{name: pl.col(name) for name in window},
-        span_s=pl.max_horizontal("span_s", "covered_s"), covered_s="covered_s", energy_j="overhead_j",
-        energy_low_j=low, energy_high_j=high, modelled_j=pl.lit(0.0),
+    nobody = pl.LazyFrame(schema=ALLOCATED)
+    lines = attribute(
+        device_samples, nobody, devices=devices, host_samples=host_samples, by=by, max_gap_s=max_gap_s
     )  # fmt: skip
+    return lines.filter(pl.col("kind") == "host")
+
+
+class _Inside(NamedTuple):
+    """What the devices of a part drew in each stretch of their hosts, and from when to when each host's were seen."""
+
+    stretches: pl.DataFrame
+    seen: pl.DataFrame
+
+    @staticmethod
+    def nothing() -> "_Inside":
+        return _Inside(pl.DataFrame(), pl.DataFrame())
+
+
+class _Stretches(NamedTuple):
+    """The time in which wholes were measured, in stretches: a gap in a part costs no more than its own."""
+
+    frame: pl.LazyFrame
+    by: str | None
+
+    @staticmethod
+    def of(wholes: pl.LazyFrame, by: str | None) -> "_Stretches":
+        length_s = STRETCH_S if by is None or seconds(by) % STRETCH_S == 0 else seconds(by)
+        return _Stretches(_once(_stretches(_once(wholes), length_s)), by)
+
+    def edges(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Where stretches begin and end, for the devices of their hosts."""
+        belongs = rows.lazy().select("device", whole="host").drop_nulls().unique()
+        edges = [self.frame.select("whole", edge=edge) for edge in ("start", "end")]
+        return belongs.join(pl.concat(edges).unique(), on="whole").select("device", "edge").collect()
+
+    def of_parts(self, parts: pl.LazyFrame, belongs: pl.LazyFrame) -> pl.LazyFrame:
+        """The parts' joules, seconds and errors in each stretch."""
+        spans = self.frame.join(belongs, on="whole").select("stretch", "start", "end", device="part", share=pl.lit(1.0))
+        return energy_in(spans, parts, sums=("energy_j", "covered_s", "error_j")).group_by("stretch").agg(
+            parts_j=pl.col("energy_j").sum(), parts_s=pl.col("covered_s").sum(), parts_span_s=pl.col("span_s").sum(),
+            parts_error2=(pl.col("error_j") ** 2).sum(),
+        )  # fmt: skip
+
+    def inside(self, cells: pl.LazyFrame) -> _Inside:
+        """`of_parts` of devices, by their hosts."""
+        belongs = cells.select(part="device", whole="host").drop_nulls().unique()
+        seen = cells.group_by(whole="host").agg(first=pl.col("begin").min(), last=pl.col("time").max())
+        return _Inside(self.of_parts(cells, belongs).collect(), seen.collect())
+
+    def overhead(self, inside: pl.LazyFrame) -> pl.LazyFrame:
+        """What the wholes drew beyond their parts, of the stretches in which nearly all of these were measured."""
+        sums = inside.group_by("stretch").agg(pl.all().sum())
+        found = self.frame.join(sums.filter(pl.col("parts_s") >= MEASURED * pl.col("parts_span_s")), on="stretch")
+        keys = ["whole"]
+        if self.by is not None:
+            found, keys = found.with_columns(window=window_start("start", seconds(self.by))), ["whole", "window"]
+        return (
+            found.with_columns(parts_error_j=pl.col("parts_error2").sqrt())
+            .group_by(keys)
+            .agg(pl.col("whole_j", "parts_j", "covered_s", "error_j", "parts_error_j").sum())
+            .select(
+                *keys, "whole_j", "parts_j", "covered_s", overhead_j=pl.col("whole_j") - pl.col("parts_j"),
+                error_j=(pl.col("error_j") ** 2 + pl.col("parts_error_j") ** 2).sqrt(),
+            )
+            .sort(keys)
+        )  # fmt: skip
+
+    def lines(self, parts: Sequence[_Inside]) -> pl.LazyFrame:
+        """The lines of `host_lines`."""
+        known = self.overhead(pl.concat([part.stretches for part in parts]).lazy())
+        window = [] if self.by is None else ["window"]
+        if self.by is None:
+            seen = pl.concat([part.seen for part in parts]).lazy().group_by("whole").agg(
+                span_s=(pl.col("last").max() - pl.col("first").min()).dt.total_nanoseconds() / _NS
+            )  # fmt: skip
+            known = known.join(seen, on="whole", how="left")
+        else:
+            known = known.with_columns(span_s=pl.lit(seconds(self.by)))
+        low, high = bounds(pl.col("overhead_j"), pl.col("error_j"))
+        return known.select(
+            kind=pl.lit("host"), device=pl.lit(None, pl.String), host="whole",
+            **{name: pl.lit(None, pl.String) for name in OWNER}, **{name: pl.col(name) for name in window},
+            span_s=pl.max_horizontal("span_s", "covered_s"), covered_s="covered_s", energy_j="overhead_j",
+            energy_low_j=low, energy_high_j=high, modelled_j=pl.lit(0.0),
+        )  # fmt: skip
 
 
 def facility_lines(lines: pl.LazyFrame, hosts: Mapping[str, str], pue: Mapping[str, float]) -> pl.LazyFrame:
@@ -391,6 +504,16 @@ def levels(lines: pl.LazyFrame, hosts: Mapping[str, str]) -> pl.LazyFrame:
 def _once(frame: pl.LazyFrame) -> pl.LazyFrame:
     """The frame, worked out: a plan repeats whatever is named twice, and what is built on it repeats that again."""
     return frame.collect().lazy()
+
+
+def _edges(held: pl.LazyFrame, active: pl.LazyFrame | None) -> pl.DataFrame:
+    """Where who holds a device, or how much of it, may change: device, edge."""
+    edges = [held.select("device", edge=edge) for edge in ("start", "end")]
+    if active is not None:
+        for shift_ns in (0, round(ACTIVITY_S * _NS)):
+            edge = (pl.col("bucket").to_physical() + shift_ns).cast(pl.Datetime("ns"))
+            edges.append(active.select(device="parent", edge=edge))
+    return pl.concat(edges).unique().collect()
 
 
 def held_parts(allocations: pl.LazyFrame, devices: pl.LazyFrame | None) -> pl.LazyFrame:

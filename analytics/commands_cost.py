@@ -183,17 +183,18 @@ def _told(
     """
     import polars as pl
 
-    from analytics.attribution import attribute, facility_lines, host_lines, measured_pue, named
-    from analytics.frames import scan
+    from analytics.attribution import attribute, facility_lines, measured_pue, named
+    from analytics.frames import by_device, scan
     from analytics.inventory import held
 
     window = (asked.start_ns, asked.end_ns)
-    samples, known = scan(root, "device_samples", *window), scan(root, "devices")
+    parts, known = by_device(root, "device_samples", *window), scan(root, "devices")
     work = scan(root, "workload_samples", *window)
     allocations = held(scan(root, "allocations", None, asked.end_ns), asked.start_ns, asked.end_ns or time.time_ns())
-    lines = attribute(samples, allocations, devices=known, by=by, basis=basis.value, max_gap_s=max_gap)
-    above = host_lines(samples, scan(root, "host_samples", *window), devices=known, by=by, max_gap_s=max_gap)
-    lines = pl.concat([lines, above]).collect().lazy()
+    machines = scan(root, "host_samples", *window)
+    lines = attribute(
+        parts, allocations, devices=known, host_samples=machines, by=by, basis=basis.value, max_gap_s=max_gap
+    )
     fleet = fleet_of(root, fleet_file)
     hosts = fleet.site_of(lines.select("host").drop_nulls().unique().collect()["host"])
     pue = dict(measured_pue(scan(root, "facility_samples", *window)).select("site", "pue").collect().iter_rows())

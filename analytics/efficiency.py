@@ -360,7 +360,8 @@ def energy_in(spans: pl.LazyFrame, steps: pl.LazyFrame, *, sums: Sequence[str] =
 def _total_at(name: str, edge: str) -> pl.Expr:
     """The running total at an edge: at the reading after it, less what the step brought after the edge."""
     time, begin = _ns(f"time_{edge}"), _ns(f"begin_{edge}")
-    after = pl.when(time > begin).then((time - _ns(edge)) / (time - begin)).otherwise(0.0)
+    # Between steps nothing is known: then all of the next one is after the edge.
+    after = pl.when(time > begin).then((time - pl.max_horizontal(_ns(edge), begin)) / (time - begin)).otherwise(0.0)
     return (pl.col(f"{name}_total_{edge}") - pl.col(f"{name}_{edge}") * after).alias(name)
 
 

@@ -12,31 +12,24 @@ from typing import Final, Literal, NamedTuple
 import numpy as np
 import polars as pl
 
+from analytics.cells import AMOUNTS, CELLS, HOUR_S, IDLE_RATIO, TRUST, USE, Cells, best_hours, cells
 from analytics.intervals import BOUNDS, bounds, measured, sensor_error
 from analytics.steps import (
-    AMOUNTS,
     BUSY,
+    JOULES,
     KEYS,
     MAX_COUNTER_GAP_S,
-    TALLY,
     Ordered,
     difference,
     falls,
     in_order,
     ordered,
     readings,
-    tally,
-    tally_of,
     trapezoid,
 )
 from analytics.steps import nanoseconds as _ns
 from analytics.steps import steps as _steps
 from collector.catalogue import POWER
-
-TRUST: Final = (0.1, 10.0)
-"""A counter whose total over the integrated power lies outside is stuck or in a wrong unit: not used (Zeus' rule)."""
-CHUNK_S: Final = 3600.0
-"""Sources of one device are chosen for each hour, so that a hand-over from one to another loses no more."""
 
 _NS: Final = 1_000_000_000
 _SECONDS: Final = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
@@ -118,26 +111,31 @@ def energy(
          the earlier).
 
     Counter and power are chosen for each step: where a counter fell, the integral of the power stands in. A counter
-    that disagrees with the power beyond `TRUST` is not used. Of several sources of a device one is chosen for each hour
-    (or window, where that is shorter): measured before modelled, then the one that covers more; never their sum.
-    A step that crosses the edge of a window is shared by time.
+    that disagrees with the power beyond `analytics.cells.TRUST` is not used. Of several sources of a device one is
+    chosen for each hour: measured before modelled, then the one that covers more; never their sum. A step that crosses
+    the edge of a window or an hour is shared by time, so windows add up to the whole.
 
     Power is not integrated between readings further apart than *max_gap_s*. Not given, that is 10 s, or three times the
     device's own median interval where that is longer, at most 300 s; the column max_gap_s says what it was.
     """
     wanted = seconds(by) if by else None
-    sums = _of_rows(partial(tally, length_s=_chunk(wanted), max_gap_s=max_gap_s), samples, devices, TALLY)
-    return _answer(_best_source(_trusted(sums)), wanted)
+    lengths_s = () if wanted is None else (wanted,)
+    found = _of_rows(partial(_cells, lengths_s=lengths_s, max_gap_s=max_gap_s), samples, devices, _CELLS)
+    return energy_of_cells(found, wanted)
 
 
-def _answer(chosen: pl.LazyFrame, window_s: float | None) -> pl.LazyFrame:
-    """The columns of `energy` from what was chosen."""
-    keys = ["device"]
+def _cells(rows: pl.DataFrame, *, lengths_s: Sequence[float], max_gap_s: float | None) -> pl.DataFrame:
+    return cells(ordered(rows), lengths_s=lengths_s, max_gap_s=max_gap_s).frame.select(_CELLS.names())
+
+
+def energy_of_cells(found: pl.LazyFrame, window_s: float | None) -> pl.LazyFrame:
+    """The columns of `energy` from `analytics.cells.cells` that are cut at windows of *window_s*."""
+    found, keys = found.with_columns(error_j=sensor_error()), ["device"]
     if window_s is not None:
-        chosen = chosen.with_columns(window=window_start("chunk", window_s))
+        found = found.with_columns(window=window_start("begin", window_s))
         keys = ["device", "window"]
     columns = _ENERGY_COLUMNS if window_s is None else _WINDOW_COLUMNS
-    return chosen.group_by(keys).agg(*_TALLY_OUT).select(columns).sort(keys)
+    return found.group_by(keys).agg(*_OUT).select(columns).sort(keys)
 
 
 def power_over_time(
@@ -201,9 +199,9 @@ def over_time(
     part only.
     """
     length, grid = round(every_s * _NS), round(min(step_s, every_s) * _NS)
-    cells = -(-length // grid)
-    chosen: list[pl.DataFrame] = []
-    busy: list[pl.DataFrame] = []
+    slots = -(-length // grid)
+    chosen = [pl.DataFrame(schema=_CELLS)]
+    busy = [pl.DataFrame(schema=_UTILIZATION)]
     swings: dict[Group, dict[str, np.ndarray]] = {group: {} for group in by}
     extremes: dict[Group, list[pl.DataFrame]] = {group: [] for group in by}
     first = 0
@@ -211,130 +209,86 @@ def over_time(
         if rows.is_empty():
             continue
         found = ordered(rows)
-        best = _best_source(_trusted(tally_of(found, length_s=every_s, max_gap_s=max_gap_s).lazy())).collect()
-        chosen.append(best)
+        of = cells(found, lengths_s=(every_s,), max_gap_s=max_gap_s)
+        chosen.append(of.frame.select(_CELLS.names()))
         if within_ns is None:
             ends = found.rows.select(pl.col("time").min().alias("a"), pl.col("time").max().alias("b"))
             within_ns = (int(ends["a"].to_physical().item()), int(ends["b"].to_physical().item()) + 1)
         first, count = within_ns[0] // length, (within_ns[1] - 1) // length - within_ns[0] // length + 1
-        read = _Read.of(found, best, length, grid, first, count)
-        busy.append(read.utilization())
-        of_devices = read.of_devices()
+        window = found.rows["time"].to_physical().to_numpy() // length
+        busy.append(_utilization(found, window, length))
         for group in by:
-            for name, swing in read.swings(of_devices, group_of(group, hosts)):
+            words, totals = _swings(found, of, window, group_of(group, hosts), (length, grid, first, count))
+            for name, swing in zip(words, totals, strict=True):
                 held = swings[group].get(name)
                 swings[group][name] = swing if held is None else held + swing
             if group == "device":
-                extremes[group].append(_extremes(swings[group], cells, first, length))
+                extremes[group].append(_extremes(swings[group], slots, first, length))
                 swings[group] = {}
     for group in by:
-        extremes[group].append(_extremes(swings[group], cells, first, length))
-    all_chosen = pl.concat(chosen) if chosen else _best_source(_trusted(pl.LazyFrame(schema=TALLY))).collect()
-    read_by = pl.concat([_Read.nothing(), *busy]).group_by("device", "window")
+        extremes[group].append(_extremes(swings[group], slots, first, length))
+    devices = energy_of_cells(pl.concat(chosen).lazy(), every_s).collect()
     return Windows(
-        _answer(all_chosen.lazy(), every_s).collect(),
-        {group: _power(all_chosen, pl.concat(extremes[group]), group_of(group, hosts), every_s) for group in by},
-        read_by.agg(pl.col("host").last(), utilization_ratio=pl.col("sum").sum() / pl.col("n").sum()),
+        devices,
+        {group: _power(devices, pl.concat(extremes[group]), group_of(group, hosts), every_s) for group in by},
+        pl.concat(busy)
+        .group_by("device", "window")
+        .agg(pl.col("host").last(), utilization_ratio=pl.col("sum").sum() / pl.col("n").sum()),
     )
 
 
-class _Read(NamedTuple):
-    """The readings of a part against the means of their windows."""
-
-    found: Ordered
-    best: pl.DataFrame
-    length: int
-    first: int
-    windows: int
-    cells: int
-    window: np.ndarray
-    """Number of each reading's window, and of its series: series times count, plus windows since the first."""
-    cell: np.ndarray
-
-    @staticmethod
-    def of(found: Ordered, best: pl.DataFrame, length: int, grid: int, first: int, count: int) -> "_Read":
-        time = found.rows["time"].to_physical().to_numpy()
-        window = time // length
-        cell = (time - window * length) // grid
-        series = found.series.to_numpy().astype(np.int64)
-        return _Read(found, best, length, first, count, -(-length // grid), series * count + (window - first), cell)
-
-    @staticmethod
-    def nothing() -> pl.DataFrame:
-        """No readings of utilisation."""
+def _utilization(found: Ordered, window: np.ndarray, length: int) -> pl.DataFrame:
+    """Sum and number of the readings of utilisation of each device, source and window."""
+    read = found.rows["utilization_ratio"]
+    if read.null_count() == read.len():
         return pl.DataFrame(schema=_UTILIZATION)
-
-    def _heads(self) -> pl.DataFrame:
-        return self.found.rows.select(KEYS).filter(self.found.first).with_row_index("series")
-
-    def utilization(self) -> pl.DataFrame:
-        """Sum and number of the readings of utilisation of each device, source and window."""
-        read = self.found.rows["utilization_ratio"]
-        if read.null_count() == read.len():
-            return self.nothing()
-        number = pl.Series("window", self.window).set_sorted()
-        frame = pl.DataFrame({"window": number, "value": read}).with_row_index("row")
-        sums = frame.group_by("window").agg(
-            pl.col("row").max(), sum=pl.col("value").sum(), n=pl.col("value").count().cast(pl.UInt32)
-        )
-        return sums.filter(pl.col("n") > 0).select(
-            *(pl.lit(self.found.rows[name]).gather(pl.col("row")) for name in ("device", "host")),
-            window=((pl.col("window") % self.windows + self.first) * self.length).cast(pl.Datetime("ns")),
-            sum="sum",
-            n="n",
-        )
-
-    def of_devices(self) -> "_Swings":
-        """How far each device's power is from its mean of the window, in each cell of each window."""
-        best = self.best.filter(pl.col("covered_s") > 0).join(self._heads(), on=["device", "source"], nulls_equal=True)
-        at = best["series"].to_numpy() * self.windows + best["chunk"].to_physical().to_numpy() // self.length
-        mean = np.full(int(self.found.series[-1] + 1) * self.windows, np.nan)
-        mean[at - self.first] = best["energy_j"].to_numpy() / best["covered_s"].to_numpy()
-        swing = self.found.rows["power_w"].to_numpy() - mean[self.window]
-        window, cell = self.window, self.cell
-        read = ~np.isnan(swing)
-        if not read.all():
-            swing, window, cell = swing[read], window[read], cell[read]
-        slot = window * self.cells + cell
-        fresh = np.append(True, slot[1:] != slot[:-1]) if slot.size else np.zeros(0, bool)
-        if not fresh.all():
-            # Several readings of a device in a cell are one: their mean.
-            starts = np.flatnonzero(fresh)
-            swing = np.add.reduceat(swing, starts) / np.diff(np.append(starts, slot.size))
-            window, slot = window[starts], slot[starts]
-        return _Swings(best, at - self.first, mean.size, window, slot % (self.windows * self.cells), swing)
-
-    def swings(self, devices: "_Swings", group: pl.Expr) -> Iterable[tuple[str, np.ndarray]]:
-        """For each group how far its power is from the sum of its devices' means, in each cell of each window."""
-        names = devices.best.select(group.alias("group").cast(pl.String)).to_series()
-        if names.len() != devices.best.height:  # one word for all
-            names = names.new_from_index(0, devices.best.height)
-        words = names.unique(maintain_order=True)
-        size = self.windows * self.cells
-        if words.len() == 1:
-            yield words[0], np.bincount(devices.slot, weights=devices.swing, minlength=size)
-        elif words.len() > 1:
-            home = np.zeros(devices.slots, np.int64)
-            home[devices.at] = names.cast(pl.Enum(words)).to_physical().to_numpy()
-            slot = home[devices.window] * size + devices.slot
-            total = np.bincount(slot, weights=devices.swing, minlength=words.len() * size)
-            yield from zip(words, total.reshape(words.len(), size), strict=True)
+    values, new = read.to_numpy(), np.append(True, window[1:] != window[:-1]) | found.first.to_numpy()
+    starts, there = np.flatnonzero(new), ~np.isnan(values)
+    last = np.append(starts[1:], window.size) - 1
+    sums = {
+        "window": (window[starts] * length).astype("datetime64[ns]"),
+        "sum": np.add.reduceat(np.where(there, values, 0.0), starts),
+        "n": np.add.reduceat(there.astype(np.uint32), starts),
+    }
+    words = {name: found.rows[name].gather(last) for name in ("device", "host")}
+    return pl.DataFrame({**words, **sums}, schema=_UTILIZATION).filter(pl.col("n") > 0)
 
 
-class _Swings(NamedTuple):
-    """Swings of devices: of each the number of its series and window, the cell it is in, and its watts."""
-
-    best: pl.DataFrame
-    at: np.ndarray
-    slots: int
-    window: np.ndarray
-    slot: np.ndarray
-    swing: np.ndarray
+def _swings(
+    found: Ordered, of: Cells, window: np.ndarray, group: pl.Expr, grid: tuple[int, int, int, int]
+) -> tuple[list[str], np.ndarray]:
+    """For each group how far its power is from the sum of its devices' means, on the grid of all windows."""
+    length, step, first, count = grid
+    size = -(-length // step)
+    covered = pl.when(pl.col("covered_s").sum().over(_PLACE) > 0).then(pl.col("covered_s").sum().over(_PLACE))
+    told = of.frame.with_columns(window=window_start("begin", length / _NS)).select(
+        mean=pl.col("energy_j").sum().over(_PLACE) / covered, group=group.cast(pl.String)
+    )
+    words = told["group"].unique(maintain_order=True)
+    # What is in none of the cells reads the last of each, which is nothing.
+    mean = np.append(told["mean"].fill_null(np.nan).to_numpy(), np.nan)
+    home = np.append(told["group"].cast(pl.Enum(words)).to_physical().to_numpy().astype(np.int64), 0)
+    swing = found.rows["power_w"].to_numpy() - mean[of.of_row]
+    time = found.rows["time"].to_physical().to_numpy()
+    slot = (window - first) * size + (time - window * length) // step
+    place = home[of.of_row] * (count * size) + slot
+    read = ~np.isnan(swing)
+    series = found.series.to_numpy()
+    if not read.all():
+        swing, place, series = swing[read], place[read], series[read]
+    new = np.append(True, (place[1:] != place[:-1]) | (series[1:] != series[:-1]))[: place.size]
+    if not new.all():
+        # Several readings of a device at one place of the grid are one: their mean.
+        starts = np.flatnonzero(new)
+        swing = np.add.reduceat(swing, starts) / np.diff(np.append(starts, place.size))
+        place = place[starts]
+    total = np.bincount(place, weights=swing, minlength=words.len() * count * size)
+    return words.to_list(), total.reshape(words.len(), count * size)
 
 
 def _extremes(swings: Mapping[str, np.ndarray], cells: int, first: int, length: int) -> pl.DataFrame:
     """The largest and smallest swing of each group in each window."""
-    schema = {"group": pl.String(), "chunk": pl.Datetime("ns"), "high": pl.Float64(), "low": pl.Float64()}
+    schema = {"group": pl.String(), "window": pl.Datetime("ns"), "high": pl.Float64(), "low": pl.Float64()}
     if not swings:
         return pl.DataFrame(schema=schema)
     values = np.stack(list(swings.values())).reshape(len(swings), -1, cells)
@@ -342,28 +296,28 @@ def _extremes(swings: Mapping[str, np.ndarray], cells: int, first: int, length: 
     starts = (np.arange(first, first + count) * length).astype("datetime64[ns]")
     columns = {
         "group": np.repeat(np.array(list(swings), dtype=object), count),
-        "chunk": np.tile(starts, len(swings)),
+        "window": np.tile(starts, len(swings)),
         "high": values.max(axis=2).ravel(),
         "low": values.min(axis=2).ravel(),
     }
     return pl.DataFrame(columns, schema=schema)
 
 
-def _power(chosen: pl.DataFrame, extremes: pl.DataFrame, group: pl.Expr, every_s: float) -> pl.DataFrame:
+def _power(devices: pl.DataFrame, extremes: pl.DataFrame, group: pl.Expr, every_s: float) -> pl.DataFrame:
     mean = pl.col("mean")
     return (
-        chosen.lazy()
+        devices.lazy()
         .filter(pl.col("covered_s") > 0)
-        .with_columns(group=group, mean=pl.col("energy_j") / pl.col("covered_s"))
-        .group_by("group", "chunk")
+        .with_columns(group=group, mean=pl.col("power_mean_w"))
+        .group_by("group", "window")
         .agg(
             pl.col("mean", "covered_s", "energy_j", "modelled_j").sum(),
             devices=pl.col("device").n_unique(),
         )
-        .join(extremes.lazy(), on=["group", "chunk"], how="left")
+        .join(extremes.lazy(), on=["group", "window"], how="left")
         .select(
-            window=pl.col("chunk"),
-            group=pl.col("group"),
+            "window",
+            "group",
             power_mean_w=mean,
             power_max_w=pl.max_horizontal(mean, mean + pl.col("high")),
             power_min_w=pl.max_horizontal(pl.lit(0.0), pl.min_horizontal(mean, mean + pl.col("low"))),
@@ -377,7 +331,11 @@ def _power(chosen: pl.DataFrame, extremes: pl.DataFrame, group: pl.Expr, every_s
 
 
 def device_steps(
-    samples: pl.LazyFrame, *, max_gap_s: float | None = None, devices: pl.LazyFrame | None = None
+    samples: pl.LazyFrame,
+    *,
+    max_gap_s: float | None = None,
+    devices: pl.LazyFrame | None = None,
+    idle_ratio: float = IDLE_RATIO,
 ) -> pl.LazyFrame:
     """
     The steps of each device by its best source, for whoever cuts energy at other edges than windows.
@@ -385,53 +343,94 @@ def device_steps(
     In:  as `energy`.
     Out: device, host, begin, time (the step's end; both Datetime ns), energy_j, covered_s, counter_j, modelled_j,
          error_j (half the interval, by `analytics.intervals.sensor_error`), busy_s (utilisation integrated over time),
-         busy_covered_s. Sorted by device and time; steps do not overlap.
+         busy_covered_s, and idle_j, idle_s, idle_counter_j, idle_modelled_j, idle_error_j: the same of a step of which
+         no more than *idle_ratio* was in use. Sorted by device and time; steps do not overlap, and end at full hours.
     """
-    return _of_rows(partial(_device_steps, max_gap_s=max_gap_s), samples, devices, DEVICE_STEPS).sort("device", "time")
+    of_rows = partial(_device_steps, max_gap_s=max_gap_s, idle_ratio=idle_ratio)
+    return _of_rows(of_rows, samples, devices, DEVICE_STEPS).sort("device", "time")
 
 
-def _device_steps(rows: pl.DataFrame, *, max_gap_s: float | None) -> pl.DataFrame:
+def _device_steps(rows: pl.DataFrame, *, max_gap_s: float | None, idle_ratio: float) -> pl.DataFrame:
     if rows.is_empty():
         return pl.DataFrame(schema=DEVICE_STEPS)
     found = ordered(rows)
     taken = _steps(found, max_gap_s, busy=True)
-    absent = {name: pl.lit(0.0) for name in (*AMOUNTS, *BUSY) if name not in taken.columns}
-    if "mixed_j" not in taken.columns:
-        absent |= {"mixed_j": pl.col("power_j"), "mixed_s": pl.col("power_s")}
-    if "mixed_modelled_j" not in taken.columns and "power_modelled_j" in taken.columns:
-        absent["mixed_modelled_j"] = pl.col("power_modelled_j")
-    chunk = (pl.col("time") // round(CHUNK_S * _NS) * round(CHUNK_S * _NS)).cast(pl.Datetime("ns"))
-    taken = taken.with_columns(**absent, chunk=chunk).with_columns(
-        found.rows.select("device", "source", "host", "power_method", "power_scope")
+    named = dict.fromkeys((*JOULES, *BUSY), np.zeros(found.rows.height)) | taken.amounts
+    if "mixed_j" not in taken.amounts:
+        named |= {f"mixed_{name}": named[f"power_{name}"] for name in ("j", "s", "modelled_j")}
+    told = found.rows.select("device", "source", "host", "power_method")
+    agreement = pl.when(pl.col("both_power_j").sum() > 0).then(
+        pl.col("both_counter_j").sum() / pl.col("both_power_j").sum()
     )
-    run = (pl.col("first") | (pl.col("chunk") != pl.col("chunk").shift(1))).fill_null(True).cum_sum().set_sorted()
-    taken = taken.with_columns(run=run)
-    sums = taken.group_by("run").agg(
-        pl.col("device", "source", "chunk").first(),
-        pl.col("host", "power_method", "power_scope").drop_nulls().last(),
-        *(pl.col(name).sum() for name in AMOUNTS),
-        max_gap_s=pl.lit(0.0),
+    judged = (
+        pl.DataFrame({"begin": taken.time - taken.span, "time": taken.time, **named})
+        .with_columns(told)
+        .with_columns(agreement_ratio=agreement.over("device", "source"))
+        .with_columns(trusted=pl.col("agreement_ratio").is_between(*TRUST).fill_null(True))
     )
-    best = _best_source(_trusted(sums.lazy())).collect().select("run", "trusted", "agreement_ratio")
-    power = ~pl.col("trusted")
 
-    def either(by_power: str, by_counter: str) -> pl.Expr:
-        return pl.when(power).then(by_power).otherwise(by_counter)
+    def either(by_counter: str, by_power: str) -> pl.Expr:
+        return pl.when("trusted").then(by_counter).otherwise(by_power)
 
-    energy_j, counter_j = either("power_j", "mixed_j"), pl.when("trusted").then("counter_j").otherwise(0.0)
-    return taken.join(best, on="run").select(
-        "device",
-        "host",
-        begin=pl.when("first").then("time").otherwise(pl.col("time") - pl.col("span")).cast(pl.Datetime("ns")),
-        time=pl.col("time").cast(pl.Datetime("ns")),
-        energy_j=energy_j,
-        covered_s=either("power_s", "mixed_s"),
-        counter_j=counter_j,
-        modelled_j=either("power_modelled_j", "mixed_modelled_j"),
-        error_j=sensor_error(energy_j, counter_j, pl.col("agreement_ratio")),
-        busy_s=pl.col("busy_s"),
-        busy_covered_s=pl.col("busy_covered_s"),
+    steps = judged.lazy().select(
+        *told.columns,
+        "agreement_ratio",
+        *BUSY,
+        pl.col("begin", "time").cast(pl.Datetime("ns")),
+        energy_j=either("mixed_j", "power_j"),
+        covered_s=either("mixed_s", "power_s"),
+        counter_j=pl.when("trusted").then("counter_j").otherwise(0.0),
+        modelled_j=either("mixed_modelled_j", "power_modelled_j"),
     )
+    idle = (pl.col("busy_covered_s") > 0) & (pl.col("busy_s") / pl.col("busy_covered_s") <= idle_ratio)
+    whole = {
+        "idle_j": "energy_j",
+        "idle_s": "covered_s",
+        "idle_counter_j": "counter_j",
+        "idle_modelled_j": "modelled_j",
+    }
+    # Over a gap nothing is shared; that the device was read at its end remains.
+    carries = pl.any_horizontal(pl.col(name) > 0 for name in (*AMOUNTS, *BUSY))
+    hour = round(HOUR_S * _NS)
+    last_hour = ((_ns("time") - 1) // hour * hour).cast(pl.Datetime("ns"))
+    cut = (
+        split(
+            steps.with_columns(begin=pl.when(carries).then("begin").otherwise(pl.max_horizontal("begin", last_hour))),
+            HOUR_S,
+            (*AMOUNTS, *BUSY),
+        )
+        .rename({"chunk": "hour"})
+        .with_columns(
+            begin=pl.max_horizontal("begin", "hour"),
+            time=pl.min_horizontal("time", pl.col("hour").dt.offset_by("1h")),
+            **{part: pl.when(idle).then(name).otherwise(0.0) for part, name in whole.items()},
+        )
+        .with_columns(**_ERRORS)
+        .collect()
+    )
+    best = best_hours(cut)
+    return cut.join(best, on=["device", "source", "hour"], how="semi", nulls_equal=True).select(DEVICE_STEPS.names())
+
+
+def device_cells(
+    rows: pl.DataFrame,
+    *,
+    edges: pl.DataFrame | None = None,
+    lengths_s: Sequence[float] = (),
+    max_gap_s: float | None = None,
+    idle_ratio: float = IDLE_RATIO,
+) -> pl.DataFrame:
+    """
+    As `device_steps`, joined together between edges: of hours, of windows of each of *lengths_s*, and *edges*.
+
+    In:  rows: of `analytics.steps.readings`, of whole devices; *edges*: device, edge.
+    Out: the columns of `device_steps`, and of `analytics.cells.CELLS`.
+
+    Whatever begins and ends on edges (`analytics.efficiency.energy_in`) finds the same in them as in the steps, for a
+    hundredth of the work.
+    """
+    of = cells(ordered(rows), lengths_s=lengths_s, edges=edges, max_gap_s=max_gap_s, idle_ratio=idle_ratio, use=True)
+    return of.frame.with_columns(**_ERRORS)
 
 
 def _of_rows(
@@ -446,6 +445,8 @@ def _of_rows(
     )
 
 
+_PLACE: Final = ("device", "window")
+_CELLS: Final = pl.Schema({name: kind for name, kind in CELLS.items() if name not in USE})
 _UTILIZATION: Final = pl.Schema(
     {
         **dict.fromkeys(("device", "host"), pl.String()),
@@ -463,13 +464,12 @@ POWER_OVER_TIME: Final = pl.Schema(
         **dict.fromkeys(("covered_ratio", "modelled_ratio"), pl.Float64()),
     }
 )
+_ERRORS: Final = {"error_j": sensor_error(), "idle_error_j": sensor_error("idle_j", "idle_counter_j")}
 DEVICE_STEPS: Final = pl.Schema(
     {
         **dict.fromkeys(("device", "host"), pl.String()),
         **dict.fromkeys(("begin", "time"), pl.Datetime("ns")),
-        **dict.fromkeys(
-            ("energy_j", "covered_s", "counter_j", "modelled_j", "error_j", "busy_s", "busy_covered_s"), pl.Float64()
-        ),
+        **dict.fromkeys((*AMOUNTS, *USE, "error_j", "idle_error_j"), pl.Float64()),
     }
 )
 
@@ -496,11 +496,6 @@ def window_start(column: str, length_s: float) -> pl.Expr:
     return (_ns(column) // length * length).cast(pl.Datetime("ns"))
 
 
-def _chunk(window_s: float | None) -> float:
-    """The finest division that sources are chosen in: hours, unless windows are finer or no whole number of hours."""
-    return CHUNK_S if window_s is None or window_s % CHUNK_S == 0 else window_s
-
-
 def split(steps: pl.LazyFrame, length_s: float, amounts: Sequence[str]) -> pl.LazyFrame:
     """Cut steps at the edges of windows and share their amounts by time; `chunk` is the window's start."""
     length = round(length_s * _NS)
@@ -525,57 +520,7 @@ def split(steps: pl.LazyFrame, length_s: float, amounts: Sequence[str]) -> pl.La
     return pl.concat([whole, cut.drop("__part")]).drop("__first", "__last")
 
 
-# ---------------------------------------------------------------------------------------------------------- choosing
-
-
-def _trusted(sums: pl.LazyFrame) -> pl.LazyFrame:
-    """Sums for each device, source and chunk: by the counter of that source if it is trusted, else by its power."""
-    agreement = sums.group_by("device", "source").agg(
-        agreement_ratio=_ratio("both_counter_j", "both_power_j", total=True)
-    )
-    low, high = TRUST
-    trusted = pl.col("agreement_ratio").is_between(low, high).fill_null(True)
-    joined = sums.join(agreement, on=["device", "source"], how="left", nulls_equal=True).with_columns(trusted=trusted)
-    found = joined.with_columns(
-        energy_j=pl.when("trusted").then("mixed_j").otherwise("power_j"),
-        covered_s=pl.when("trusted").then("mixed_s").otherwise("power_s"),
-        counter_j=pl.when("trusted").then("counter_j").otherwise(0.0),
-        modelled_j=pl.when("trusted").then("mixed_modelled_j").otherwise("power_modelled_j"),
-    ).drop(*(name for name in AMOUNTS if name != "counter_j"))
-    error_j = sensor_error(*(pl.col(name) for name in ("energy_j", "counter_j", "agreement_ratio")))
-    return found.with_columns(error_j=error_j)
-
-
-def _best_source(tally: pl.LazyFrame) -> pl.LazyFrame:
-    """
-    One row for each device and chunk.
-
-    A source that covers less than nine tenths of what the best one does is out; among the others measured goes before
-    modelled, a counter before power, more coverage before less, and then the name decides.
-    """
-    enough = pl.col("covered_s") >= 0.9 * pl.col("covered_s").max().over("device", "chunk")
-    rank = [
-        enough,
-        pl.col("power_method").ne_missing("modelled"),
-        pl.col("counter_j") > 0,
-        pl.col("covered_s").round(3),
-    ]
-    return (
-        tally.with_columns(__rank=pl.struct(rank_part.alias(f"r{i}") for i, rank_part in enumerate(rank)))
-        .unnest("__rank")
-        .sort(
-            "device",
-            "chunk",
-            "r0",
-            "r1",
-            "r2",
-            "r3",
-            "source",
-            descending=[False, False, True, True, True, True, False],
-        )
-        .unique(["device", "chunk"], keep="first", maintain_order=True)
-        .drop("r0", "r1", "r2", "r3")
-    )
+# ------------------------------------------------------------------------------------------------------------ columns
 
 
 def _ratio(part: str, whole: str, *, total: bool = False) -> pl.Expr:
@@ -596,7 +541,7 @@ def group_of(by: Group, hosts: Mapping[str, str] | None) -> pl.Expr:
 
 _COVERED: Final = pl.col("covered_s").sum()
 _JOULES: Final = pl.when(_COVERED > 0).then(pl.col("energy_j").sum())
-_TALLY_OUT: Final = (
+_OUT: Final = (
     pl.col("host").drop_nulls().last(),
     pl.col("source").last(),
     _JOULES.alias("energy_j"),

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple, TypeVar, cast
 
 import polars as pl
 
@@ -19,6 +19,7 @@ from collector.store.extents import Extent
 from collector.store.schema import VERSION
 from collector.store.table import Table
 
+Found = TypeVar("Found")
 Moment = datetime | int
 """A time: a datetime (without a zone it is UTC), or nanoseconds since 1970."""
 
@@ -131,12 +132,19 @@ def by_device(
     return parts
 
 
+def each_part(
+    function: Callable[[pl.LazyFrame], Found], parts: Sequence[pl.LazyFrame], *, threads: int | None = None
+) -> list[Found]:
+    """What *function* makes of each of *parts* (see `by_device`), two at a time on two cores."""
+    with ThreadPoolExecutor(threads or min(os.cpu_count() or 1, _MOST_THREADS)) as pool:
+        return list(pool.map(function, parts))
+
+
 def over_devices(
     function: Callable[[pl.LazyFrame], pl.LazyFrame], parts: Sequence[pl.LazyFrame], *, threads: int | None = None
 ) -> pl.DataFrame:
-    """What *function* makes of each of *parts* (see `by_device`), one below the other; two at a time on two cores."""
-    with ThreadPoolExecutor(threads or min(os.cpu_count() or 1, _MOST_THREADS)) as pool:
-        return pl.concat(pool.map(lambda part: function(part).collect(), parts))
+    """What *function* makes of each of *parts* (see `by_device`), one below the other."""
+    return pl.concat(each_part(lambda part: function(part).collect(), parts, threads=threads))
 
 
 def latest(

@@ -21,15 +21,18 @@ BOUNDS: Final = ("energy_low_j", "energy_high_j")
 _BOARD: Final = "__board"
 
 
-def sensor_error(energy_j: pl.Expr, counter_j: pl.Expr, agreement_ratio: pl.Expr) -> pl.Expr:
+def sensor_error(
+    energy_j: str = "energy_j", counter_j: str = "counter_j", agreement_ratio: str = "agreement_ratio"
+) -> pl.Expr:
     """
-    Half the interval of a board's energy (J) that nobody calibrated.
+    Half the interval of a board's energy (J) that nobody calibrated; it adds up over the parts of the board.
 
-    The vendors' 5 %, or as far as the counter's part is from what the power of the same time comes to, where that is
-    more: one of the two is wrong then, and the interval holds both.
+    The vendors' 5 %. Of what a counter measured, as far as the power of the same time is from it, where that is more:
+    one of the two is wrong then, and the interval holds both.
     """
-    apart = counter_j * (1.0 - 1.0 / pl.when(agreement_ratio > 0).then(agreement_ratio)).abs()
-    return pl.max_horizontal(UNCALIBRATED_RATIO * energy_j, apart)
+    apart = (1.0 - 1.0 / pl.when(pl.col(agreement_ratio) > 0).then(agreement_ratio)).abs()
+    counted = pl.max_horizontal(pl.lit(UNCALIBRATED_RATIO), apart)
+    return UNCALIBRATED_RATIO * (pl.col(energy_j) - pl.col(counter_j)) + counted * pl.col(counter_j)
 
 
 def bounds(value: pl.Expr, error: pl.Expr, names: Sequence[str] = BOUNDS) -> list[pl.Expr]:

@@ -25,7 +25,6 @@ from typing import Any, Final
 import polars as pl
 
 from analytics.attribution import (
-    IDLE_RATIO,
     OWNER,
     STRETCH_S,
     held_parts,
@@ -33,6 +32,7 @@ from analytics.attribution import (
     partition_shares,
     pieces_of,
 )
+from analytics.cells import IDLE_RATIO
 from analytics.efficiency import cut_spans, energy_in
 from analytics.energy import device_steps, seconds, window_start, without_partitions
 from analytics.frames import over_devices

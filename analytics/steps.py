@@ -10,8 +10,11 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from collector.catalogue import POWER
+
+Floats = NDArray[np.float64]
 
 KEYS: Final = ("device", "source")
 TEXT: Final = ("device", "source", "host", "power_method", "power_scope")
@@ -24,24 +27,13 @@ GAP_PERIODS: Final = 3.0
 LONGEST_GAP_S: Final = 300.0
 """The most that a device's own interval makes of a gap: power is not known between readings a quarter-hour apart."""
 NS: Final = 1_000_000_000
-AMOUNTS: Final = (
+JOULES: Final = (
     "power_j", "power_s", "mixed_j", "mixed_s", "both_counter_j", "both_power_j", "counter_j",
     "mixed_modelled_j", "power_modelled_j",
 )  # fmt: skip
 """What a step has: by the power; by the counter where it is good; by each where both are; its parts."""
 BUSY: Final = ("busy_s", "busy_covered_s")
 """Utilisation integrated over time, for whoever asks for it."""
-EXTREMES: Final = ("power_min_w", "power_max_w")
-"""Of the readings with which the steps of a window end."""
-TALLY: Final = pl.Schema(
-    {
-        **dict.fromkeys(TEXT, pl.String()),
-        "chunk": pl.Datetime("ns"),
-        "max_gap_s": pl.Float64(),
-        **dict.fromkeys(EXTREMES, pl.Float64()),
-        **dict.fromkeys(AMOUNTS, pl.Float64()),
-    }
-)
 
 GROUP: Final = "__group"
 _FEW: Final = 3
@@ -195,25 +187,6 @@ def difference(column: str, max_gap_s: float, max_power_w: float) -> tuple[pl.Ex
     )
 
 
-# What the same comes to in a column without a null: there is nothing to look for before and after.
-
-
-def _trapezoid_whole(column: str, gap_ns: int | pl.Expr) -> tuple[pl.Expr, pl.Expr]:
-    counts = ~pl.col("first") & (pl.col("span") <= gap_ns)
-    mean = (pl.col(column) + pl.col(column).shift(1)) * 0.5
-    return (
-        pl.when(counts).then(mean * pl.col("span_s")).otherwise(0.0),
-        pl.when(counts).then("span_s").otherwise(0.0),
-    )
-
-
-def _difference_whole(column: str, max_gap_s: float, max_power_w: float) -> tuple[pl.Expr, pl.Expr]:
-    rise = pl.col(column) - pl.col(column).shift(1)
-    possible = (rise >= 0) & (rise * NS <= max_power_w * pl.col("span"))
-    counts = ~pl.col("first") & possible & (pl.col("span") <= round(max_gap_s * NS))
-    return pl.when(counts).then(rise).otherwise(0.0), pl.when(counts).then("span_s").otherwise(0.0)
-
-
 # -------------------------------------------------------------------------------------------------------------- steps
 
 
@@ -226,7 +199,7 @@ def gaps_s(found: Ordered, column: str, max_gap_s: float | None) -> np.ndarray:
     """
     count = 0 if found.series.is_empty() else int(found.series[-1]) + 1
     if max_gap_s is not None:
-        return np.full(count, max_gap_s)
+        return np.full(count, float(max_gap_s))
     rows = found.rows.select(column, time=nanoseconds("time")).with_columns(found.series.alias(GROUP))
     if rows[column].null_count():
         rows = rows.filter(pl.col(column).is_not_null())
@@ -237,154 +210,97 @@ def gaps_s(found: Ordered, column: str, max_gap_s: float | None) -> np.ndarray:
     return gaps
 
 
-def steps(found: Ordered, max_gap_s: float | None = None, *, busy: bool = False) -> pl.DataFrame:
+class Steps(NamedTuple):
     """
-    One row for each reading: the step that ends with it.
+    The step that ends with each reading; a first reading of a series has none.
 
-    Out: `GROUP`, first, time and span (ns; the span null in a first row), by_counter and modelled where any are, and
-    of `AMOUNTS`, and of `BUSY` if they are asked for, those that can be anything but 0. Where there is no counter, what
-    is mixed is what is by the power.
+    first, time, span (ns; 0 in a first row): of each reading. amounts: of `JOULES`, and of `BUSY` if they were asked
+    for, those that can be anything but 0. Where there is no counter, what is mixed is what is by the power.
     """
-    rows = found.rows
-    there = {name: rows[name].null_count() < rows.height for name in NUMBERS}
-    whole = {name: rows[name].null_count() == 0 for name in NUMBERS}
-    base = rows.select(*NUMBERS, time=nanoseconds("time")).with_columns(found.series.alias(GROUP), found.first)
-    base = base.with_columns(span=_span()).with_columns(span_s=pl.col("span") / NS)
 
-    def integral(column: str) -> tuple[pl.Expr, pl.Expr]:
-        gaps = np.rint(gaps_s(found, column, max_gap_s) * NS).astype(np.int64)
-        same = gaps.size == 0 or (gaps == gaps[0]).all()
-        gap = int(gaps[0]) if same and gaps.size else pl.lit(pl.Series(gaps)).gather(pl.col(GROUP)) if gaps.size else 0
-        return _trapezoid_whole(column, gap) if whole[column] else trapezoid(column, gap)
+    first: NDArray[np.bool_]
+    time: NDArray[np.int64]
+    span: NDArray[np.int64]
+    amounts: dict[str, Floats]
 
-    nothing = (pl.lit(0.0), pl.lit(0.0))
-    power_j, power_s = integral("power_w") if there["power_w"] else nothing
-    named = {"power_j": power_j, "power_s": power_s}
-    counted = there["energy_j"]
-    if counted:
-        of_counter = _difference_whole if whole["energy_j"] else difference
-        named["counter_j"], named["counter_s"] = of_counter("energy_j", MAX_COUNTER_GAP_S, POWER.high or 50_000.0)
-    if busy and there["utilization_ratio"]:
-        named["busy_s"], named["busy_covered_s"] = integral("utilization_ratio")
-    kept = [GROUP, "first", "time", "span"]
-    frame = base.lazy().select(*kept, *(value.alias(name) for name, value in named.items()))
-    modelled = (rows["power_method"] == "modelled").fill_null(False).alias("modelled")
-    if counted:
-        by_counter = pl.col("counter_s") > 0
-        both = by_counter & (pl.col("power_s") > 0)
-        frame = frame.with_columns(
-            by_counter=by_counter,
-            mixed_j=pl.when(by_counter).then("counter_j").otherwise("power_j"),
-            mixed_s=pl.when(by_counter).then("counter_s").otherwise("power_s"),
-            both_counter_j=pl.when(both).then("counter_j").otherwise(0.0),
-            both_power_j=pl.when(both).then("power_j").otherwise(0.0),
-        ).drop("counter_s")
+
+def steps(found: Ordered, max_gap_s: float | None = None, *, busy: bool = False) -> Steps:
+    """The steps of readings: by power, by the counter, and how busy the device was."""
+    first, time = found.first.to_numpy(), found.rows["time"].to_physical().to_numpy()
+    span = np.append(time[:1], time[1:] - time[:-1])
+    span[first] = 0
+    base = _Base(found, first, span, span / NS)
+    amounts = dict(zip(("power_j", "power_s"), base.integral("power_w", max_gap_s), strict=True))
+    modelled = (found.rows["power_method"] == "modelled").fill_null(False).to_numpy()
+    if not base.absent("energy_j"):
+        amounts |= base.counted(amounts["power_j"], amounts["power_s"])
     if modelled.any():
-        frame = frame.with_columns(modelled).with_columns(
-            power_modelled_j=pl.when("modelled").then("power_j").otherwise(0.0),
-            **({"mixed_modelled_j": pl.when("modelled").then("mixed_j").otherwise(0.0)} if counted else {}),
-        )
-    return frame.collect()
+        amounts |= {
+            f"{by}_modelled_j": np.where(modelled, amounts[f"{by}_j"], 0.0)
+            for by in ("power", "mixed")
+            if f"{by}_j" in amounts
+        }
+    if busy and not base.absent("utilization_ratio"):
+        amounts |= dict(zip(BUSY, base.integral("utilization_ratio", max_gap_s), strict=True))
+    return Steps(first, time, span, amounts)
 
 
-def tally(rows: pl.DataFrame, *, length_s: float, max_gap_s: float | None = None) -> pl.DataFrame:
-    """
-    The steps of `readings`, cut at the edges of windows, summed for each series and window: the columns of `TALLY`.
+class _Base(NamedTuple):
+    """Readings and the spans between them; columns without a null go the short way."""
 
-    A step that crosses an edge is shared by time.
-    """
-    return tally_of(ordered(rows), length_s=length_s, max_gap_s=max_gap_s)
+    found: Ordered
+    first: NDArray[np.bool_]
+    span: NDArray[np.int64]
+    span_s: Floats
 
+    def absent(self, column: str) -> bool:
+        return self.found.rows[column].null_count() == self.found.rows.height
 
-def tally_of(found: Ordered, *, length_s: float, max_gap_s: float | None = None) -> pl.DataFrame:
-    """`tally` of rows that are in order."""
-    if found.rows.is_empty():
-        return pl.DataFrame(schema=TALLY)
-    length = round(length_s * NS)
-    taken = steps(found, max_gap_s)
-    amounts = [name for name in AMOUNTS if name in taken.columns]
-    time, first = taken["time"].to_numpy(), taken["first"].to_numpy()
-    span = taken["span"].fill_null(0).to_numpy()
-    window = time // length
-    # A step that ends on an edge belongs to the window before it.
-    last = window - ((time == window * length) & ~first)
-    crossing = np.flatnonzero(~first & (last != _before(window)))
-    starts = np.flatnonzero(first | (last != _before(last)))
-    share = (time[crossing] - last[crossing] * length) / span[crossing]
-    cut = taken[crossing].with_columns(__last=pl.Series(last[crossing]), __first=pl.Series(window[crossing - 1]))
-    # Where a step that crosses carries nothing (a gap of days), there is nothing to share.
-    carries = cut.select(pl.any_horizontal(pl.col(name) > 0 for name in amounts)).to_series().to_numpy()
-    cut = cut.with_columns(__row=pl.Series(crossing)).filter(carries)
-    # Sums of runs, by numpy: rows of a series and a window are neighbours, so there is nothing to look up.
-    ends = np.append(starts[1:], time.size)
-    empty = np.zeros(time.size, bool)
-    empty[crossing[~carries]] = True
-    power = found.rows["power_w"].to_numpy()
-    sums = {
-        GROUP: found.series.to_numpy()[starts],
-        "__last": last[starts],
-        "__row": ends - 1,
-        "power_min_w": np.fmin.reduceat(power, starts),
-        "power_max_w": np.fmax.reduceat(power, starts),
-    }
-    for name in amounts:
-        values = taken[name].to_numpy().copy()
-        values[crossing] *= share
-        sums[name] = np.add.reduceat(values, starts)
-    whole = pl.DataFrame(sums, nan_to_null=True).filter(np.add.reduceat(~empty, starts) > 0)
-    before = (
-        cut.with_columns(__part=pl.int_ranges("__first", "__last"))
-        .explode("__part", empty_as_null=False, keep_nulls=False)
-        .with_columns(start=pl.max_horizontal(pl.col("time") - pl.col("span"), pl.col("__part") * length))
-        .with_columns(share=((pl.col("__part") + 1) * length - pl.col("start")) / pl.col("span"))
-        .select(
-            GROUP,
-            pl.col("__part").alias("__last"),
-            "__row",
-            *(pl.lit(None, pl.Float64).alias(name) for name in EXTREMES),
-            *(pl.col(name) * pl.col("share") for name in amounts),
-        )
-    )
-    sums_of = (
-        pl.concat([whole, before.select(whole.columns)])
-        .group_by(GROUP, "__last")
-        .agg(
-            pl.col("__row").max(),
-            pl.col("power_min_w").min(),
-            pl.col("power_max_w").max(),
-            *(pl.col(name).sum() for name in amounts),
-        )
-    )
-    return _described(found, sums_of, length, gaps_s(found, "power_w", max_gap_s))
+    def integral(self, column: str, max_gap_s: float | None) -> tuple[Floats, Floats]:
+        """Integral and covered seconds of each step."""
+        if self.absent(column):
+            return np.zeros(self.span.size), np.zeros(self.span.size)
+        gaps = np.rint(gaps_s(self.found, column, max_gap_s) * NS).astype(np.int64)
+        same = bool((gaps == gaps[0]).all())
+        if self.found.rows[column].null_count():
+            gap = int(gaps[0]) if same else pl.lit(pl.Series(gaps)).gather(pl.col(GROUP))
+            return self._by_expressions(column, *trapezoid(column, gap))
+        counts = (self.span <= (gaps[0] if same else gaps[self.found.series.to_numpy()])) & ~self.first
+        covered, values = np.where(counts, self.span_s, 0.0), self.found.rows[column].to_numpy()
+        joules = np.zeros(self.span.size)
+        np.add(values[1:], values[:-1], out=joules[1:])
+        joules *= 0.5
+        joules *= covered
+        return joules, covered
 
+    def counted(self, power_j: Floats, power_s: Floats) -> dict[str, Floats]:
+        """What the counter says of each step, and what it comes to with the power where the counter says nothing."""
+        counter_j, counter_s = self._difference()
+        by_counter, by_power = counter_s > 0, power_s > 0
+        if np.array_equal(by_counter, by_power):
+            return {"counter_j": counter_j, "mixed_j": counter_j, "mixed_s": counter_s,
+                    "both_counter_j": counter_j, "both_power_j": power_j}  # fmt: skip
+        both = by_counter & by_power
+        return {
+            "counter_j": counter_j,
+            "mixed_j": np.where(by_counter, counter_j, power_j),
+            "mixed_s": np.where(by_counter, counter_s, power_s),
+            "both_counter_j": np.where(both, counter_j, 0.0),
+            "both_power_j": np.where(both, power_j, 0.0),
+        }
 
-def _before(values: np.ndarray) -> np.ndarray:
-    """Each row's value of the row before; the first row's own."""
-    return np.append(values[:1], values[:-1])
+    def _difference(self) -> tuple[Floats, Floats]:
+        limit_w = POWER.high or 50_000.0
+        if self.found.rows["energy_j"].null_count():
+            return self._by_expressions("energy_j", *difference("energy_j", MAX_COUNTER_GAP_S, limit_w))
+        values = self.found.rows["energy_j"].to_numpy()
+        rise = np.zeros(values.size)
+        np.subtract(values[1:], values[:-1], out=rise[1:])
+        counts = (rise >= 0) & (rise * NS <= limit_w * self.span) & ~self.first
+        counts &= self.span <= round(MAX_COUNTER_GAP_S * NS)
+        return np.where(counts, rise, 0.0), np.where(counts, self.span_s, 0.0)
 
-
-def _described(found: Ordered, sums: pl.DataFrame, length: int, gaps: np.ndarray) -> pl.DataFrame:
-    """Sums by series and window in the columns of `TALLY`."""
-    rows = sums["__row"]
-    words = {name: found.rows[name].gather(rows) for name in KEYS}
-    for name in TEXT[len(KEYS) :]:
-        words[name] = _last_known(found, name).gather(rows)
-    filled = dict.fromkeys(AMOUNTS, pl.lit(0.0)) | {"mixed_j": pl.col("power_j"), "mixed_s": pl.col("power_s")}
-    if "power_modelled_j" in sums.columns:
-        filled["mixed_modelled_j"] = pl.col("power_modelled_j")
-    return sums.select(
-        *words.values(),
-        chunk=(pl.col("__last") * length).cast(pl.Datetime("ns")),
-        max_gap_s=pl.lit(pl.Series(gaps)).gather(pl.col(GROUP)),
-        **{name: pl.col(name) for name in EXTREMES},
-        **{name: pl.col(name) if name in sums.columns else filled[name] for name in AMOUNTS},
-    )
-
-
-def _last_known(found: Ordered, name: str) -> pl.Series:
-    """A word that a device says of itself, and what it last said where it does not."""
-    column = found.rows[name]
-    if column.null_count() in {0, column.len()}:
-        return column
-    read = pl.DataFrame({GROUP: found.series, name: column})
-    return read.select(pl.col(name).forward_fill().over(GROUP)).to_series()
+    def _by_expressions(self, column: str, amount: pl.Expr, covered: pl.Expr) -> tuple[Floats, Floats]:
+        frame = self.found.rows.lazy().select(column, "time").with_columns(self.found.series.alias(GROUP))
+        told = frame.select(amount=amount, covered=covered).collect()
+        return told["amount"].to_numpy(), told["covered"].to_numpy()

@@ -107,8 +107,7 @@ def _written(root: Path) -> list[Path]:
             "power_w": power.ravel(),
             "energy_j": joules.ravel(),
         }
-        if chunk < PAGE_CHUNKS:
-            columns["utilization_ratio"] = rng.random(CHUNK * steps).round(2)
+        columns["utilization_ratio"] = rng.random(CHUNK * steps).round(2)
         files += [segment.path for segment in store.write("device_samples", columns)]
     return files
 
