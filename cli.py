@@ -8,7 +8,14 @@ import typer
 from typer.core import TyperGroup
 
 from analytics import commands as analytics_commands
-from analytics import commands_compare, commands_cost, commands_efficiency, commands_jobs, commands_quality
+from analytics import (
+    commands_compare,
+    commands_cost,
+    commands_efficiency,
+    commands_jobs,
+    commands_quality,
+    commands_report,
+)
 from collector import commands as collector_commands
 from collector.errors import TelemetryError
 from collector.imports import commands as import_commands
@@ -54,6 +61,7 @@ app.add_typer(commands_compare.app)
 app.add_typer(commands_cost.app)
 app.add_typer(commands_efficiency.app)
 app.add_typer(commands_quality.app)
+app.add_typer(commands_report.app)
 app.add_typer(commands_jobs.app)
 app.add_typer(dashboards_commands.app)
 app.add_typer(import_commands.app)

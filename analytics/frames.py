@@ -164,16 +164,17 @@ class WorkloadFrames(NamedTuple):
     """
     What a store tells of one workload: the tables of these names, of its devices, while it held any of them.
 
-    allocations: everybody's of its devices. facility_samples: from an hour before it began, since a price holds on.
-    devices and calibrations: all.
+    allocations: everybody's of its devices. host_samples: of its hosts. facility_samples: from an hour before it began,
+    since a price holds on. events: of its devices, from a month before. devices: all.
     """
 
     device_samples: pl.LazyFrame
     workload_samples: pl.LazyFrame
     allocations: pl.LazyFrame
     devices: pl.LazyFrame
+    host_samples: pl.LazyFrame
     facility_samples: pl.LazyFrame
-    calibrations: pl.LazyFrame
+    events: pl.LazyFrame
 
 
 def of_workload(store: Store | Path | str, workload: str) -> WorkloadFrames:
@@ -192,13 +193,15 @@ def of_workload(store: Store | Path | str, workload: str) -> WorkloadFrames:
     end_ns = None if end is None or last["end"].null_count() else int(cast("int", end)) + 1
     parents = devices.filter(pl.col("device").is_in(own["device"].implode())).select("parent").drop_nulls().unique()
     named = pl.col("device").is_in([*own["device"].unique(), *parents.collect()["parent"]])
+    hosts = pl.col("host").is_in(own["host"].unique().implode())
     return WorkloadFrames(
-        scan(opened, "device_samples", start_ns, end_ns, named),
-        scan(opened, "workload_samples", start_ns, end_ns, pl.col("workload") == workload),
-        scan(opened, "allocations", None, end_ns, named),
-        devices,
-        scan(opened, "facility_samples", max(0, start_ns - _HOUR_NS), end_ns),
-        scan(opened, "calibrations"),
+        device_samples=scan(opened, "device_samples", start_ns, end_ns, named),
+        workload_samples=scan(opened, "workload_samples", start_ns, end_ns, pl.col("workload") == workload),
+        allocations=scan(opened, "allocations", None, end_ns, named),
+        devices=devices,
+        host_samples=scan(opened, "host_samples", start_ns, end_ns, hosts),
+        facility_samples=scan(opened, "facility_samples", max(0, start_ns - _HOUR_NS), end_ns),
+        events=scan(opened, "events", max(0, start_ns - 30 * 24 * _HOUR_NS), end_ns, named),
     )
 
 

@@ -7,31 +7,53 @@ how much of it was measured, and findings (`analytics.findings`) come with the n
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
 
-from analytics.attribution import attribute, named
-from analytics.calibration import calibrated_energy, latest_fits
 from analytics.cost import cost, fixed_cost, rates
-from analytics.efficiency import current, efficiency, energy_in, work_of
+from analytics.efficiency import current, held_energy, of_workloads, work_of
 from analytics.energy import device_steps
+from analytics.findings import findings, thin
 from analytics.fleet import Fleet
+from analytics.intervals import total
+from analytics.inventory import device_types, held
+from analytics.ledger import ledger
+from analytics.report_records import (
+    DeviceUse,
+    Energy,
+    Imbalance,
+    JobReport,
+    Money,
+    Standing,
+    Throttled,
+    Waste,
+    Work,
+)
+from analytics.signals import GAUGES
 from analytics.steps import MAX_COUNTER_GAP_S, difference, in_order
+from analytics.waste import placed
 from collector.catalogue import (
     ACTIVITY_DRAM,
     ACTIVITY_SM,
     ACTIVITY_TENSOR,
+    CACHE_USED,
     CLOCK_SM,
     ENERGY,
+    LATENCY_P50,
+    LATENCY_P99,
     MEMORY_TOTAL,
     MEMORY_USED,
     POWER,
     POWER_LIMIT,
+    PREEMPTIONS,
+    QUEUE_LENGTH,
+    REQUESTS_FAILED,
+    REQUESTS_RUNNING,
+    ROW_REMAP_FAILED,
     TEMPERATURE,
-    TOKENS_OUT,
     UTILIZATION,
     Metric,
     Scope,
@@ -41,213 +63,36 @@ from collector.catalogue import (
 if TYPE_CHECKING:
     from analytics.frames import WorkloadFrames
 
+__all__ = ["JobReport", "job_report", "other_runs"]
+
 BUSY: Final = 0.5
 """Clocks are compared over the readings in which a device is busier than this: idle clocks say nothing of its speed."""
 SLOW: Final = 0.03
 """A device is called slow when its clock is this far below the median of its group: beyond what manufacture spreads."""
 FEWEST_RUNS: Final = 3
 """Other runs that a standing needs."""
+BEST_WINDOWS: Final = 0.1
+"""The cheapest tenth of the windows says what a token can cost."""
 
+_ALL: Final = 0.99
 _STANDING: Final = ("joules_per_token", "joules_per_step", "joules_per_sample")
+_ACHIEVED: Final = (
+    "tokens", "tokens_in", "samples", "steps", "requests", "tokens_per_s", *_STANDING, "tokens_per_s_per_w",
+)  # fmt: skip
 _THROTTLE: Final = tuple(metric for metric in metrics(Scope.DEVICE) if metric.family == "throttle")
 _THROTTLING: Final = tuple(metric for metric in metrics(Scope.DEVICE) if metric.family == "throttling")
 _READ: Final = (
     "device", "time", "source", "host", "power_method", "power_scope",
-    *(metric.column for metric in (
+    *dict.fromkeys(metric.column for metric in (
         POWER, ENERGY, POWER_LIMIT, UTILIZATION, ACTIVITY_SM, ACTIVITY_TENSOR, ACTIVITY_DRAM, CLOCK_SM, TEMPERATURE,
-        MEMORY_USED, MEMORY_TOTAL, *_THROTTLE, *_THROTTLING,
+        MEMORY_USED, MEMORY_TOTAL, ROW_REMAP_FAILED, *_THROTTLE, *_THROTTLING,
+        *(metric for told in GAUGES.values() for metric in told),
     )),
 )  # fmt: skip
 # A counter of throttled seconds rises by a second a second at most; some drivers count a little ahead.
 _SECONDS_A_SECOND: Final = 1.1
-# Clocks that are low because there is no work, or that follow another device, are no fault of this one.
+# Clocks that are low because there is no work are no fault.
 _NO_FAULT: Final = frozenset({"idle", "low_utilization"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Throttled:
-    """Why clocks were held down, and in which share of the time (0 to 1)."""
-
-    reason: str
-    ratio: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceUse:
-    """What the job made of one device, over the time it held it; ratios are means over that time."""
-
-    device: str
-    host: str | None
-    ordinal: int | None
-    sku: str | None
-    allocated_s: float
-    covered_ratio: float
-    energy_j: float | None
-    power_mean_w: float | None
-    power_max_w: float | None
-    power_limit_w: float | None
-    utilization_ratio: float | None
-    sm_ratio: float | None
-    tensor_ratio: float | None
-    dram_ratio: float | None
-    memory_used_bytes: float | None
-    """The most that was in use."""
-    memory_total_bytes: float | None
-    temperature_max_c: float | None
-    clock_busy_hz: float | None
-    """Mean clock of the compute units while it was busy."""
-    idle_s: float
-    throttled: tuple[Throttled, ...] = ()
-
-    @property
-    def memory_ratio(self) -> float | None:
-        """The most memory in use over what there is."""
-        if self.memory_used_bytes is None or not self.memory_total_bytes:
-            return None
-        return self.memory_used_bytes / self.memory_total_bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Energy:
-    """
-    The energy of the job's devices while it held them, idle or not.
-
-    The interval holds the truth in 95 of 100 cases: by the boards' calibrations, else 5 % to either side; None where
-    some of it was modelled. `counter_ratio` is the part that hardware counters measured, `modelled_ratio` the part
-    that nothing measured; the rest is integrated power.
-    """
-
-    energy_j: float | None
-    low_j: float | None
-    high_j: float | None
-    covered_ratio: float
-    counter_ratio: float | None
-    modelled_ratio: float | None
-    calibrated_devices: int
-    power_mean_w: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Money:
-    """
-    What it cost and emitted, as `perfwatt cost` has it; None where fleet.toml does not say.
-
-    `total` is energy and devices; `facility` is what the site's PUE adds to the energy, and not in it.
-    """
-
-    currency: str | None
-    energy: float | None
-    devices: float | None
-    total: float | None
-    facility: float | None
-    pue: float | None
-    price_basis: str | None
-    carbon_location_kg: float | None
-    carbon_market_kg: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """What was achieved, over the time in which the workload's counters were read; None where nothing counted it."""
-
-    tokens: float | None
-    tokens_in: float | None
-    samples: float | None
-    steps: float | None
-    requests: float | None
-    tokens_per_s: float | None
-    joules_per_token: float | None
-    joules_per_step: float | None
-    joules_per_sample: float | None
-    tokens_per_s_per_w: float | None
-    load_ratio: float | None
-    """Tokens per second over the best hundredth of its minutes: how near the run was to its own best."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
-    """
-    How the job compares with other runs of the same.
-
-    `of` says what they have in common (such as ``chat, Llama-3.1-8B on NVIDIA H100``); `better_ratio` is the share of
-    the others that needed more joules than it.
-    """
-
-    metric: str
-    value: float
-    of: str
-    runs: int
-    median: float
-    best: float
-    better_ratio: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Waste:
-    """Energy that brought nothing, by cause, in joules and device-seconds."""
-
-    cause: str
-    energy_j: float | None
-    device_s: float
-    cost: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Imbalance:
-    """The device that holds its group back: how far its busy clock is below the median of the others."""
-
-    device: str
-    host: str | None
-    clock_hz: float
-    median_hz: float
-    behind_ratio: float
-    throttled: tuple[Throttled, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """
-    One thing to change.
-
-    `text` is a sentence with its number, `change` the exact flag or setting, `value` the number; `energy_j` is what it
-    costs at most, None where that cannot be told (then it stands last).
-    """
-
-    kind: str
-    text: str
-    change: str
-    value: float
-    energy_j: float | None = None
-    cost: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobReport:
-    """One job. Times are nanoseconds since 1970; `end_ns` is None while it runs, and `seen_ns` is what was covered."""
-
-    workload: str
-    name: str | None
-    user: str | None
-    team: str | None
-    model: str | None
-    framework: str | None
-    hosts: tuple[str, ...]
-    sites: tuple[str, ...]
-    start_ns: int
-    end_ns: int | None
-    seen_ns: tuple[int, int] | None
-    device_h: float
-    devices: tuple[DeviceUse, ...]
-    energy: Energy
-    money: Money
-    work: Work
-    standing: Standing | None
-    waste: tuple[Waste, ...]
-    throttled: tuple[Throttled, ...]
-    imbalance: Imbalance | None
-    findings: tuple[Finding, ...] = ()
-    thin: tuple[str, ...] = ()
-    """Why there are fewer findings than there could be: what was not measured, or too little of it."""
 
 
 def job_report(
@@ -256,33 +101,31 @@ def job_report(
     *,
     fleet: Fleet | None = None,
     runs: pl.LazyFrame | None = None,
-    waste: Sequence[Waste] = (),
     max_gap_s: float | None = None,
 ) -> JobReport | None:
     """
     The report of one workload; None where nothing was allocated to it.
 
-    In:  told: as `analytics.frames.of_workload` gives it; *fleet*: prices, PUE and carbon; *runs*: workload, name,
-         model, sku and joules_per_token, joules_per_step, joules_per_sample of other workloads, for its standing;
-         *waste*: its lines of a ledger of waste, else what was idle.
+    In:  told: as `analytics.frames.of_workload` gives it; *fleet*: prices, PUE and carbon; *runs*: other workloads, as
+         `other_runs` gives them, for its standing.
     """
-    told = told._replace(device_samples=told.device_samples.select(_READ))
-    frames = told._replace(**{name: frame.collect().lazy() for name, frame in told._asdict().items()})
-    mine = current(frames.allocations).filter(pl.col("workload") == workload).sort("start").collect()
+    read = [name for name in _READ if name in told.device_samples.collect_schema().names()]
+    told = told._replace(device_samples=told.device_samples.select(read))
+    told = told._replace(**{name: frame.collect().lazy() for name, frame in told._asdict().items()})
+    mine = current(told.allocations).filter(pl.col("workload") == workload).sort("start").collect()
     if mine.is_empty():
         return None
     fleet = fleet or Fleet()
-    lines = attribute(frames.device_samples, frames.allocations, devices=frames.devices, by="15m", max_gap_s=max_gap_s)
-    lines = lines.filter(pl.col("workload") == workload).collect().lazy()
-    boards = _boards(mine, frames.devices)
-    samples = _while_held(frames.device_samples, boards).collect().lazy()
-    devices = _devices(lines, samples, boards, frames.devices)
+    types = device_types(told.devices, fleet).collect().lazy()
+    lines = _lines(workload, told, fleet, types, mine, max_gap_s)
+    boards = _boards(mine, told.devices)
+    samples = _while_held(told.device_samples, boards).collect().lazy()
+    devices = _devices(lines, samples, boards, told.devices)
     hosts = tuple(sorted({device.host for device in devices if device.host}))
-    sites = fleet.site_of(hosts)
-    work = _work(workload, frames, max_gap_s)
     first, last = samples.select(first=pl.col("time").min(), last=pl.col("time").max()).collect().row(0)
-    called = _identity(workload, mine, frames.workload_samples)
-    return JobReport(
+    called = _identity(workload, mine, told.workload_samples)
+    work, counter_ratio = _work(workload, told, max_gap_s)
+    report = JobReport(
         workload=workload,
         name=called["name"],
         user=called["user"],
@@ -290,20 +133,51 @@ def job_report(
         model=called["model"],
         framework=called["framework"],
         hosts=hosts,
-        sites=tuple(sorted(set(sites.values()))),
+        sites=tuple(sorted(set(fleet.site_of(hosts).values()))),
         start_ns=_moment(mine["start"].min()),
         end_ns=None if mine["end"].null_count() else _moment(mine["end"].max()),
         seen_ns=None if first is None else (_moment(first), _moment(last)),
         device_h=sum(device.allocated_s for device in devices) / 3600.0,
         devices=devices,
-        energy=_energy(devices, samples, frames, boards, max_gap_s),
-        money=_money(lines, frames, fleet, sites),
+        energy=_energy(lines, counter_ratio),
+        money=_money(lines, told, fleet),
         work=work,
         standing=_standing(workload, called, devices, work, runs),
-        waste=tuple(waste) or _idle(lines),
+        waste=_waste(lines),
+        idle_end_s=_idle_end(lines),
         throttled=_together(devices),
         imbalance=_imbalance(devices),
     )
+    wasted = tuple(replace(line, cost=report.cost_of(line.energy_j, line.device_s)) for line in report.waste)
+    return replace(report, waste=wasted, findings=findings(report), thin=thin(report))
+
+
+def _lines(
+    workload: str,
+    told: "WorkloadFrames",
+    fleet: Fleet,
+    types: pl.LazyFrame,
+    mine: pl.DataFrame,
+    max_gap_s: float | None,
+) -> pl.LazyFrame:
+    """The workload's lines of the ledger, by quarter-hours, with places and, where there are prices, costs."""
+    start_ns = _moment(mine["start"].min())
+    end_ns = None if mine["end"].null_count() else _moment(mine["end"].max())
+    lines = ledger(
+        told.device_samples,
+        told.allocations,
+        devices=told.devices,
+        types=types,
+        events=told.events,
+        host_samples=told.host_samples,
+        since_ns=start_ns,
+        until_ns=end_ns,
+        by="15m",
+        max_gap_s=max_gap_s,
+    )
+    lines = lines.filter(pl.col("workload") == workload).collect().lazy()
+    hosts = fleet.site_of(lines.select("host").drop_nulls().unique().collect()["host"])
+    return placed(lines, hosts=hosts, types=types, workload_samples=told.workload_samples).collect().lazy()
 
 
 # ------------------------------------------------------------------------------------------------------------ devices
@@ -344,7 +218,7 @@ def _devices(
         allocated_s=pl.col("span_s").sum(),
         covered_s=pl.col("covered_s").sum(),
         energy_j=pl.when(pl.col("energy_j").count() > 0).then(pl.col("energy_j").sum()),
-        idle_s=pl.col("span_s").filter(pl.col("kind") == "idle").sum(),
+        idle_s=pl.col("span_s").filter(pl.col("cause") == "idle").sum(),
     )
     told = devices.sort("time").group_by("device").agg(
         pl.col("host", "ordinal", "model", "power_limit_w", MEMORY_TOTAL.column).drop_nulls().last()
@@ -498,66 +372,39 @@ def _imbalance(devices: Sequence[DeviceUse]) -> Imbalance | None:
 # --------------------------------------------------------------------------------------------------- energy and money
 
 
-def _energy(
-    devices: Sequence[DeviceUse],
-    samples: pl.LazyFrame,
-    told: "WorkloadFrames",
-    boards: pl.LazyFrame,
-    max_gap_s: float | None,
-) -> Energy:
-    of_boards = samples.filter(pl.col("device") == pl.col("board"))
-    spread = calibrated_energy(of_boards, latest_fits(told.calibrations), max_gap_s=max_gap_s).collect()
-    interval = {row["device"]: row for row in spread.iter_rows(named=True)}
-    # Far enough for any store and near enough that nanoseconds do not overflow.
-    end = pl.col("end").fill_null(pl.lit(2**62).cast(pl.Datetime("ns")))
-    spans = boards.select("device", "start", end=end, share=pl.lit(1.0)).unique()
-    steps = device_steps(told.device_samples, max_gap_s=max_gap_s, devices=told.devices)
-    sums = ("energy_j", "counter_j", "modelled_j")
-    whole = energy_in(spans, steps, sums=sums).select(pl.col(name).sum() for name in sums).collect()
-    joules, counter, modelled = whole.row(0)
-    known = [device for device in devices if device.energy_j is not None]
-    allocated_s = sum(device.allocated_s for device in devices)
-    covered_s = sum(device.covered_ratio * device.allocated_s for device in devices)
-    energy_j = sum(device.energy_j or 0.0 for device in known) if known else None
-    ends = [
-        tuple((device.energy_j or 0.0) * interval[device.device][name] / interval[device.device]["energy_raw_j"]
-              for name in ("energy_low_j", "energy_high_j"))
-        for device in known
-        if device.device in interval
-        and interval[device.device]["energy_low_j"] is not None
-        and interval[device.device]["energy_raw_j"]
-    ]  # fmt: skip
-    sure = len(ends) == len(known) > 0
+def _energy(lines: pl.LazyFrame, counter_ratio: float | None) -> Energy:
+    sums = lines.select(pl.col("span_s", "covered_s", "modelled_j").sum()).collect()
+    span_s, covered_s, modelled_j = sums.row(0)
+    whole = total(lines.with_columns(all=pl.lit(0)), ["all"]).collect()
+    energy_j, low_j, high_j = whole.row(0)[1:] if whole.height else (None, None, None)
     return Energy(
         energy_j=energy_j,
-        low_j=sum(low for low, _ in ends) if sure else None,
-        high_j=sum(high for _, high in ends) if sure else None,
-        covered_ratio=covered_s / allocated_s if allocated_s else 0.0,
-        counter_ratio=counter / joules if joules else None,
-        modelled_ratio=modelled / joules if joules else None,
-        calibrated_devices=sum(1 for row in interval.values() if row["calibrated"]),
+        low_j=low_j,
+        high_j=high_j,
+        covered_ratio=covered_s / span_s if span_s else 0.0,
+        counter_ratio=counter_ratio,
+        modelled_ratio=modelled_j / energy_j if energy_j else None,
         power_mean_w=energy_j / covered_s if energy_j is not None and covered_s else None,
     )
 
 
-def _money(lines: pl.LazyFrame, told: "WorkloadFrames", fleet: Fleet, sites: Mapping[str, str]) -> Money:
-    placed = named(lines, told.workload_samples, sites).collect().lazy()
-    windows = placed.select(pl.col("window").cast(pl.Datetime("us")).unique().sort()).collect()["window"].to_list()
-    charged = cost(placed, rates(fleet, windows, told.facility_samples), keys=["workload"]).collect()
-    fixed = fixed_cost(placed, told.devices, fleet, keys=["workload"]).collect()
+def _money(lines: pl.LazyFrame, told: "WorkloadFrames", fleet: Fleet) -> Money:
+    windows = lines.select(pl.col("window").cast(pl.Datetime("us")).unique().sort()).collect()["window"].to_list()
+    charged = cost(lines, rates(fleet, windows, told.facility_samples), keys=["workload"]).collect()
+    fixed = fixed_cost(lines, told.devices, fleet, keys=["workload"]).collect()
     # Two currencies are two rows, and no sum.
     row = charged.row(0, named=True) if charged.height == 1 else {}
     devices, currency = (fixed["fixed_cost"].item(), fixed["currency"].item()) if fixed.height == 1 else (None, None)
     energy = row.get("energy_cost")
     currencies = {c for c in (row.get("currency"), currency) if c is not None}
-    factors = {fleet.pue.get(site) for site in set(sites.values())} or {None}
+    factors = set(lines.select(pl.col("site").replace_strict(fleet.pue, default=None, return_dtype=pl.Float64)
+                               .unique()).collect().to_series().to_list())  # fmt: skip
     pue = factors.pop() if len(factors) == 1 else None
-    total = energy + devices if len(currencies) == 1 and energy is not None and devices is not None else None
     return Money(
         currency=currencies.pop() if len(currencies) == 1 else None,
         energy=energy,
         devices=devices,
-        total=total,
+        total=energy + devices if len(currencies) < 2 and energy is not None and devices is not None else None,
         facility=energy * (pue - 1.0) if energy is not None and pue is not None else None,
         pue=pue,
         price_basis=row.get("price_basis"),
@@ -566,12 +413,30 @@ def _money(lines: pl.LazyFrame, told: "WorkloadFrames", fleet: Fleet, sites: Map
     )
 
 
-def _idle(lines: pl.LazyFrame) -> tuple[Waste, ...]:
-    idle = lines.filter(pl.col("kind") == "idle").select(
-        energy_j=pl.when(pl.col("energy_j").count() > 0).then(pl.col("energy_j").sum()), device_s=pl.col("span_s").sum()
+def _waste(lines: pl.LazyFrame) -> tuple[Waste, ...]:
+    """What was not useful, the most energy first."""
+    whole_s = lines.select(pl.col("span_s").sum()).collect().item()
+    rows = (
+        lines.filter(pl.col("cause") != "useful")
+        .group_by("cause", "reason")
+        .agg(
+            pl.col("span_s").sum(),
+            energy_j=pl.when(pl.col("energy_j").count() > 0).then(pl.col("energy_j").sum()),
+        )
+        .sort("energy_j", "span_s", "cause", descending=[True, True, False], nulls_last=True)
+        .collect()
     )
-    joules, seconds = idle.collect().row(0)
-    return (Waste(cause="idle", energy_j=joules, device_s=seconds),) if seconds else ()
+    return tuple(
+        Waste(cause=cause, reason=reason, device_s=span_s, energy_j=energy_j, ratio=span_s / whole_s)
+        for cause, reason, span_s, energy_j in rows.iter_rows()
+    )
+
+
+def _idle_end(lines: pl.LazyFrame) -> float:
+    """How long (device-seconds) all devices were idle at the end: the quarter-hours after the last with work."""
+    idle = pl.col("span_s").filter(pl.col("cause") == "idle").sum() >= _ALL * pl.col("span_s").sum()
+    windows = lines.group_by("window").agg(pl.col("span_s").sum(), idle=idle).sort("window", descending=True)
+    return float(windows.filter(pl.col("idle").cum_min()).select(pl.col("span_s").sum()).collect().item())
 
 
 # --------------------------------------------------------------------------------------------------- work and standing
@@ -586,29 +451,73 @@ def _identity(workload: str, mine: pl.DataFrame, workload_samples: pl.LazyFrame)
     return {**told, **(models.row(0, named=True) if models.height else {"model": None, "framework": None})}
 
 
-def _work(workload: str, told: "WorkloadFrames", max_gap_s: float | None) -> Work:
+def _work(workload: str, told: "WorkloadFrames", max_gap_s: float | None) -> tuple[Work, float | None]:
+    """What was achieved, and the share of the energy that hardware counters measured."""
     own = told.workload_samples.filter(pl.col("workload") == workload)
     mine = told.allocations.filter(pl.col("workload") == workload)
-    row = (
-        efficiency(told.device_samples, own, mine, max_gap_s=max_gap_s, devices=told.devices)
-        .collect()
-        .row(0, named=True)
-    )
-    minutes = work_of(own, 60.0).filter(pl.col("work_s") > 30.0)
-    pace = minutes.select((pl.col(TOKENS_OUT.column) / pl.col("work_s")).quantile(0.99)).collect().item()
+    steps = device_steps(told.device_samples, max_gap_s=max_gap_s, devices=told.devices).collect().lazy()
+    # What runs still ends, for now, with the last that was seen.
+    last = steps.select(pl.col("time").max().to_physical().fill_null(0)).collect().item()
+    mine = held(mine, None, last)
+    used = held_energy(steps, own, mine, by=None)
+    joules, counter = used.filter(~pl.col("counted")).select(pl.col("energy_j", "counter_j").sum()).collect().row(0)
+    found = of_workloads(used, own, by=None).collect()
+    row = found.row(0, named=True) if found.height else dict.fromkeys(found.columns)
+    windows = of_workloads(held_energy(steps, own, mine, by="5m"), own, by="5m")
+    best, pace = windows.select(
+        pl.col("joules_per_token").quantile(BEST_WINDOWS), pace=pl.col("tokens_per_s").quantile(0.99)
+    ).collect().row(0)  # fmt: skip
+    more = work_of(own, None, more=(REQUESTS_FAILED.column, PREEMPTIONS.column)).collect()
+    counts = more.row(0, named=True) if more.height else {}
+    engine = own.select(
+        *(pl.col(metric.column).mean() for metric in (REQUESTS_RUNNING, QUEUE_LENGTH, LATENCY_P50, LATENCY_P99)),
+        pl.col(CACHE_USED.column).max(),
+    ).collect().row(0, named=True)  # fmt: skip
     rate = row["tokens_per_s"]
-    return Work(
-        tokens=row["tokens"],
-        tokens_in=row["tokens_in"],
-        samples=row["samples"],
-        steps=row["steps"],
-        requests=row["requests"],
-        tokens_per_s=rate,
-        joules_per_token=row["joules_per_token"],
-        joules_per_step=row["joules_per_step"],
-        joules_per_sample=row["joules_per_sample"],
-        tokens_per_s_per_w=row["tokens_per_s_per_w"],
+    work = Work(
+        **{name: row[name] for name in _ACHIEVED},
+        best_joules_per_token=best,
         load_ratio=min(1.0, rate / pace) if rate and pace else None,
+        requests_failed=counts.get(REQUESTS_FAILED.column),
+        preemptions=counts.get(PREEMPTIONS.column),
+        requests_running=engine[REQUESTS_RUNNING.column],
+        queue_length=engine[QUEUE_LENGTH.column],
+        cache_used_max_ratio=engine[CACHE_USED.column],
+        latency_p50_s=engine[LATENCY_P50.column],
+        latency_p99_s=engine[LATENCY_P99.column],
+    )
+    return work, counter / joules if joules else None
+
+
+def other_runs(efficiency: pl.LazyFrame, allocations: pl.LazyFrame, devices: pl.LazyFrame) -> pl.LazyFrame:
+    """
+    Runs that a job can be compared with.
+
+    In:  efficiency: the table of that name, or what `analytics.efficiency.efficiency` gives; allocations, devices: the
+         tables.
+    Out: workload, name, model, sku (null where its devices differ), joules_per_token, joules_per_step,
+         joules_per_sample: all energy over all work, of windows added up.
+    """
+    models = devices.sort("time").group_by("device").agg(pl.col("model").drop_nulls().last())
+    skus = (
+        current(allocations)
+        .join(models, on="device")
+        .group_by("workload")
+        .agg(sku=pl.when(pl.col("model").n_unique() == 1).then(pl.col("model").first()))
+    )
+    ratios = {
+        f"joules_per_{one}": pl.when(pl.col(f"joules_per_{one}").count() > 0).then(
+            (pl.col(f"joules_per_{one}") * pl.col(f"{one}s")).sum()
+            / pl.col(f"{one}s").filter(pl.col(f"joules_per_{one}").is_not_null()).sum()
+        )
+        for one in ("token", "step", "sample")
+    }
+    return (
+        efficiency.group_by("workload")
+        .agg(pl.col("name", "model").drop_nulls().last(), **ratios)
+        .join(skus, on="workload", how="left")
+        .select("workload", "name", "model", "sku", *ratios)
+        .sort("workload")
     )
 
 
@@ -633,17 +542,20 @@ def _standing(
         & pl.col("sku").eq_missing(sku)
         & pl.col(metric).is_not_null()
     ).collect()
-    named_same = others.filter(pl.col("name").eq_missing(told["name"]))
-    chosen, common = (named_same, f"{told['name']}, ") if named_same.height >= FEWEST_RUNS else (others, "")
+    namesakes = others.filter(pl.col("name").eq_missing(told["name"]))
+    chosen, of = others, str(told["model"])
+    if namesakes.height >= FEWEST_RUNS:
+        chosen, of = namesakes, ", ".join(dict.fromkeys(word for word in (told["name"], told["model"]) if word))
     if chosen.height < FEWEST_RUNS:
         return None
     own, values = getattr(work, metric), chosen[metric]
     return Standing(
         metric=metric,
         value=own,
-        of=f"{common if told['name'] else ''}{told['model']} on {sku or 'the same devices'}",
+        of=f"{of} on {sku or 'the same devices'}",
         runs=chosen.height,
         median=float(values.median()),  # type: ignore[arg-type]
         best=float(values.min()),  # type: ignore[arg-type]
+        best_run=chosen.sort(metric, "workload")["workload"][0],
         better_ratio=float((values > own).mean() or 0.0),
     )

@@ -106,7 +106,7 @@ class Output:
         if self.format is Format.PARQUET:
             self._parquet(fields, cut)
         else:
-            with _opened(self.file) as out:
+            with opened(self.file) as out:
                 self._text(out, schema, fields, cut)
         if cut.more and self.note is not None:
             self.note(f"shown: the first {self.rows:,} rows, and there are more; --limit 0 gives all")
@@ -157,8 +157,12 @@ class _Cut:
 
 
 @contextmanager
-def _opened(path: Path | None) -> Iterator[TextIO]:
-    """Stdout, or a file that takes its name only when it is whole."""
+def opened(path: Path | None) -> Iterator[TextIO]:
+    """
+    Stdout, or a file that takes its name only when it is whole.
+
+    Raises: QueryError when the file cannot be written.
+    """
     if path is None:
         yield sys.stdout
         sys.stdout.flush()

@@ -8,7 +8,7 @@ import pytest
 
 from analytics.fleet_toml import parse_fleet
 from analytics.frames import WorkloadFrames, schema
-from analytics.report import JobReport, job_report
+from analytics.report import JobReport, job_report, other_runs
 from collector.store.schema import TABLES
 
 START = datetime(2026, 3, 1)
@@ -73,12 +73,13 @@ def told(
         for w, d, a, b in held
     ]  # fmt: skip
     return WorkloadFrames(
-        table("device_samples", samples),
-        table("workload_samples", work or []),
-        table("allocations", allocated),
-        table("devices", described),
-        table("facility_samples", []),
-        table("calibrations", []),
+        device_samples=table("device_samples", samples),
+        workload_samples=table("workload_samples", work or []),
+        allocations=table("allocations", allocated),
+        devices=table("devices", described),
+        host_samples=table("host_samples", []),
+        facility_samples=table("facility_samples", []),
+        events=table("events", []),
     )
 
 
@@ -101,11 +102,49 @@ def test_a_report_says_who_and_how_much_with_interval_and_coverage() -> None:
     assert (found.name, found.user, found.team, found.model, found.framework) == ("chat", "ada", "ml", "llama", "vllm")
     assert found.device_h == pytest.approx(2.0)
     assert found.energy.energy_j == pytest.approx(600 * HOUR)
-    assert (found.energy.low_j, found.energy.high_j) == (pytest.approx(570 * HOUR), pytest.approx(630 * HOUR))
+    off = 0.05 * (400**2 + 200**2) ** 0.5
+    assert found.energy.high_j == pytest.approx((600 + off) * HOUR)
+    assert found.energy.low_j == pytest.approx((600 - off) * HOUR)
     assert found.energy.covered_ratio == pytest.approx(1.0)
     assert found.work.joules_per_token == pytest.approx(6.0)
-    assert found.waste[0].cause == "idle"
-    assert found.waste[0].energy_j == pytest.approx(200 * HOUR)
+
+
+def test_waste_is_that_of_the_ledger_and_useful_time_is_none() -> None:
+    samples = board("a", 400.0, activity_sm_ratio=0.8) + board("b", 200.0, busy=0.0, activity_sm_ratio=0.0)
+    found = report(told(samples, [("w", "a", 0, HOUR), ("w", "b", 0, HOUR)]))
+    (line,) = found.waste
+    assert (line.cause, line.energy_j, line.device_s) == ("idle", pytest.approx(200 * HOUR), pytest.approx(HOUR))
+    assert line.ratio == pytest.approx(0.5)
+    assert found.devices[1].idle_s == pytest.approx(HOUR)
+
+
+def test_idle_time_at_the_end_is_told_apart() -> None:
+    until = 2 * HOUR
+    samples = board("a", 400.0, until=until, utilization_ratio=lambda s: 0.9 if s < HOUR else 0.0)
+    found = report(told(samples, [("w", "a", 0, until)]))
+    assert found.idle_end_s == pytest.approx(HOUR, abs=900)
+    throughout = board("a", 400.0, until=until, utilization_ratio=lambda s: 0.9 if s // 600 % 2 else 0.0)
+    assert report(told(throughout, [("w", "a", 0, until)])).idle_end_s == 0.0
+
+
+def test_energy_by_counters_is_told() -> None:
+    samples = board("a", 400.0, energy_j=lambda s: 400.0 * s) + board("b", 400.0)
+    found = report(told(samples, [("w", "a", 0, None), ("w", "b", 0, None)]))
+    assert found.energy.counter_ratio == pytest.approx(0.5)
+
+
+def test_a_partition_is_told_by_its_own_activity_and_its_boards_power() -> None:
+    samples = board("a", 400.0, busy=0.9) + [
+        {**row, "power_w": None} for row in board("a-mig", 0.0, busy=0.3, memory_used_bytes=5e9)
+    ]
+    devices = [
+        {"device": "a", "time": START, "host": "node-1", "model": "X"},
+        {"device": "a-mig", "time": START, "host": "node-1", "model": "X", "parent": "a", "partition": "7g.80gb"},
+    ]
+    found = report(told(samples, [("w", "a-mig", 0, None)], devices=devices))
+    (device,) = found.devices
+    assert (device.device, device.utilization_ratio, device.memory_used_bytes) == ("a", pytest.approx(0.3), 5e9)
+    assert device.energy_j == pytest.approx(400 * HOUR)
 
 
 def test_what_others_draw_on_the_same_device_before_and_after_is_not_the_jobs() -> None:
@@ -172,10 +211,35 @@ def test_a_job_stands_among_runs_of_the_same_model_on_the_same_sku() -> None:
             "model": ["llama"] * 4,
             "sku": ["X", "X", "X", "Y"],
             "joules_per_token": [2.0, 3.0, 5.0, 0.1],
+            "joules_per_step": [None] * 4,
+            "joules_per_sample": [None] * 4,
         }
     )
     found = report(frames, runs=runs).standing
     assert found is not None
-    assert (found.runs, found.median, found.best) == (3, 3.0, 2.0)
+    assert (found.runs, found.median, found.best, found.best_run) == (3, 3.0, 2.0, "r1")
+    assert found.of == "chat, llama on X"
     assert found.better_ratio == pytest.approx(1 / 3)
     assert report(frames, runs=runs.head(2)).standing is None
+
+
+def test_other_runs_are_all_their_energy_over_all_their_tokens() -> None:
+    efficiency = pl.LazyFrame(
+        {
+            "workload": ["r", "r", "q"],
+            "name": ["chat"] * 3,
+            "model": ["llama"] * 3,
+            "tokens": [100.0, 300.0, None],
+            "steps": [None, None, 10.0],
+            "samples": [None] * 3,
+            "joules_per_token": [4.0, 2.0, None],
+            "joules_per_step": [None, None, 5.0],
+            "joules_per_sample": [None] * 3,
+        },
+        schema_overrides={"samples": pl.Float64, "joules_per_sample": pl.Float64},
+    )
+    frames = told(board("a", 1.0) + board("b", 1.0), [("r", "a", 0, None), ("q", "a", 0, None), ("q", "b", 0, None)])
+    mixed = frames.devices.with_columns(model=pl.when(pl.col("device") == "b").then(pl.lit("Y")).otherwise("model"))
+    rows = {row["workload"]: row for row in other_runs(efficiency, frames.allocations, mixed).collect().to_dicts()}
+    assert (rows["r"]["joules_per_token"], rows["r"]["sku"]) == (pytest.approx(2.5), "X")
+    assert (rows["q"]["joules_per_step"], rows["q"]["sku"]) == (pytest.approx(5.0), None)
