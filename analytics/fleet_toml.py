@@ -124,11 +124,11 @@ def parse_fleet(text: str, *, path: Path | str | None = None) -> Fleet:
     tables = {name: content.tables(name) for name in ("site", "domain", "rack", "sku")}
     content.end()
     sites = [_site(keys) for keys in tables["site"]]
-    unique((keys, "name", site.name) for keys, site in zip(tables["site"], sites, strict=True))
     domains = _domains(tables["domain"], sites)
     racks = _racks(tables["rack"], sites, domains)
-    names = [*domains, *(rack.name for rack in racks)]
-    unique((keys, "name", name) for keys, name in zip([*tables["domain"], *tables["rack"]], names, strict=True))
+    names = [*(site.name for site in sites), *domains, *(rack.name for rack in racks)]
+    placed = [*tables["site"], *tables["domain"], *tables["rack"]]
+    unique((keys, "name", name) for keys, name in zip(placed, names, strict=True))
     skus = [_sku(keys) for keys in tables["sku"]]
     unique((keys, "name", sku.name) for keys, sku in zip(tables["sku"], skus, strict=True))
     fleet = Fleet(

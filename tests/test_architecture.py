@@ -26,7 +26,7 @@ ALLOWED = {
     "collector.sources.scrape": {"aiohttp", "yaml"},
     "collector.sources.simulated": {"numpy"},
     "collector.store": {"duckdb"},
-    "analytics": {"polars", "numpy", "sklearn"},
+    "analytics": {"polars", "numpy", "sklearn", "scipy"},
     "analytics.commands": {"polars", "typer"},
     "analytics.effects": {"polars", "numpy", "scipy"},
     "dashboards": {
