@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from analytics import commands as analytics_commands
 from analytics import (
+    commands_capacity,
     commands_compare,
     commands_cost,
     commands_efficiency,
@@ -63,6 +64,7 @@ app.add_typer(commands_efficiency.app)
 app.add_typer(commands_quality.app)
 app.add_typer(commands_report.app)
 app.add_typer(commands_jobs.app)
+app.add_typer(commands_capacity.app)
 app.add_typer(dashboards_commands.app)
 app.add_typer(import_commands.app)
 app.add_typer(collector_commands.config_app)

@@ -6,7 +6,7 @@ Whatever has no value was not told, and is not known.
 
 import re
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from fnmatch import translate
@@ -311,6 +311,15 @@ class Fleet:
     def rack_of(self, hosts: Iterable[str]) -> dict[str, str]:
         """The rack of each host that stands in one."""
         return _found(hosts, self.rack_hosts.find)
+
+    def only(self, names: Collection[str]) -> "Fleet":
+        """The fleet of some sites alone."""
+        return replace(
+            self,
+            sites=tuple(site for site in self.sites if site.name in names),
+            domains=tuple(domain for domain in self.domains if domain.site in names),
+            racks=tuple(rack for rack in self.racks if rack.site in names),
+        )
 
     def site(self, name: str) -> Site:
         """

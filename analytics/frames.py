@@ -4,13 +4,14 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple, TypeVar, cast
 
 import polars as pl
 
+from analytics.capacity.load import Minutes, device_minutes, host_minutes, meter_minutes
 from analytics.fleet import Fleet
 from analytics.fleet_toml import parse_fleet
 from collector.errors import ConfigError, StoreError
@@ -91,6 +92,41 @@ def read_fleet(path: Path) -> Fleet:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError("fleet.toml", f"cannot be read: {error}", path=path) from error
     return parse_fleet(text, path=path)
+
+
+def power_minutes(
+    store: Store | Path | str, start: Moment | None, end: Moment | None, *, days: float, now_ns: int
+) -> Minutes:
+    """
+    What was drawn in each minute of [start, end): by default *days* up to the newest reading, or to *now_ns* without.
+
+    Raises: StoreError.
+    """
+    opened = store if isinstance(store, Store) else Store(store)
+    named = ("device_samples", "host_samples", "facility_samples")
+    if end is None:
+        lasts = [one.last_ns for table in named for one in opened.segments(table)]
+        end = max(lasts, default=now_ns) + 1
+    end_ns = nanoseconds(end)
+    if start is None:
+        start = end_ns - round(days * 24 * _HOUR_NS)
+        firsts = [one.first_ns for table in named for one in opened.segments(table, start, end_ns)]
+        start = max(start, min(firsts, default=start))
+    start_ns = nanoseconds(start)
+    known = scan(opened, "devices").sort("time").unique("device", keep="last").collect()
+    whole = known.filter(pl.col("parent").is_null())
+    inside = known.filter(pl.col("parent").is_not_null())["device"].to_list()
+    models = whole.group_by("host").agg(pl.col("model").drop_nulls().mode().first(), devices=pl.len())
+    parts = by_device(opened, "device_samples", start_ns, end_ns)
+    minutes = over_devices(partial(device_minutes, partitions=inside), parts)
+    return Minutes(
+        devices=minutes.group_by("host", "time").sum(),
+        hosts=host_minutes(scan(opened, "host_samples", start_ns, end_ns)).collect(),
+        meters=meter_minutes(scan(opened, "facility_samples", start_ns, end_ns)).collect(),
+        models={host: (model, count) for host, model, count in models.iter_rows()},
+        start_ns=start_ns,
+        end_ns=end_ns,
+    )
 
 
 def by_device(

@@ -1,7 +1,8 @@
 """Tables of a TOML file that a person wrote, read key by key; what is wrong is named with file, key, value, limit."""
 
+import json
 import tomllib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import date, datetime
 from math import isfinite
 from pathlib import Path
@@ -153,3 +154,31 @@ def unique(values: Iterable[tuple[Keys, str, str]]) -> None:
         if value in seen:
             raise keys.wrong(key, f"has {value!r}, as {seen[value]} has")
         seen[value] = keys.name
+
+
+def write_toml(tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """
+    Lists of tables as TOML; a table within a table is the last thing of it.
+
+    >>> print(write_toml({"sku": [{"name": "X", "tdp_w": 700.0, "server": {"accelerators": 8}}]}), end="")
+    [[sku]]
+    name = "X"
+    tdp_w = 700.0
+    [sku.server]
+    accelerators = 8
+    """
+    lines = []
+    for name, rows in tables.items():
+        for row in rows:
+            lines.append(f"[[{name}]]")
+            lines += [f"{key} = {_literal(value)}" for key, value in row.items() if not isinstance(value, Mapping)]
+            for key, value in row.items():
+                if isinstance(value, Mapping):
+                    lines.append(f"[{name}.{key}]")
+                    lines += [f"{inner} = {_literal(told)}" for inner, told in value.items()]
+    return "".join(line + "\n" for line in lines)
+
+
+def _literal(value: Any) -> str:
+    """A value as TOML writes it; of text, numbers and lists JSON writes the same."""
+    return value.isoformat() if isinstance(value, date) else json.dumps(value, ensure_ascii=False)

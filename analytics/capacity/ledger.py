@@ -64,9 +64,13 @@ def ledger(found: Survey, sku: Sku | None) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=LEDGER, orient="row")
 
 
-def deployable(found: Survey, server: Server, *, nameplate: bool = False) -> dict[str, int]:
-    """How many more servers each rack of a site could take at once, such that the most fit in all of it."""
-    racks = _fed(found)
+def most_servers(found: Survey, server: Server, racks: Sequence[Rack], *, nameplate: bool = False) -> dict[str, int]:
+    """
+    How many more servers each of *racks* could take, such that together they take the most.
+
+    Where nothing limits a rack (no rating, no space told), it is said to take none: nothing is known of it. With
+    *nameplate* what stands there counts with its nameplates.
+    """
     slack = _nameplate_slack(found) if nameplate else found.slack_w
     rows, caps = power_rows(found, [rack.name for rack in racks], slack_w=slack), _caps(found, racks, server)
     counts = _most(rows, server, caps, _site_cooling_w(found))
@@ -110,8 +114,8 @@ def _lines(found: Survey, server: Server | None) -> dict[str, float]:
     if server is None:
         return lines | {"deployable": free, "in use": used}
     unit = server_w(server) or 0.0
-    most = sum(deployable(found, server).values()) * unit
-    by_plate = sum(deployable(found, server, nameplate=True).values()) * unit
+    most = sum(most_servers(found, server, racks).values()) * unit
+    by_plate = sum(most_servers(found, server, racks, nameplate=True).values()) * unit
     return lines | {"fragments": free - most, "nameplate": most - by_plate, "deployable": by_plate, "in use": used}
 
 
@@ -187,7 +191,9 @@ def _most(rows: PowerRows, server: Server, caps: dict[str, Floats], total: float
     unit = server_w(server)
     assert unit is not None
     count = rows.weights.shape[1]
-    limit = np.min([*caps.values(), np.full(count, _BEYOND_W)], axis=0)
+    limit = np.min([*caps.values(), np.full(count, np.inf)], axis=0)
+    bounded = np.isfinite(limit) | (rows.weights > 0).any(axis=0)
+    limit = np.where(bounded, np.minimum(limit, _BEYOND_W), 0.0)
     whole = np.floor(np.maximum(limit, 0.0) / unit + 1e-9)
     upper = np.maximum(rows.slack_w, 0.0) / unit
     constraints = [LinearConstraint(rows.weights, -np.inf, upper)] if len(upper) else []

@@ -350,50 +350,77 @@ def _id(sku: Sku, seed: int, index: int) -> str:
 
 def describe(fleet: Fleet) -> dict[str, Any]:
     """
-    The fleet as a planner would write it down: sites, power domains, racks, hosts and device types.
+    The fleet as a planner would write it down: sites, power tree, racks, hosts and device types, for fleet.toml.
 
-    Every level of the tree names what it hangs from and what power it may carry, so it can be written as fleet.toml.
+    Each site has two utility feeds, each with its UPS; each row of racks hangs on a panel of either. A site is built
+    for what stands in it and a little more, so that something is short everywhere: panels, UPS or grid connection.
     """
-    tdp = fleet.each("tdp_w")
-    host_w = np.bincount(fleet.host_of, weights=tdp, minlength=len(fleet.host_names)) * 1.15 + 900.0
-    racks: dict[str, dict[str, Any]] = {}
-    for host, name in enumerate(fleet.host_names):
-        site = fleet.sites[fleet.host_site[host]].name
-        rack = racks.setdefault(fleet.host_rack[host], {"name": fleet.host_rack[host], "site": site, "hosts": []})
-        rack["hosts"].append(name)
-        rack["host_w"] = rack.get("host_w", 0.0) + float(host_w[host])
-    rows: dict[str, dict[str, Any]] = {}
-    for rack in racks.values():
-        number = (int(rack["name"].rsplit("-r", 1)[1]) - 1) // RACKS_PER_ROW + 1
-        rack["domain"] = f"{rack['site']}-row{number}"
-        # Feeds are sold in steps and a little larger than what hangs on them.
-        rack["limit_w"] = float(np.ceil(rack.pop("host_w") / 5_000) * 5_000)
-        row = rows.setdefault(rack["domain"], {"name": rack["domain"], "site": rack["site"], "limit_w": 0.0})
-        row["limit_w"] += rack["limit_w"]
-        row["redundancy"] = "2N"
+    host_sku = [
+        fleet.skus[int(fleet.sku_of[np.flatnonzero(fleet.host_of == host)[0]])] for host in range(_hosts(fleet))
+    ]
+    per_host = np.bincount(fleet.host_of, minlength=_hosts(fleet))
+    sites, domains, racks = [], [], []
+    for number, site in enumerate(fleet.sites):
+        ours = [host for host in range(_hosts(fleet)) if fleet.host_site[host] == number]
+        names = dict.fromkeys(fleet.host_rack[host] for host in ours)
+        rows: dict[str, list[int]] = {}
+        for at, name in enumerate(names):
+            inside = [host for host in ours if fleet.host_rack[host] == name]
+            rows.setdefault(f"{site.name}-row{at // RACKS_PER_ROW + 1}", []).extend(inside)
+            racks.append({
+                "name": name, "feeds": [f"{site.name}-row{at // RACKS_PER_ROW + 1}-{side}" for side in "ab"],
+                "rating_v": 415.0, "rating_a": 125.0, "phases": 3, "units": 48, "cooling_w": 80e3, "ports": 64,
+                "hosts": [fleet.host_names[host] for host in inside], "sku": host_sku[inside[0]].name,
+            })  # fmt: skip
+        peak_w = sum(_server_w(host_sku[host], int(per_host[host]), 1.0) for host in ours)
+        sites.append({
+            "name": site.name, "hours_east": site.hours_east, "currency": site.currency, "power_factor": 0.98,
+            "pue": 1.25, "price_per_kwh": site.price_per_kwh, "carbon_g_per_kwh": site.carbon_g_per_kwh,
+            "limit_w": _step(peak_w * 1.45), "cooling_w": _step(peak_w * 1.2), "lead_days": 900.0,
+        })  # fmt: skip
+        for side in "ab":
+            up = f"{site.name}-utility-{side}"
+            domains.append({"name": up, "kind": "utility", "site": site.name, "rating_w": _step(peak_w * 1.3)})
+            domains.append({
+                "name": f"{site.name}-ups-{side}", "kind": "ups", "parents": [up], "efficiency_ratio": 0.96,
+                "group": f"{site.name}-ups", "redundancy": "2N", "rating_w": _step(peak_w * 1.1), "lead_days": 240.0,
+            })  # fmt: skip
+            for row, inside in rows.items():
+                of_row = sum(_server_w(host_sku[host], int(per_host[host]), 1.0) for host in inside)
+                domains.append({
+                    "name": f"{row}-{side}", "kind": "rpp", "parents": [f"{site.name}-ups-{side}"],
+                    "rating_w": _step(of_row * 1.2), "derating_ratio": 0.8, "lead_days": 90.0,
+                })  # fmt: skip
+    return {"site": sites, "domain": domains, "rack": racks, "sku": [_described(fleet, sku) for sku in fleet.skus]}
+
+
+def _hosts(fleet: Fleet) -> int:
+    return len(fleet.host_names)
+
+
+def _step(watts: float) -> float:
+    """Feeds are sold in steps."""
+    return float(np.ceil(watts / 5_000) * 5_000)
+
+
+def _server_w(sku: Sku, devices: int, share: float) -> float:
+    """The draw of a server with all of its devices at a share of their rated power; fans and CPUs come on top."""
+    return devices * float(sku.tdp_w) * 1.15 * share + 900.0
+
+
+def _described(fleet: Fleet, sku: Sku) -> dict[str, Any]:
+    devices = fleet.options.devices_per_host
     return {
-        "site": [
-            {
-                "name": site.name,
-                "hours_east": site.hours_east,
-                "currency": site.currency,
-                "price_per_kwh": site.price_per_kwh,
-                "carbon_g_per_kwh": site.carbon_g_per_kwh,
-                "limit_w": sum(row["limit_w"] for row in rows.values() if row["site"] == site.name) * 0.9,
-            }
-            for site in fleet.sites
-        ],
-        "domain": list(rows.values()),
-        "rack": list(racks.values()),
-        "sku": [
-            {
-                "name": sku.name,
-                "vendor": sku.vendor,
-                "model": sku.model,
-                "tdp_w": float(sku.tdp_w),
-                "memory_bytes": float(sku.memory_bytes),
-                "flop_per_s": sku.flop_per_s,
-            }
-            for sku in fleet.skus
-        ],
-    }
+        "name": sku.name,
+        "vendor": sku.vendor,
+        "model": sku.model,
+        "tdp_w": float(sku.tdp_w),
+        "memory_bytes": float(sku.memory_bytes),
+        "flop_per_s": sku.flop_per_s,
+        "memory_bandwidth_bytes_per_s": sku.bytes_per_s,
+        "server": {
+            "accelerators": devices, "rack_units": 8, "ports": 10,
+            "nameplate_w": _step(_server_w(sku, devices, 1.0) * 1.1), "peak_w": _server_w(sku, devices, 1.0),
+            "mean_w": _server_w(sku, devices, 0.6), "lead_days": 120.0,
+        },
+    }  # fmt: skip

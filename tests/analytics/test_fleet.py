@@ -9,7 +9,9 @@ import pytest
 from analytics.fleet import BREAKER_DERATING, Fleet, Sku, built_in_skus, spare_of
 from analytics.fleet_toml import parse_fleet
 from analytics.frames import read_fleet
+from analytics.tables import write_toml
 from collector.errors import ConfigError
+from collector.sources.simulated import fleet as described
 
 DUBLIN = """
 [[site]]
@@ -167,6 +169,18 @@ def test_the_file_goes_before_the_built_in_table_key_by_key() -> None:
     named = parse_fleet('[[sku]]\nname = "ours"\nmodel = "NVIDIA H100 80GB HBM3"\n').sku("OURS")
     assert named == Sku(**{**{f: getattr(Fleet().sku("H100-SXM"), f) for f in Sku.__slots__}, "name": "ours",
                            "models": ("NVIDIA H100 80GB HBM3",)})  # fmt: skip
+
+
+def test_the_simulated_fleet_is_described_in_the_readers_own_words() -> None:
+    told = described({"devices": 400, "sites": 3, "mix": {"H100": 2.0, "MI300X": 1.0}})
+    fleet = parse_fleet(write_toml(told))
+    assert len(fleet.sites) == 3
+    assert {rack.name for rack in fleet.racks} == {rack["name"] for rack in told["rack"]}
+    hosts = [host for rack in told["rack"] for host in rack["hosts"]]
+    assert fleet.rack_of(hosts) == {host: rack["name"] for rack in told["rack"] for host in rack["hosts"]}
+    sku = fleet.sku_of("NVIDIA H100 80GB HBM3")
+    assert sku is not None
+    assert sku.server is not None
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analytics.capacity.headroom import Survey, cases, headroom, require_days, survey
-from analytics.capacity.ledger import MEANING, deployable, ledger, smallest_server
+from analytics.capacity.ledger import MEANING, ledger, most_servers, smallest_server
 from analytics.capacity.load import Leaf, Load
 from analytics.capacity.tree import trees
 from analytics.fleet import Fleet, Server, Sku
@@ -60,7 +60,8 @@ def surveyed(
     (tree,) = trees(fleet)
     length = len(next(iter(watts.values()), [0.0]))
     leaves = [
-        Leaf(name=rack, pool=pool, measured_w=float(np.mean(watts[rack])), rack_units=0, ports=0,
+        Leaf(name=rack, pool=pool, measured_w=float(np.mean(watts[rack])),
+             rack_units=fleet.rack(rack).units_used or 0, ports=fleet.rack(rack).ports_used or 0,
              nameplate_w=(plates or {}).get(rack))
         for rack, pool in tree.racks.items()
     ]  # fmt: skip
@@ -234,7 +235,7 @@ def test_what_a_rack_lacks_is_the_cause_that_the_ledger_names(replaced: str, by:
     told, before = lines(found, SKU), lines(surveyed(parse_fleet(PAIR), {"r1": [1e3], "r2": [1e3]}), SKU)
     assert told["deployable"] == pytest.approx(0.0, abs=1e-6)
     assert told[cause] > before[cause] + 9e3
-    assert sum(deployable(found, SKU.server).values()) == 0  # type: ignore[arg-type]
+    assert sum(most_servers(found, SKU.server, found.racks).values()) == 0  # type: ignore[arg-type]
 
 
 def test_the_smallest_server_is_that_which_draws_least() -> None:

@@ -637,9 +637,8 @@ def test_the_description_holds_every_host_once_within_its_feeds() -> None:
     told = fleet({"devices": 400, "sites": 3, "mix": MIX})
     hosts = [host for rack in told["rack"] for host in rack["hosts"]]
     assert sorted(hosts) == sorted(build(parse({"devices": 400, "sites": 3, "mix": MIX})).host_names)
-    assert {rack["domain"] for rack in told["rack"]} == {domain["name"] for domain in told["domain"]}
-    for domain in told["domain"]:
-        assert domain["limit_w"] == sum(rack["limit_w"] for rack in told["rack"] if rack["domain"] == domain["name"])
+    panels = {domain["name"] for domain in told["domain"] if domain["kind"] == "rpp"}
+    assert {feed for rack in told["rack"] for feed in rack["feeds"]} == panels
 
 
 def test_device_types_keep_their_makers_order_of_power() -> None:

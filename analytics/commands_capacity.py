@@ -1,0 +1,279 @@
+"""The commands of capacity: capacity, fleet check, fleet show."""
+
+# ruff: noqa: ARG001 (the options --quiet and --config act by themselves, when they are read)
+
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from analytics.commands import answer
+from collector.errors import ConfigError, NotEnoughData, QueryError
+from collector.options import (
+    CheckOption,
+    ConfigOption,
+    FileOption,
+    LimitOption,
+    OutputOption,
+    QuietOption,
+    Request,
+    SinceOption,
+    StoreOption,
+    TzOption,
+    UntilOption,
+    request,
+    say,
+    store_root,
+    warn,
+)
+from collector.output import Format
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from analytics.capacity.assessment import Assessment
+    from analytics.fleet import Fleet, Sku
+
+app = typer.Typer(rich_markup_mode=None)
+fleet_app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="What fleet.toml says the fleet is.")
+app.add_typer(fleet_app, name="fleet")
+
+
+class Show(StrEnum):
+    """What `capacity` answers with."""
+
+    NODES = "nodes"
+    CASES = "cases"
+    LEDGER = "ledger"
+    ADVICE = "advice"
+
+
+class Peak(StrEnum):
+    """Which load counts, of means of a minute."""
+
+    P95 = "p95"
+    P99 = "p99"
+    P999 = "p99.9"
+    MAX = "max"
+
+
+RATIO = {Peak.P95: 0.95, Peak.P99: 0.99, Peak.P999: 0.999, Peak.MAX: 1.0}
+WINDOW_DAYS = 30
+
+FleetOption = Annotated[
+    Path | None,
+    typer.Option("--fleet", metavar="FILE", help="Sites, power tree, racks, SKUs; else fleet.toml of the store."),
+]
+PeakOption = Annotated[Peak, typer.Option("--peak", help="Which load counts, of means of a minute.")]
+DaysOption = Annotated[
+    float, typer.Option("--min-days", min=0.0, metavar="DAYS", help="Refuse sites with fewer days of power.")
+]
+
+
+@app.command()
+def capacity(
+    store: StoreOption = None,
+    fleet: FleetOption = None,
+    show: Annotated[Show, typer.Option("--show", help="Nodes; failure cases; the stranded power; what to do.")] = (
+        Show.NODES
+    ),
+    site: Annotated[list[str] | None, typer.Option("--site", help="Only this site; may be repeated.")] = None,
+    peak: PeakOption = Peak.P99,
+    min_days: DaysOption = 7.0,
+    sku: Annotated[
+        str | None, typer.Option("--sku", help="The server that is to fit; else the smallest that fleet.toml has.")
+    ] = None,
+    paths: Annotated[
+        Path | None,
+        typer.Option(
+            "--paths",
+            metavar="FILE",
+            help="Sample paths of load as Parquet: node, path, time, power_w; else from the days measured.",
+        ),
+    ] = None,
+    horizon: Annotated[str, typer.Option("--horizon", metavar="SPAN", help="How far ahead the runway looks.")] = "365d",
+    output: OutputOption = Format.TABLE,
+    file: FileOption = None,
+    limit: LimitOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    tz: TzOption = "UTC",
+    check: CheckOption = None,
+    quiet: QuietOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """
+    Headroom of every node of the power tree in its worst single failure, its runway, and what still fits.
+
+    --since is 30 days before the newest reading by default. --check 'headroom_w<0' exits with 4 if one is overloaded.
+    """
+    import polars as pl
+
+    from analytics.capacity.advice import advice
+    from analytics.capacity.assessment import nodes
+    from analytics.capacity.headroom import cases
+    from analytics.capacity.ledger import ledger
+
+    asked, root = request(output, file, limit, since, until, tz), store_root(store)
+    found = _assessed(root, asked, fleet, site, peak=peak, min_days=min_days)
+    server = _server(found.fleet, sku)
+    if show is Show.CASES:
+        frame = pl.concat(cases(one) for one in found.surveys)
+    elif show is Show.LEDGER:
+        frame = pl.concat(ledger(one, server) for one in found.surveys)
+    else:
+        frame = nodes(found, sku=server, paths=_paths(found, paths, horizon))
+        if show is Show.ADVICE:
+            frame = advice(found, frame, sku=server)
+        elif asked.output.format is Format.TABLE:
+            frame = frame.select(_BRIEF)
+    answer(f"capacity.{show.value}", frame.lazy(), asked, check)
+
+
+_BRIEF = (
+    "node", "kind", "site", "load_p50_w", "load_p99_w", "load_max_w", "derated_w", "safe_w", "failure_load_w",
+    "worst_failure", "headroom_w", "free_w", "servers", "runway_p10", "runway_p50", "runway_p90", "binding", "order_by",
+    "load_basis",
+)  # fmt: skip
+
+
+@fleet_app.command("check")
+def check_fleet(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A fleet.toml.")],
+    quiet: QuietOption = False,
+) -> None:
+    """Check a fleet.toml: what is wrong is named with key, value and limit, and the exit code is 2."""
+    from analytics.frames import read_fleet
+
+    found = read_fleet(file)
+    say(
+        f"{file}: {len(found.sites)} sites, {len(found.domains)} power domains, {len(found.racks)} racks, "
+        f"{len(found.skus)} device types"
+    )
+
+
+@fleet_app.command("show")
+def show_fleet(
+    store: StoreOption = None,
+    fleet: FleetOption = None,
+    site: Annotated[list[str] | None, typer.Option("--site", help="Only this site; may be repeated.")] = None,
+    peak: PeakOption = Peak.P99,
+    min_days: DaysOption = 0.0,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    tz: TzOption = "UTC",
+    quiet: QuietOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """The power tree with what each node carries, and what is left of it in the worst single failure."""
+    from analytics.capacity.drawing import drawing
+
+    asked = request(Format.TABLE, None, None, since, until, tz)
+    found = _assessed(store_root(store), asked, fleet, site, peak=peak, min_days=min_days)
+    for one in found.surveys:
+        typer.echo(drawing(one))
+
+
+# ----------------------------------------------------------------------------------------------------- what they share
+
+
+def fleet_of(root: Path, file: Path | None) -> "Fleet":
+    """
+    The fleet as *file* describes it, or the store's own fleet.toml.
+
+    Raises: ConfigError.
+    """
+    from analytics.frames import read_fleet
+
+    path = file or root / "fleet.toml"
+    if file is None and not path.exists():
+        raise ConfigError("--fleet", f"is needed: there is no {path} that says what the fleet is")
+    return read_fleet(path)
+
+
+def _assessed(
+    root: Path, asked: Request, file: Path | None, sites: list[str] | None, *, peak: Peak, min_days: float
+) -> "Assessment":
+    """
+    The sites surveyed over the window; those with too little data are named on stderr.
+
+    Raises: ConfigError, StoreError, NotEnoughData.
+    """
+    from analytics.attribution import measured_pue
+    from analytics.capacity.assessment import assess
+    from analytics.frames import power_minutes, scan
+
+    fleet = fleet_of(root, file)
+    for name in sites or ():
+        if name not in {one.name for one in fleet.sites}:
+            raise ConfigError("--site", f"is {name!r}; there are {', '.join(one.name for one in fleet.sites)}")
+    told = power_minutes(root, asked.start_ns, asked.end_ns, days=WINDOW_DAYS, now_ns=time.time_ns())
+    pue = measured_pue(scan(root, "facility_samples", told.start_ns, told.end_ns)).select("site", "pue").collect()
+    found = assess(
+        fleet.only(sites) if sites else fleet,
+        told,
+        pue=dict(pue.iter_rows()),
+        percentile=RATIO[peak],
+        min_days=min_days,
+    )
+    for reason in found.refused.values():
+        warn(reason)
+    return found
+
+
+def _server(fleet: "Fleet", name: str | None) -> "Sku | None":
+    """
+    The SKU called *name*, or that with the smallest server.
+
+    Raises: ConfigError.
+    """
+    from analytics.capacity.ledger import server_w, smallest_server
+
+    if name is None:
+        smallest = smallest_server(fleet)
+        if smallest is None:
+            say("no [[sku]] tells what its server draws: what still fits is not known")
+        return smallest
+    found = fleet.sku(name)
+    if found is None:
+        raise ConfigError("--sku", f"is {name!r}, which no [[sku]] is called; there are {_names(fleet)}")
+    if server_w(found.server) is None:
+        raise ConfigError("--sku", f"is {name!r}, of which no [sku.server] tells peak_w or nameplate_w")
+    return found
+
+
+def _names(fleet: "Fleet") -> str:
+    return ", ".join(sku.name for sku in fleet.skus) or "none"
+
+
+def _paths(found: "Assessment", file: Path | None, horizon: str) -> "dict[str, pl.DataFrame]":
+    """
+    Sample paths of each site: of a file, or of the days that are measured, where they are enough.
+
+    Raises: ConfigError, QueryError.
+    """
+    import polars as pl
+
+    from analytics.capacity.paths import PATHS, daily_peaks
+    from analytics.capacity.paths import paths as paths_of
+    from collector.moments import NS, parse_span
+
+    days = round(parse_span(horizon, option="--horizon") / (86_400 * NS))
+    if not 1 <= days <= 3650:
+        raise ConfigError("--horizon", f"is {horizon!r}, not within 1 to 3650 days")
+    if file is not None:
+        try:
+            told = pl.read_parquet(file)
+            told = told.select(pl.col(name).cast(kind) for name, kind in PATHS.items())
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise QueryError(f"{file}: no sample paths (node, path, time, power_w): {error}") from error
+        return {one.tree.site.name: told for one in found.surveys}
+    ahead = {}
+    for one in found.surveys:
+        try:
+            ahead[one.tree.site.name] = paths_of(daily_peaks(one), days=days)
+        except NotEnoughData as error:
+            say(f"{one.tree.site.name}: {error}")
+    return ahead
