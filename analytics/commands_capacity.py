@@ -128,14 +128,13 @@ def capacity(
         if show is Show.ADVICE:
             frame = advice(found, frame, sku=server)
         elif asked.output.format is Format.TABLE:
-            frame = frame.select(_BRIEF)
+            frame = frame.select(_BRIEF).with_columns(pl.col(pl.Datetime).dt.date())
     answer(f"capacity.{show.value}", frame.lazy(), asked, check)
 
 
 _BRIEF = (
-    "node", "kind", "site", "load_p50_w", "load_p99_w", "load_max_w", "derated_w", "safe_w", "failure_load_w",
-    "worst_failure", "headroom_w", "free_w", "servers", "runway_p10", "runway_p50", "runway_p90", "binding", "order_by",
-    "load_basis",
+    "node", "kind", "load_p50_w", "load_p99_w", "load_max_w", "derated_w", "safe_w", "failure_load_w", "worst_failure",
+    "headroom_w", "free_w", "servers", "runway_p10", "runway_p50", "runway_p90", "binding", "order_by",
 )  # fmt: skip
 
 
@@ -274,6 +273,8 @@ def _paths(found: "Assessment", file: Path | None, horizon: str) -> "dict[str, p
     for one in found.surveys:
         try:
             ahead[one.tree.site.name] = paths_of(daily_peaks(one), days=days)
+            last = ahead[one.tree.site.name].select(pl.col("time").max().dt.strftime("%Y-%m-%d")).item()
+            say(f"{one.tree.site.name}: runway by a straight line through the days measured, up to {last}")
         except NotEnoughData as error:
             say(f"{one.tree.site.name}: {error}")
     return ahead

@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar, cast
 
 import polars as pl
 
-from analytics.capacity.load import Minutes, device_minutes, host_minutes, meter_minutes
+from analytics.capacity.load import Minutes, device_minutes, minutes_of
 from analytics.fleet import Fleet
 from analytics.fleet_toml import parse_fleet
 from collector.errors import ConfigError, StoreError
@@ -38,6 +38,7 @@ PART_ROWS = 1_000_000
 """Rows of a part of `by_device`: some hundreds of megabytes while energy is computed."""
 _LEAST_BYTES = 8
 _MOST_THREADS = 4
+_MINUTE_NS = 60_000_000_000
 _HOUR_NS = 3_600_000_000_000
 
 _TICKS_NS: dict[pl.DataType, int] = {pl.Datetime("ms"): 1_000_000, pl.Datetime("us"): 1_000, pl.Datetime("ns"): 1}
@@ -106,24 +107,21 @@ def power_minutes(
     named = ("device_samples", "host_samples", "facility_samples")
     if end is None:
         lasts = [one.last_ns for table in named for one in opened.segments(table)]
-        end = max(lasts, default=now_ns) + 1
+        end = (max(lasts, default=now_ns) // _MINUTE_NS + 1) * _MINUTE_NS
     end_ns = nanoseconds(end)
     if start is None:
         start = end_ns - round(days * 24 * _HOUR_NS)
         firsts = [one.first_ns for table in named for one in opened.segments(table, start, end_ns)]
         start = max(start, min(firsts, default=start))
     start_ns = nanoseconds(start)
-    known = scan(opened, "devices").sort("time").unique("device", keep="last").collect()
-    whole = known.filter(pl.col("parent").is_null())
-    inside = known.filter(pl.col("parent").is_not_null())["device"].to_list()
-    models = whole.group_by("host").agg(pl.col("model").drop_nulls().mode().first(), devices=pl.len())
+    known = scan(opened, "devices")
+    inside = known.filter(pl.col("parent").is_not_null()).select("device").unique().collect()["device"].to_list()
     parts = by_device(opened, "device_samples", start_ns, end_ns)
-    minutes = over_devices(partial(device_minutes, partitions=inside), parts)
-    return Minutes(
-        devices=minutes.group_by("host", "time").sum(),
-        hosts=host_minutes(scan(opened, "host_samples", start_ns, end_ns)).collect(),
-        meters=meter_minutes(scan(opened, "facility_samples", start_ns, end_ns)).collect(),
-        models={host: (model, count) for host, model, count in models.iter_rows()},
+    return minutes_of(
+        over_devices(partial(device_minutes, partitions=inside), parts),
+        scan(opened, "host_samples", start_ns, end_ns),
+        scan(opened, "facility_samples", start_ns, end_ns),
+        known,
         start_ns=start_ns,
         end_ns=end_ns,
     )

@@ -32,6 +32,9 @@ ADVICE: Final = pl.Schema(
     }
 )  # fmt: skip
 
+SOON_DAYS: Final = 90
+"""How far ahead an order has to be due to be recommended."""
+
 
 def advice(found: Assessment, rows: pl.DataFrame, *, sku: Sku | None = None) -> pl.DataFrame:
     """
@@ -124,14 +127,17 @@ def _cords(found: Survey) -> Iterator[dict[str, Any]]:
 
 
 def _purchases(found: Survey, rows: pl.DataFrame) -> Iterator[dict[str, Any]]:
-    """What runs out by itself; what is above it has a row of its own."""
-    for one in rows.filter(pl.col("runway_p10").is_not_null() & pl.col("order_by").is_not_null()).iter_rows(named=True):
-        if one["binding"].startswith("power of ") or one["kind"] == "rack":
+    """What runs out by itself and is to be ordered soon; what is above it has a row of its own."""
+    soon = pl.from_epoch(pl.lit(found.load.end_ns), time_unit="ns").dt.offset_by(f"{SOON_DAYS}d")
+    due = rows.filter(pl.col("runway_p10").is_not_null() & (pl.col("order_by") <= soon) & (pl.col("kind") != "rack"))
+    for one in due.iter_rows(named=True):
+        if one["binding"].startswith("power of "):
             continue
         dates = " / ".join(_day(one[f"runway_p{percent}"]) for percent in (10, 50, 90))
         yield _row(
             found, "buy", one["kind"], one["node"], baseline=f"runs out {dates} (p10/p50/p90)",
-            summary=f"{one['node']}: {one['binding']} runs out {dates} (p10/p50/p90 of {one['paths']} paths); "
+            summary=f"{one['node']}: {one['binding']} runs out {dates} (p10/p50/p90), in "
+                    f"{100 * one['runs_out_ratio']:.0f} % of {one['paths']} paths up to {_day(one['horizon'])}; "
                     f"order by {_day(one['order_by'])}, {one['lead_days']:g} days ahead",
             proposed=f"more {one['binding']} by {_day(one['runway_p10'])}", effect_unit=None,
         )  # fmt: skip

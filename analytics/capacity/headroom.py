@@ -104,9 +104,15 @@ class Survey:
 
     @cached_property
     def worst(self) -> np.ndarray:
-        """The case that leaves each node least; where no limit is known, in which it carries most."""
+        """
+        The case that leaves each node least; where no limit is known, in which it carries most.
+
+        Of several that leave the same it is the loss of something of the node's own kind, if there is one.
+        """
         slack = np.where(np.isnan(self.slack_w), -self.load_w, self.slack_w)
-        worst: np.ndarray = np.argmin(slack, axis=0)
+        alike = np.array([[self._kind(case) != node.kind for node in self.tree.nodes] for case in self.tree.cases])
+        # Less than a milliwatt apart is the same.
+        worst: np.ndarray = np.lexsort((alike, np.round(slack, 3)), axis=0)[0]
         return worst
 
     @cached_property
@@ -154,6 +160,9 @@ class Survey:
     def peak_w(self, leaf: str) -> float:
         """The percentile of a leaf's own load."""
         return float(self.peak(self.rows[leaf]))
+
+    def _kind(self, case: Case) -> str | None:
+        return None if case.node is None or case.rack else self.tree.nodes[self.tree.at[case.node]].kind
 
     def _moved(self, case: Case) -> Floats:
         """What *case* changes: nodes by pools, or nodes by one rack."""

@@ -155,6 +155,32 @@ class Minutes:
     end_ns: int
 
 
+def minutes_of(
+    devices: pl.DataFrame,
+    host_samples: pl.LazyFrame,
+    facility_samples: pl.LazyFrame,
+    known: pl.LazyFrame,
+    *,
+    start_ns: int,
+    end_ns: int,
+) -> Minutes:
+    """
+    What was measured in [start_ns, end_ns).
+
+    In:  devices: rows of `device_minutes`, of which a host may have several for a minute; known: the table devices.
+    """
+    latest = known.sort("time").unique("device", keep="last").filter(pl.col("parent").is_null()).drop_nulls("host")
+    models = latest.group_by("host").agg(pl.col("model").drop_nulls().sort().first(), devices=pl.len()).collect()
+    return Minutes(
+        devices=devices.group_by("host", "time").sum(),
+        hosts=host_minutes(host_samples).collect(),
+        meters=meter_minutes(facility_samples).collect(),
+        models={host: (model, count) for host, model, count in models.iter_rows()},
+        start_ns=start_ns,
+        end_ns=end_ns,
+    )
+
+
 def load_of(tree: Tree, fleet: Fleet, told: Minutes) -> Load:
     """
     The load of each leaf of *tree*.

@@ -23,6 +23,8 @@ from collector.errors import NotEnoughData
 PATHS: Final = pl.Schema({"node": pl.String(), "path": pl.Int64(), "time": pl.Datetime("ns"), "power_w": pl.Float64()})
 MIN_DAYS: Final = 14
 """Two weeks: a trend through less is the difference between days of the week."""
+REACH: Final = 4
+"""A trend is carried on for so many times the days that it was seen in."""
 BLOCK_DAYS: Final = 7
 WHOLE_DAY: Final = 0.5
 """A day counts where so much of it is measured."""
@@ -52,7 +54,7 @@ def paths(daily: pl.DataFrame, *, days: int = 365, count: int = 400, seed: int =
 
     In:  daily: node, day, power_w, as `daily_peaks` gives them.
     Out: `PATHS`: node, path (from 0; the same number is one future of all nodes), time (midnight of each of *days*
-         days after the last), power_w (never below 0).
+         days after the last, or of `REACH` times the days that are known where that is less), power_w (never below 0).
 
     Raises: NotEnoughData.
     """
@@ -62,6 +64,7 @@ def paths(daily: pl.DataFrame, *, days: int = 365, count: int = 400, seed: int =
         raise NotEnoughData(
             f"runway: peaks of {wide.height} days are known, {MIN_DAYS} are needed: {missing} more days"
         )
+    days = min(days, REACH * wide.height)
     last = wide["day"].cast(pl.Datetime("ns"))[-1]
     ahead = futures(wide.select(nodes).to_numpy(), days=days, count=count, seed=seed)
     times = pl.Series([last + timedelta(days=day) for day in range(1, days + 1)], dtype=pl.Datetime("ns"))
