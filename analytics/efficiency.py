@@ -55,7 +55,7 @@ def efficiency(
          covered_s (device-seconds), covered_ratio, power_mean_w (of one device), utilization_ratio, modelled_ratio,
          counted_j (the energy while the workload's counters were read), tokens, tokens_in, samples, steps, requests,
          tokens_per_s, joules_per_token, joules_per_token_low and joules_per_token_high, tokens_per_s_per_w,
-         joules_per_sample, samples_per_joule, joules_per_step.
+         joules_per_sample, samples_per_joule, joules_per_step, both with _low and _high too.
 
     Efficiencies divide over the time in which the counters were read, and device-seconds without energy in that time
     are taken at the mean of those with (covered_ratio says how many there are). A workload that several sources report
@@ -137,17 +137,22 @@ def of_workloads(found: pl.LazyFrame, workload_samples: pl.LazyFrame, *, by: str
             requests=pl.col(REQUESTS.column),
             tokens_per_s=pl.when(pl.col("work_s") > 0).then(tokens / pl.col("work_s")),
             joules_per_token=joules_per_token(tokens, full_j),
-            **{
-                name: joules_per_token(tokens, end)
-                for name, end in zip(PER_TOKEN, bounds(full_j, counted_error_j * full), strict=True)
-            },
+            **_ends("token", tokens, full_j, counted_error_j * full),
             tokens_per_s_per_w=tokens_per_joule(tokens, full_j),
             joules_per_sample=joules_per_token(samples, full_j),
+            **_ends("sample", samples, full_j, counted_error_j * full),
             samples_per_joule=tokens_per_joule(samples, full_j),
             joules_per_step=joules_per_token(steps, full_j),
+            **_ends("step", steps, full_j, counted_error_j * full),
         )
         .sort(keys)
     )
+
+
+def _ends(unit: str, count: pl.Expr, energy_j: pl.Expr, error_j: pl.Expr) -> dict[str, pl.Expr]:
+    """The ends of joules per token, sample or step."""
+    names = (f"joules_per_{unit}_low", f"joules_per_{unit}_high")
+    return {name: joules_per_token(count, end) for name, end in zip(names, bounds(energy_j, error_j), strict=True)}
 
 
 def efficiency_by_place(

@@ -81,6 +81,10 @@ def test_a_groups_tokens_are_divided_by_the_energy_of_all_its_devices_once() -> 
     assert found["joules_per_token"] == pytest.approx(8.0)
     assert found["tokens_per_s_per_w"] == pytest.approx(1 / 8)
     assert found["joules_per_step"] == pytest.approx(8000.0)
+    # Boards of 300 and 500 W, each off by 5 % and independently.
+    apart = 0.05 * (300**2 + 500**2) ** 0.5 / 800
+    assert found["joules_per_step_high"] == pytest.approx(8000.0 * (1 + apart))
+    assert found["joules_per_token_low"] == pytest.approx(8.0 * (1 - apart))
     assert found["utilization_ratio"] == pytest.approx(0.5)
     assert (found["model"], found["user"], found["covered_ratio"]) == ("llama", "u", pytest.approx(1.0))
 

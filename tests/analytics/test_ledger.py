@@ -70,9 +70,9 @@ def test_low_activity_is_underused_and_utilisation_stands_in_where_activity_is_n
 
 def test_activity_is_that_of_the_time_in_use() -> None:
     # Half the time idle and half at full use is half idle, half useful: not all of it underused.
-    samples = pl.concat([device(until=300, utilization_ratio=0.0, activity_sm_ratio=0.0), device(since=310)])
+    samples = pl.concat([device(until=150, utilization_ratio=0.0, activity_sm_ratio=0.0), device(since=160, until=300)])
     found = causes(ledger(samples, ALL))
-    assert found == pytest.approx({"idle": 300.0, "useful": 300.0})
+    assert found == pytest.approx({"idle": 150.0, "useful": 150.0})
 
 
 def test_without_any_measure_of_use_nothing_is_claimed() -> None:
@@ -235,6 +235,81 @@ def test_devices_in_parts_give_the_same_lines() -> None:
 
 def test_no_rows_give_no_lines() -> None:
     assert ledger(device().head(0), held()).collect().is_empty()
+
+
+# -------------------------------------------------------------------------------------------------------- a naive loop
+
+EVERY = 10
+level = st.sampled_from([0.0, 0.005, 0.3, 0.45, 0.6, 1.0])
+reading = st.tuples(st.integers(0, 900), level, level, st.sampled_from([0.0, 1.0]), st.sampled_from([0.8e9, 1.6e9]))
+held_from_to = st.tuples(st.sampled_from("xy"), st.integers(0, 80), st.integers(0, 80))
+
+
+def naive(
+    readings: list[tuple[int, float, float, float, float]], allocated: list[tuple[str, int, int]]
+) -> dict[tuple[str, str | None], tuple[float, float]]:
+    """Step by step, as one would by hand: seconds and joules by cause and workload, of one device read each 10 s."""
+    found: dict[tuple[str, str | None], list[float]] = {}
+
+    def add(cause: str, workload: str | None, seconds: float, joules: float) -> None:
+        sums = found.setdefault((cause, workload), [0.0, 0.0])
+        sums[0] += seconds
+        sums[1] += joules
+
+    stretches: dict[tuple[tuple[tuple[str, int, int], ...], int], list[tuple[float, float, float, float]]] = {}
+    highest = max(clock for *_, clock in readings)
+    for n in range(1, len(readings)):
+        (w0, u0, a0, t0, c0), (w1, u1, a1, t1, c1) = readings[n - 1], readings[n]
+        holders = tuple(one for one in allocated if one[1] < n <= one[2])
+        joules, busy, activity = (w0 + w1) / 2 * EVERY, (u0 + u1) / 2, (a0 + a1) / 2
+        if not holders:
+            add("unallocated", None, EVERY, joules)
+        elif busy <= 0.01:
+            for workload, _, _ in holders:
+                add("idle", workload, EVERY / len(holders), joules / len(holders))
+        else:
+            lost = (t0 + t1) / 2 * (1 - (c0 + c1) / 2 / highest)
+            stretches.setdefault((holders, (n - 1) * EVERY // 300), []).append((joules, activity, lost, busy))
+    for (holders, _), steps in stretches.items():
+        activity = sum(one[1] for one in steps) / len(steps)
+        lost = sum(one[2] for one in steps) / len(steps)
+        seconds, joules = EVERY * len(steps) / len(holders), sum(one[0] for one in steps) / len(holders)
+        for workload, _, _ in holders:
+            if activity <= 0.5:
+                add("underused", workload, seconds, joules)
+            else:
+                add("throttled", workload, seconds * lost, joules * lost)
+                add("useful", workload, seconds * (1 - lost), joules * (1 - lost))
+    return {key: (seconds, joules) for key, (seconds, joules) in found.items() if seconds > 1e-9}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(reading, min_size=2, max_size=80), st.lists(held_from_to, max_size=3))
+def test_the_ledger_is_what_a_naive_loop_finds(
+    readings: list[tuple[int, float, float, float, float]], allocated: list[tuple[str, int, int]]
+) -> None:
+    names = ("power_w", "utilization_ratio", "activity_sm_ratio", "throttling_thermal", "clock_sm_hz")
+    rows = [
+        {
+            "device": "a",
+            "source": "s",
+            "host": "h",
+            "time": at(n * EVERY),
+            **dict(zip(names, map(float, one), strict=True)),
+        }
+        for n, one in enumerate(readings)
+    ]
+    # An allocation told twice is one, and one that ends before it begins is none.
+    once = list({(workload, first): (workload, first, last) for workload, first, last in allocated}.values())
+    once = [one for one in once if one[1] < one[2]]
+    allocations = pl.concat([held(), *(held((w, "a", first * EVERY, last * EVERY)) for w, first, last in once)])
+    lines = ledger(pl.LazyFrame(rows, schema_overrides={"time": NS}), allocations)
+    found = lines.group_by("cause", "workload").agg(pl.col("span_s").sum(), pl.col("energy_j").sum()).collect()
+    told = {(cause, workload): (s, j) for cause, workload, s, j in found.iter_rows() if s > 1e-6}
+    expected = naive(readings, once)
+    assert set(told) == set(expected)
+    for key, sums in expected.items():
+        assert told[key] == pytest.approx(sums, rel=1e-9, abs=1e-6), key
 
 
 # ------------------------------------------------------------------------------------------------------- conservation

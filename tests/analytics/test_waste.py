@@ -181,11 +181,16 @@ def test_an_unmeasured_or_failed_device_that_is_held_is_allocated_but_not_active
     assert [row["device_h"] for row in found.values()] == pytest.approx([3.0, 3.0, 1.0, 1.0])
 
 
-def test_time_of_another_month_does_not_hide_in_a_window() -> None:
-    lines = costs(*LINES, line("idle", 1, 0.5, window=START + timedelta(days=40)))
-    found = rows(waste(lines.filter(pl.col("site") == "dub")), "cause", "currency")
-    # The window has no price of its own, so the row is one without.
-    assert found["idle", "EUR"]["energy_cost"] is None
+def test_energy_of_which_a_part_has_no_price_has_no_cost() -> None:
+    later = START + timedelta(days=40)
+    known = rates(FLEET, [START])
+    told = placed(
+        frame(line("idle", 1, 0.5), line("idle", 1, 0.5, window=later)),
+        hosts={"dub-1": "dub"}, types=device_types(devices(), FLEET),
+    )  # fmt: skip
+    (row,) = waste(priced(told, known, devices(), FLEET)).collect().to_dicts()
+    assert (row["energy_cost"], row["energy_cost_high"]) == (None, None)
+    assert (row["cost"], row["cost_basis"]) == (pytest.approx(2.0), "devices")
 
 
 def test_boards_are_off_independently_of_each_other() -> None:
