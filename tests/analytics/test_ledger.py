@@ -3,6 +3,7 @@
 from datetime import datetime, timedelta
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,13 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from analytics.energy import energy
+from analytics.fleet import Fleet
+from analytics.frames import scan
+from analytics.inventory import device_types
 from analytics.ledger import ledger, ledger_in_parts
+from collector.sources.simulated import simulate
+from collector.sources.simulated_fleet import build, parse
+from collector.store import Store
 
 START = datetime(2026, 3, 1)
 NS = pl.Datetime("ns")
@@ -379,3 +386,72 @@ def test_a_line_carries_the_interval_of_its_energy() -> None:
     modelled = ledger(device().with_columns(power_method=pl.lit("modelled")), ALL).collect()
     assert modelled["energy_low_j"].to_list() == [None]
     assert modelled["modelled_j"].to_list() == pytest.approx([180_000.0])
+
+
+# ------------------------------------------------------------------------------------------------------ known faults
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
+    """Three hours of a simulated fleet in which known things go wrong in the second, minute by minute."""
+    origin = 1_767_225_600 * 1_000_000_000
+    hour_ns = 3600 * 1_000_000_000
+    kinds = {"device_lost": 8, "idle_allocated": 9, "missing_samples": 10, "clock_stuck": 11}
+    of_hosts = {"power_brake": 0, "power_cap": 2}
+    faults = [
+        {"kind": kind, "subject": subject, "start": 3600, "end": 7200} for kind, subject in (kinds | of_hosts).items()
+    ]
+    options = {"devices": 24, "sites": 1, "seed": 7, "mix": {"H100": 1.0}, "faults": faults, "origin": origin}
+    store = Store.create(tmp_path_factory.mktemp("faulty") / "store")
+    for tables in simulate(options, origin, origin + 3 * hour_ns, 10.0):
+        for name, columns in tables.items():
+            store.write(name, columns, writer="history")
+    devices = scan(store, "devices")
+    lines = ledger(
+        scan(store, "device_samples"),
+        scan(store, "allocations"),
+        devices=devices,
+        types=device_types(devices, Fleet()),
+        events=scan(store, "events"),
+        host_samples=scan(store, "host_samples"),
+        since_ns=origin,
+        until_ns=origin + 3 * hour_ns,
+        by="1m",
+    )
+    fleet = build(parse(options))
+    ids = {kind: [fleet.ids[subject]] for kind, subject in kinds.items()}
+    ids |= {kind: [fleet.ids[n] for n in np.flatnonzero(fleet.host_of == host)] for kind, host in of_hosts.items()}
+    told = pl.DataFrame(
+        [(kind, device) for kind, of in ids.items() for device in of], schema=["fault", "device"], orient="row"
+    )
+    inside = pl.col("window").cast(pl.Int64).is_between(origin + hour_ns, origin + 2 * hour_ns, closed="left")
+    hours = pl.when(inside).then(pl.lit("during")).otherwise(pl.lit("else"))
+    return lines.collect().join(told, on="device").with_columns(hours=hours)
+
+
+def share(faulty: pl.DataFrame, fault: str, cause: str, reason: str | None = None, hours: str = "during") -> float:
+    rows = faulty.filter(pl.col("fault") == fault, pl.col("hours") == hours)
+    found = rows.filter(pl.col("cause") == cause, pl.col("reason").eq_missing(pl.lit(reason, pl.String)))
+    return float(found["span_s"].sum() / rows["span_s"].sum())
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause", "reason", "least"),
+    [
+        ("device_lost", "failed", "lost", 0.97),
+        ("idle_allocated", "idle", None, 0.85),
+        ("missing_samples", "unmeasured", None, 0.9),
+        ("power_brake", "throttled", "power_brake", 0.3),
+        ("power_cap", "throttled", "power_cap", 0.02),
+    ],
+)
+def test_what_goes_wrong_in_a_simulated_fleet_is_found_as_what_it_is(
+    faulty: pl.DataFrame, fault: str, cause: str, reason: str | None, least: float
+) -> None:
+    assert share(faulty, fault, cause, reason) >= least
+    assert share(faulty, fault, cause, reason, hours="else") <= 0.2 * least
+
+
+def test_a_slow_clock_without_a_reason_is_no_throttling(faulty: pl.DataFrame) -> None:
+    rows = faulty.filter(pl.col("fault") == "clock_stuck", pl.col("hours") == "during")
+    assert "throttled" not in set(rows["cause"])
