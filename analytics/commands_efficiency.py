@@ -424,31 +424,28 @@ def _ledger(root: Path, asked: Request, fleet_file: Path | None, *, effective: f
     from analytics.cost import priced
     from analytics.frames import by_device, scan
     from analytics.inventory import device_types
-    from analytics.ledger import REMOVED_S, ledger_in_parts
+    from analytics.ledger import ledger, ledger_in_parts
     from analytics.waste import placed
 
     window = (asked.start_ns, asked.end_ns)
-    start_ns, end_ns = seen(root, asked)
+    start_ns, end_ns = _seen(root, asked)
     known, fleet = scan(root, "devices").collect().lazy(), fleet_of(root, fleet_file)
     types = device_types(known, fleet).collect().lazy()
-    before = None if asked.start_ns is None else asked.start_ns - round(REMOVED_S * _NS)
-    partitions = known.filter(pl.col("parent").is_not_null()).select("device").unique().collect().to_series()
-    lines = ledger_in_parts(
-        by_device(root, "device_samples", *window),
-        _held(root, asked),
-        events=scan(root, "events", before, asked.end_ns),
-        devices=known,
-        types=types,
-        partition_samples=scan(root, "device_samples", *window, pl.col("device").is_in(partitions.implode()))
-        if len(partitions)
-        else None,
-        host_samples=scan(root, "host_samples", *window),
-        since_ns=start_ns,
-        until_ns=end_ns,
-        by="15m",
-        effective_ratio=effective,
-        max_gap_s=max_gap,
-    ).lazy()
+    allocations, hosts_read = _held(root, asked), scan(root, "host_samples", *window)
+    inside = known.filter(pl.col("parent").is_not_null()).select("device").unique().collect().to_series()
+    of_partitions = None
+    if len(inside):
+        of_partitions = scan(root, "device_samples", *window, pl.col("device").is_in(inside.implode()))
+
+    def of_part(part: pl.LazyFrame, events: pl.LazyFrame) -> pl.LazyFrame:
+        return ledger(
+            part, allocations, devices=known, types=types, partition_samples=of_partitions, events=events,
+            host_samples=hosts_read, since_ns=start_ns, until_ns=end_ns, by="15m", effective_ratio=effective,
+            max_gap_s=max_gap,
+        )  # fmt: skip
+
+    events = scan(root, "events", None, asked.end_ns)
+    lines = ledger_in_parts(by_device(root, "device_samples", *window), events, of_part).lazy()
     hosts = fleet.site_of(lines.select("host").drop_nulls().unique().collect()["host"])
     told = placed(lines, hosts=hosts, types=types, workload_samples=scan(root, "workload_samples", *window))
     told = told.collect().lazy()
@@ -457,7 +454,7 @@ def _ledger(root: Path, asked: Request, fleet_file: Path | None, *, effective: f
     return _Told(told, (end_ns - start_ns) / _NS)
 
 
-def seen(root: Path, asked: Request) -> tuple[int, int]:
+def _seen(root: Path, asked: Request) -> tuple[int, int]:
     """
     The window that was asked for, as far as there are samples: nanoseconds since 1970.
 

@@ -19,8 +19,8 @@ first that holds, from the top, is the cause:
 Money, shares and totals are sums over it; see `analytics.waste`.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
 
 import polars as pl
 
@@ -107,12 +107,11 @@ def ledger(
     Out: cause, reason (null but of failed, stalled, throttled), device (whole), host, workload, name, user, team (null
          where nobody held it), window (with *by*), span_s (device-seconds), covered_s (those of them with energy),
          energy_j (null where nothing was covered), energy_low_j and energy_high_j (as of `analytics.energy.energy`),
-         modelled_j, judged_s (those in use whose activity was that of the
-         compute units or tensor pipes; where neither was read, the engine's activity or the utilisation stands in,
-         which is higher, so that less is called underused).
+         modelled_j, judged_s: those in use that were judged by the activity of compute units or tensor pipes. Where
+         neither was read, the engine's activity or the utilisation stands in, which is higher: less is underused then.
 
     Shares of devices are by allocation, as in `analytics.attribution.attribute`, and idle is judged as there, step by
-    step. Activity is the mean of the readings of a stretch in which the device was not idle; a partition's own where it
+    step. Activity is the mean over the part of a stretch in which the device was not idle; a partition's own where it
     was read. Signs of a stall are the PCIe link's or the host CPUs' limits (input), or a kernel that stays resident
     while the fabric moves data and memory does not (network): where such signals were not read, no stall is claimed.
     """
@@ -171,27 +170,25 @@ def ledger(
 
 def ledger_in_parts(
     parts: Sequence[pl.LazyFrame],
-    allocations: pl.LazyFrame,
-    *,
     events: pl.LazyFrame,
+    of_part: Callable[[pl.LazyFrame, pl.LazyFrame], pl.LazyFrame],
+    *,
     threads: int | None = None,
-    **options: Any,
 ) -> pl.DataFrame:
     """
-    As `ledger`, of devices in parts (`analytics.frames.by_device`), with what failed and was never read.
+    The ledger of devices in parts (`analytics.frames.by_device`), and of what failed and was never read.
 
-    In:  parts of device_samples, each with all rows of its devices; the rest as `ledger` takes it (since_ns and
-         until_ns ought to be given, as a part does not know when the others end).
-    """  # fmt: skip
+    In:  parts of device_samples, each with all rows of its devices; events as `ledger` takes them; *of_part*: `ledger`
+         of a part and its events. It should be told the window, since a part does not know when the others end.
+    """
     events = events.collect().lazy()
 
-    def of_part(part: pl.LazyFrame) -> pl.LazyFrame:
-        mine = events.join(part.select("device").unique(), on="device", how="semi")
-        return ledger(part, allocations, events=mine, **options)
+    def of_mine(part: pl.LazyFrame) -> pl.LazyFrame:
+        return of_part(part, events.join(part.select("device").unique(), on="device", how="semi"))
 
-    found = over_devices(of_part, parts, threads=threads)
+    found = over_devices(of_mine, parts, threads=threads)
     seen = pl.concat([part.select("device").unique() for part in parts])
-    silent = ledger(parts[0].head(0), allocations, events=events.join(seen, on="device", how="anti"), **options)
+    silent = of_part(parts[0].head(0), events.join(seen, on="device", how="anti"))
     return pl.concat([found, silent.collect()])
 
 
@@ -377,7 +374,7 @@ def _signs(
         "activity_ratio": pl.max_horizontal(pl.coalesce("sm", "graphics", "utilization"), "tensor"),
         "utilization_ratio": pl.col("utilization"),
         "dram_ratio": pl.col("dram"),
-        "pcie_ratio": pl.col("pcie_rx") / (lane * pl.col("width")),
+        "pcie_ratio": pl.col("pcie_rx") / (lane * pl.when(pl.col("width") > 0).then("width")),
         "fabric_bytes_per_s": pl.max_horizontal("fabric_rx", "fabric_tx"),
         **{f"lost_{reason}": pl.col(f"lost_{reason}") for reason in REASONS},
     }

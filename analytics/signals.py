@@ -124,7 +124,8 @@ def _losses() -> Iterator[pl.Expr]:
 
     Where reasons overlap, the first of `REASONS` has the time. Without a clock nothing is known to be lost.
     """
-    slower = (1.0 - pl.col("clock") / pl.col("clock_max")).clip(0.0, 1.0).fill_null(0.0)
+    slower = 1.0 - pl.col("clock") / pl.when(pl.col("clock_max") > 0).then("clock_max")
+    slower = slower.clip(0.0, 1.0).fill_null(0.0)
     left = pl.lit(1.0)
     for reason in REASONS:
         share = pl.min_horizontal(pl.col(f"held_{reason}"), left)

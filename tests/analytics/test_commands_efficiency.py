@@ -279,3 +279,42 @@ def test_phases_say_why_there_is_no_split(store: Path) -> None:
     assert (row["workload"], row["basis"]) == ("w", None)
     assert row["reason"] == "prompt and generated tokens were not both counted"
     assert run("efficiency", "--store", store, "--phases", "--per", "sku").exit_code == 2
+
+
+def test_a_partition_in_use_and_one_idle_are_told_apart(store: Path) -> None:
+    times = [T0 + s * S for s in range(0, 3601, 10)]
+    parts = ("MIG-a", "MIG-b")
+    Store(store).write(
+        "devices",
+        {
+            "device": list(parts),
+            "time": [T0] * 2,
+            "source": ["test"] * 2,
+            "host": ["node-1"] * 2,
+            "parent": ["GPU-3"] * 2,
+            "partition": ["3g.40gb"] * 2,
+        },
+    )
+    Store(store).write(
+        "device_samples",
+        {
+            "device": [part for part in parts for _ in times],
+            "time": times * 2,
+            "source": ["mig"] * 2 * len(times),
+            "host": ["node-1"] * 2 * len(times),
+            "power_w": [100.0] * 2 * len(times),
+            "activity_sm_ratio": [0.9] * len(times) + [0.0] * len(times),
+            "utilization_ratio": [0.9] * len(times) + [0.0] * len(times),
+        },
+    )
+    Store(store).write(
+        "allocations",
+        {"workload": ["x", "y"], "device": list(parts), "start": [T0] * 2, "time": [T0] * 2, "source": ["test"] * 2},
+    )
+    found = {
+        row["workload"]: row
+        for row in rows(run("waste", "--store", store, "--per", "workload", "-o", "json"))
+        if row["workload"] in {"x", "y"}
+    }
+    assert {name: row["cause"] for name, row in found.items()} == {"x": "useful", "y": "idle"}
+    assert [row["energy_j"] for row in found.values()] == pytest.approx([100 * 3600 * 3 / 7] * 2)

@@ -1,6 +1,7 @@
 """Every joule and every second of a device has one cause, and each cause is what its signals say."""
 
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -101,6 +102,7 @@ def test_a_gap_in_what_is_held_is_unmeasured_and_has_no_energy() -> None:
         ({"pcie_rx_bytes_per_s": 50e9, "pcie_generation": 5.0, "pcie_width_lanes": 16.0}, "input"),
         ({"pcie_rx_bytes_per_s": 20e9, "pcie_generation": 5.0, "pcie_width_lanes": 16.0}, None),
         ({"pcie_rx_bytes_per_s": 50e9}, None),
+        ({"pcie_rx_bytes_per_s": 50e9, "pcie_generation": 5.0, "pcie_width_lanes": 0.0}, None),
         ({"fabric_tx_bytes_per_s": 40e9}, "network"),
         ({"fabric_tx_bytes_per_s": 40e9, "activity_dram_ratio": 0.8}, None),
         ({"fabric_tx_bytes_per_s": 40e9, "utilization_ratio": 0.6}, None),
@@ -146,6 +148,8 @@ def test_without_a_maximum_the_highest_clock_seen_is_the_measure_and_without_a_c
     found = causes(ledger(pl.concat([slow, fast]), ALL))
     assert found["throttled", "hardware"] == pytest.approx(150.0, rel=0.03)
     assert set(causes(ledger(device(throttling_thermal=1.0), ALL))) == {"useful"}
+    # A clock that reads 0 all the time tells nothing.
+    assert causes(ledger(device(throttling_thermal=1.0, clock_sm_hz=0.0), ALL), "energy_j") == {"useful": 180_000.0}
 
 
 def test_a_power_limit_is_a_loss_only_below_the_default() -> None:
@@ -235,7 +239,8 @@ def test_devices_in_parts_give_the_same_lines() -> None:
     allocations = held(("w", "a", 0, None), ("w", "b", 100, 500), ("v", "c", 50, None))
     events = happened(("z", 100, "device_gone", None), ("c", 300, "xid", "79"))
     whole = ledger(pl.concat(samples), allocations, events=events, since_ns=_ns(0), until_ns=_ns(600)).collect()
-    parts = ledger_in_parts(samples, allocations, events=events, since_ns=_ns(0), until_ns=_ns(600))
+    of_part = partial(ledger, allocations=allocations, since_ns=_ns(0), until_ns=_ns(600))
+    parts = ledger_in_parts(samples, events, lambda part, happened: of_part(part, events=happened))
     assert {*parts["device"]} == {"a", "b", "c", "z"}
     assert_frame_equal(parts, whole, check_row_order=False)
 
@@ -327,7 +332,10 @@ readings = st.fixed_dictionaries(
         "power_w": st.one_of(st.none(), st.floats(0.0, 1000.0)),
         "utilization_ratio": st.one_of(st.none(), st.just(0.0), st.floats(0.0, 1.0)),
         "activity_sm_ratio": st.one_of(st.none(), st.floats(0.0, 1.0)),
-        "clock_sm_hz": st.one_of(st.none(), st.floats(1e8, 2e9)),
+        "clock_sm_hz": st.one_of(st.none(), st.just(0.0), st.floats(1e8, 2e9)),
+        "pcie_rx_bytes_per_s": st.one_of(st.none(), st.floats(0.0, 1e11)),
+        "pcie_generation": st.one_of(st.none(), st.sampled_from([0.0, 4.0, 9.0])),
+        "pcie_width_lanes": st.one_of(st.none(), st.sampled_from([0.0, 16.0])),
         "throttling_thermal": st.one_of(st.none(), st.floats(0.0, 1.0)),
         "throttle_power_s": st.one_of(st.none(), st.floats(0.0, 1e4)),
         "energy_j": st.one_of(st.none(), st.floats(0.0, 1e7)),
