@@ -30,6 +30,8 @@ from collector.options import (
 from collector.output import Format
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import polars as pl
 
     from analytics import leagues
@@ -132,7 +134,9 @@ def efficiency(
     within: Annotated[
         list[Within] | None,
         typer.Option(
-            "--within", help="Rank only rows of the same (may be repeated); not given: model.", show_default=False
+            "--within",
+            help="Rank only rows of the same (may be repeated); not given: what suits --per.",
+            show_default=False,
         ),
     ] = None,
     measure: Annotated[Measure, typer.Option("--measure", help="Joules for what, in a league.")] = Measure.TOKEN,
@@ -169,10 +173,13 @@ def efficiency(
     What the energy brought: joules per token, sample, step and request, tokens/s/W, MFU, latency, per wall joule.
 
     Per workload, device, host or fleet as it is; per sku, driver_version, framework, team, site or model as a league,
-    ranked within a model where there is enough evidence. --pareto also tells which rows (or workloads) nothing beats.
+    ranked within a model (drivers and frameworks also within a SKU, models within a SKU) where there is enough
+    evidence. --pareto also tells which rows (or workloads) nothing beats.
     """
     from analytics.efficiency import efficiency_by_place
     from analytics.frames import scan
+    from analytics.leagues import alike
+    from analytics.leagues import pareto as front_of
 
     asked, root = request(output, file, limit, since, until, tz), store_root(store)
     if split:
@@ -192,11 +199,10 @@ def efficiency(
     else:
         _refuse(per, by)
         key = cast("leagues.Key", per.value)
-        groups = [cast("leagues.Key", one.value) for one in within or [Within.MODEL] if one is not Within.NONE]
+        wanted = None if within is None else [one.value for one in within if one is not Within.NONE]
+        groups = alike(key, cast("list[leagues.Key] | None", wanted))
         found = _league(root, asked, fleet, max_gap, per=key, within=groups, measure=measure.value, least=least)
         if pareto is not None:
-            from analytics.leagues import pareto as front_of
-
             found = front_of(found, axis=pareto.value, measure=measure.value, within=groups)
     answer("efficiency", found, asked, check)
 
@@ -370,7 +376,7 @@ def _league(
     max_gap: float | None,
     *,
     per: "leagues.Key",
-    within: "list[leagues.Key]",
+    within: "Sequence[leagues.Key]",
     measure: "leagues.Measure",
     least: float | None,
 ) -> "pl.LazyFrame":

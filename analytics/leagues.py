@@ -23,6 +23,12 @@ Key = Literal["workload", "sku", "driver_version", "framework", "team", "site", 
 Measure = Literal["token", "sample", "step"]
 Axis = Literal["throughput", "request", "first_token", "token", "p50", "p90", "p99"]
 
+ALIKE: Final[Mapping[str, tuple[Key, ...]]] = {
+    "driver_version": ("model", "sku"),
+    "framework": ("model", "sku"),
+    "model": ("sku",),
+}
+"""What rows must share to be ranked, by what they are of, where it is more than a model."""
 SEVERAL: Final = "several"
 """The key of work that was done on more than one at once: a group of two device types has one number of tokens."""
 WINDOW: Final = "1h"
@@ -127,18 +133,24 @@ def _driven(used: pl.LazyFrame, devices: pl.LazyFrame | None, window_s: float) -
     return used.with_columns(driver_version=driver).drop("first", "end", "at_window", "at_end")
 
 
+def alike(per: Key, within: Sequence[Key] | None = None) -> tuple[Key, ...]:
+    """What rows of a league must share to be ranked together: *within*, or what suits *per*."""
+    return ALIKE.get(per, ("model",)) if within is None else tuple(within)
+
+
 def league(
     told: pl.LazyFrame,
     *,
     per: Key,
-    within: Sequence[Key] = ("model",),
+    within: Sequence[Key] | None = None,
     measure: Measure = "token",
     evidence: Evidence = Evidence(),
 ) -> pl.LazyFrame:
     """
     What each SKU, driver, framework, team, site or model needs for a token, a sample or a step, ranked.
 
-    In:  told as `runs` gives it.
+    In:  told as `runs` gives it; *within*: what rows share that are ranked together; not given, the model, and for
+         drivers and frameworks the SKU too, for models the SKU.
     Out: *within*, *per* (``several`` where a group's devices differ in it), rank (1 is the best within *within*; null
          where evidence lacks), joules_per_token, joules_per_token_low, joules_per_token_high, tokens_per_joule (also
          tokens/s/W), tokens, tokens_per_s_per_device, workloads, devices, device_h, covered_ratio (with energy),
@@ -150,17 +162,17 @@ def league(
     out of joules and tokens alike, and count against counted_ratio. What of the rest has no energy is taken at the mean
     of what has.
     """
-    groups = [*(name for name in within if name != per), per]
+    groups = [*(name for name in alike(per, within) if name != per), per]
     counter = COUNTERS[measure]
     place = ["workload", "window"]
     told = told.collect().lazy()
     # A group's tokens are one number, so they belong to what all of its devices are, or to nobody.
-    alike = [
+    shared = [
         pl.when(pl.col(name).n_unique().over(place) > 1).then(pl.lit(SEVERAL)).otherwise(name).alias(name)
         for name in dict.fromkeys(groups)
         if name != "workload"
     ]
-    rows = told.with_columns(alike).with_columns(
+    rows = told.with_columns(shared).with_columns(
         counted=(pl.col(counter).is_not_null() & (pl.col("work_s") >= _COUNTED * pl.col("held_s"))).fill_null(False)
     )
     kept = rows.filter("counted").collect().lazy()

@@ -109,8 +109,13 @@ def test_what_ranks_together_is_the_callers_choice(fleet: Fleet) -> None:
     found = fleet.league("team", within=())
     assert {row["team"]: row["rank"] for row in found} == {"blue": 1, "red": 2}
     assert "model" not in found[0]
-    of_model = fleet.league("model")
-    assert {row["model"]: row["rank"] for row in of_model} == {"m": 1, "large": 2}
+
+
+def test_drivers_and_frameworks_are_ranked_within_a_type_and_models_too(fleet: Fleet) -> None:
+    assert list(fleet.league("driver_version")[0])[:4] == ["model", "sku", "driver_version", "rank"]
+    assert list(fleet.league("framework")[0])[:4] == ["model", "sku", "framework", "rank"]
+    of_new = {row["model"]: row["rank"] for row in fleet.league("model") if row["sku"] == "new"}
+    assert of_new == {"m": 1, "large": 2}
 
 
 @pytest.mark.parametrize(
@@ -121,7 +126,9 @@ def test_any_of_the_keys_can_be_ranked(fleet: Fleet, per: str, names: set[str]) 
 
 
 def test_work_belongs_to_the_driver_of_its_time(fleet: Fleet) -> None:
-    found = {row["driver_version"]: row for row in fleet.league("driver_version") if row["model"] == "m"}
+    found = {
+        row["driver_version"]: row for row in fleet.league("driver_version", within=["model"]) if row["model"] == "m"
+    }
     assert set(found) == {"1.0", "2.0"}
     # The new devices and the first two hours of the old ones; then the rest of the old ones.
     assert found["1.0"]["device_h"] == pytest.approx(4 + 2 * 2)
