@@ -137,19 +137,21 @@ def funnel(lines: pl.LazyFrame, *, length_s: float, per: Per = "fleet") -> pl.La
     lost = _steps(lines, keys, [pl.lit(False), *(before & ~after for before, after in pairwise(inside))])
     of = {"device_h": "device_h", "energy_j": "energy_j"} | ({"cost": "cost"} if priced else {})
     lost = lost.select(*keys, "number", **{f"lost_{name}": pl.col(column) for name, column in of.items()})
-    watts, mean = length_s, length_s / 3600.0
+    # What was lost without a joule measured takes none from the step before.
+    lost = lost.with_columns(pl.col("lost_energy_j").fill_null(0.0))
+    hours = length_s / 3600.0
     told = left.join(lost, on=[*keys, "number"], nulls_equal=True).sort(*keys, "number", nulls_last=True)
     first = pl.col("number") == 0
     return told.select(
         *keys, step=pl.col("number").replace_strict(dict(enumerate(STEPS)), return_dtype=pl.String),
-        devices=pl.col("device_h") / mean, device_h="device_h",
+        devices=pl.col("device_h") / hours, device_h="device_h",
         ratio=pl.col("device_h") / pl.col("device_h").first().over(keys),
-        **{name: pl.col(name) for name in ENERGY}, power_mean_w=pl.col("energy_j") / watts,
+        **{name: pl.col(name) for name in ENERGY}, power_mean_w=pl.col("energy_j") / length_s,
         covered_ratio="covered_ratio", judged_ratio="judged_ratio",
         **{name: pl.col(name) for name in (("cost", "cost_basis") if priced else ())},
-        lost_devices=pl.when(~first).then(pl.col("lost_device_h") / mean),
+        lost_devices=pl.when(~first).then(pl.col("lost_device_h") / hours),
         **{f"lost_{name}": pl.when(~first).then(f"lost_{name}") for name in of},
-        lost_power_w=pl.when(~first).then(pl.col("lost_energy_j") / watts),
+        lost_power_w=pl.when(~first).then(pl.col("lost_energy_j") / length_s),
     )  # fmt: skip
 
 

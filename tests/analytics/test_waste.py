@@ -175,6 +175,12 @@ def test_the_funnel_of_a_site_has_its_money() -> None:
     assert found["phx", "total"]["cost"] is None
 
 
+def test_what_failed_takes_hours_and_no_joules() -> None:
+    lines = [line("useful", 1, 1.0), line("failed", 1, None, reason="lost", **FREE)]
+    found = rows(funnel(placed(frame(*lines)), length_s=3600), "step")
+    assert (found["allocated"]["lost_device_h"], found["allocated"]["lost_energy_j"]) == pytest.approx((1.0, 0.0))
+
+
 def test_an_unmeasured_or_failed_device_that_is_held_is_allocated_but_not_active() -> None:
     lines = [line("unmeasured", 1, None), line("failed", 1, None, reason="xid"), line("useful", 1, 1.0)]
     found = rows(funnel(placed(frame(*lines)), length_s=3600), "step")
