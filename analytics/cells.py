@@ -19,8 +19,8 @@ from analytics.steps import (
     NS,
     TEXT,
     Floats,
+    Ints,
     Ordered,
-    Steps,
     gaps_s,
     nanoseconds,
     steps,
@@ -48,7 +48,6 @@ CELLS: Final = pl.Schema(
 
 _SERIES: Final = "__series"
 _KEYS: Final = 2**62
-_Ints = NDArray[np.int64]
 
 
 class Cells(NamedTuple):
@@ -61,7 +60,7 @@ class Cells(NamedTuple):
     """
 
     frame: pl.DataFrame
-    of_row: _Ints
+    of_row: Ints
 
 
 def cells(
@@ -82,19 +81,14 @@ def cells(
     rows = found.rows
     if rows.is_empty():
         return Cells(pl.DataFrame(schema=CELLS), np.zeros(0, np.int64))
-    heads = rows.select(KEYS).filter(found.first)
     gaps = gaps_s(found, "power_w", max_gap_s)
-    taken = steps(found, max_gap_s, busy=use)
-    first, time, starts = taken.first, taken.time, np.flatnonzero(taken.first)
-    series = found.series.to_numpy().astype(np.int64)
-    amounts, agreement = _judged(taken.amounts, series, starts, idle_ratio if use else None)
+    amounts, agreement = _judged(steps(found, max_gap_s, busy=use), found, idle_ratio if use else None)
     longest_s = max(MAX_COUNTER_GAP_S, LONGEST_GAP_S, max_gap_s or 0.0)
-    silent = taken.span > round(longest_s * NS)
-    cut = _Cut.of(series, time, first, silent, _lengths(lengths_s), _own_edges(heads, edges))
-    kept, last_row, sums, of_row = cut.summed(amounts, taken, rows["power_w"].to_numpy())
+    cut = _Cut.of(found, found.span > round(longest_s * NS), _lengths(lengths_s), _own_edges(found.heads, edges))
+    kept, last_row, sums, of_row = cut.summed(amounts, found)
     of = cut.series[kept]
-    begin = np.maximum(cut.time[kept], time[starts][of])
-    end = np.minimum(cut.upper()[kept], time[np.append(starts[1:], time.size) - 1][of])
+    begin = np.maximum(cut.time[kept], found.time[found.starts][of])
+    end = np.minimum(cut.upper()[kept], found.time[found.ends][of])
     words = {name: rows[name].gather(last_row) for name in KEYS}
     words |= {name: _last_known(found, name).gather(last_row) for name in TEXT[len(KEYS) :]}
     filled = {name: sums.get(name, np.zeros(kept.size)) for name in (*AMOUNTS, *(USE if use else ()))}
@@ -106,7 +100,7 @@ def cells(
         },
         nan_to_null=True,
     ).with_columns(pl.col("begin", "time", "hour").cast(pl.Datetime("ns")))  # fmt: skip
-    return _of_best_sources(frame, heads, of_row)
+    return _of_best_sources(frame, found.heads, of_row)
 
 
 def _lengths(lengths_s: Sequence[float]) -> list[int]:
@@ -115,7 +109,7 @@ def _lengths(lengths_s: Sequence[float]) -> list[int]:
     return [length for length in lengths if not any(length % other == 0 for other in lengths if other < length)]
 
 
-def _own_edges(heads: pl.DataFrame, edges: pl.DataFrame | None) -> tuple[_Ints, _Ints]:
+def _own_edges(heads: pl.DataFrame, edges: pl.DataFrame | None) -> tuple[Ints, Ints]:
     """The series and times of edges of devices."""
     if edges is None or edges.is_empty():
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
@@ -124,22 +118,20 @@ def _own_edges(heads: pl.DataFrame, edges: pl.DataFrame | None) -> tuple[_Ints, 
     return own["series"].to_numpy(), own["edge"].to_numpy()
 
 
-def _judged(
-    there: dict[str, Floats], series: _Ints, starts: _Ints, idle_ratio: float | None
-) -> tuple[dict[str, Floats], Floats]:
+def _judged(there: dict[str, Floats], found: Ordered, idle_ratio: float | None) -> tuple[dict[str, Floats], Floats]:
     """The amounts of each step, by the counter of its series where that is trusted, else by power; the agreement."""
-    agreement = np.full(starts.size, np.nan)
+    agreement = np.full(found.starts.size, np.nan)
     amounts = {"energy_j": there["power_j"], "covered_s": there["power_s"]}
     if "power_modelled_j" in there:
         amounts["modelled_j"] = there["power_modelled_j"]
     if "counter_j" in there:
-        counter, power = (np.add.reduceat(there[name], starts) for name in ("both_counter_j", "both_power_j"))
+        counter, power = (np.add.reduceat(there[name], found.starts) for name in ("both_counter_j", "both_power_j"))
         np.divide(counter, power, out=agreement, where=power > 0)
         trusted = np.isnan(agreement) | ((agreement >= TRUST[0]) & (agreement <= TRUST[1]))
         by_counter = {"energy_j": "mixed_j", "covered_s": "mixed_s", "modelled_j": "mixed_modelled_j"}
         amounts = {name: there[by_counter[name]] for name in amounts} | {"counter_j": there["counter_j"]}
         if not trusted.all():
-            of_row = trusted[series]
+            of_row = trusted[found.series]
             by_power = {"energy_j": "power_j", "covered_s": "power_s", "modelled_j": "power_modelled_j"}
             amounts = {
                 name: np.where(of_row, values, there[by_power[name]] if name in by_power else 0.0)
@@ -164,20 +156,14 @@ class _Cut(NamedTuple):
     it, which is where the step to it ends; a first reading has no step.
     """
 
-    series: _Ints
-    time: _Ints
-    after: _Ints
-    end: _Ints
+    series: Ints
+    time: Ints
+    after: Ints
+    end: Ints
 
     @staticmethod
-    def of(
-        series: _Ints,
-        time: _Ints,
-        first: NDArray[np.bool_],
-        silent: NDArray[np.bool_],
-        lengths: Sequence[int],
-        own: tuple[_Ints, _Ints],
-    ) -> "_Cut":
+    def of(found: Ordered, silent: NDArray[np.bool_], lengths: Sequence[int], own: tuple[Ints, Ints]) -> "_Cut":
+        series, time, first = found.series, found.time, found.first
         # After a silence edges begin anew: those within it would divide nothing, and there may be years of them.
         starts = np.flatnonzero(first | silent)
         ends = np.append(starts[1:], time.size) - 1
@@ -202,7 +188,7 @@ class _Cut(NamedTuple):
         end[met] -= 1
         return _Cut(of, at, after, end)
 
-    def upper(self) -> _Ints:
+    def upper(self) -> Ints:
         """Where the time after each edge ends."""
         last = np.append(self.series[1:] != self.series[:-1], True)
         return np.where(last, np.iinfo(np.int64).max, np.append(self.time[1:], 0))
@@ -210,13 +196,13 @@ class _Cut(NamedTuple):
     def summed(
         self,
         amounts: dict[str, Floats],
-        taken: Steps,
-        power: Floats,
-    ) -> tuple[_Ints, _Ints, dict[str, Floats], _Ints]:
+        found: Ordered,
+    ) -> tuple[Ints, Ints, dict[str, Floats], Ints]:
         """The edges after which there is something; of each the last reading and sums; each reading's place in them."""
-        first, time, span = taken.first, taken.time, taken.span
+        time, span = found.time, found.span
         begin = np.append(self.after[:1], self.after[:-1])
-        crossing = np.flatnonzero(~first & (begin != self.end))
+        begin[found.starts] = self.end[found.starts]
+        crossing = np.flatnonzero(begin != self.end)
         carries = np.zeros(crossing.size, bool)
         for values in amounts.values():
             carries |= values[crossing] > 0
@@ -238,21 +224,23 @@ class _Cut(NamedTuple):
         last = (time[crossing] - self.time[self.end[crossing]]) / np.maximum(span[crossing], 1)
         sums: dict[str, Floats] = {}
         for name, values in amounts.items():
-            own = values.copy()
-            own[crossing] *= last
+            own = values
+            if crossing.size:
+                own = values.copy()
+                own[crossing] *= last
             sums[name] = np.zeros(self.time.size)
             sums[name][run] = np.add.reduceat(own, starts)
             np.add.at(sums[name], edge, values[row] * share)
         for name, extreme in zip(EXTREMES, (np.fmin, np.fmax), strict=True):
             sums[name] = np.full(self.time.size, np.nan)
-            sums[name][run] = extreme.reduceat(power, starts)
+            sums[name][run] = extreme.reduceat(found.values("power_w"), starts)
         kept = np.flatnonzero(there)
         number = np.full(self.time.size, -1)
         number[kept] = np.arange(kept.size)
         return kept, last_row[kept], {name: total[kept] for name, total in sums.items()}, number[self.after]
 
 
-def _places(series: _Ints, time: _Ints, of: _Ints, at: _Ints) -> tuple[_Ints, NDArray[np.bool_]]:
+def _places(series: Ints, time: Ints, of: Ints, at: Ints) -> tuple[Ints, NDArray[np.bool_]]:
     """For each edge the first row of its series not before it (or what follows the series), and whether they meet."""
     base = int(time.min())
     width = int(time.max()) - base + 2
@@ -305,7 +293,7 @@ def best_hours(frame: pl.DataFrame, *more: pl.Expr) -> pl.DataFrame:
     )  # fmt: skip
 
 
-def _of_best_sources(frame: pl.DataFrame, heads: pl.DataFrame, of_row: _Ints) -> Cells:
+def _of_best_sources(frame: pl.DataFrame, heads: pl.DataFrame, of_row: Ints) -> Cells:
     """The cells of one source for each device and hour."""
     if heads["device"].n_unique() == heads.height:
         return Cells(frame.drop(_SERIES), of_row)

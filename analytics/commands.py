@@ -115,7 +115,7 @@ def energy(
     from analytics.calibration import calibrated_energy, latest_fits
 
     fits = latest_fits(scan(root, "calibrations"))
-    found = calibrated_energy(samples, fits, by=window_of(by), max_gap_s=max_gap or 10.0, devices=known)
+    found = calibrated_energy(samples, fits, by=window_of(by), max_gap_s=max_gap, devices=known)
     answer("energy", found, asked, check)
 
 

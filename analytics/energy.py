@@ -212,16 +212,14 @@ def over_time(
         of = cells(found, lengths_s=(every_s,), max_gap_s=max_gap_s)
         chosen.append(of.frame.select(_CELLS.names()))
         if within_ns is None:
-            ends = found.rows.select(pl.col("time").min().alias("a"), pl.col("time").max().alias("b"))
-            within_ns = (int(ends["a"].to_physical().item()), int(ends["b"].to_physical().item()) + 1)
+            within_ns = (int(found.time.min()), int(found.time.max()) + 1)
         first, count = within_ns[0] // length, (within_ns[1] - 1) // length - within_ns[0] // length + 1
-        window = found.rows["time"].to_physical().to_numpy() // length
-        busy.append(_utilization(found, window, length))
+        busy.append(_utilization(found, length))
+        words, totals = _swings(found, of, length, grid, first, count, finest="device" if "device" in by else "host")
         for group in by:
-            words, totals = _swings(found, of, window, group_of(group, hosts), (length, grid, first, count))
-            for name, swing in zip(words, totals, strict=True):
+            for name, number in words.select(group_of(group, hosts).alias("group"), at="at").iter_rows():
                 held = swings[group].get(name)
-                swings[group][name] = swing if held is None else held + swing
+                swings[group][name] = totals[number].copy() if held is None else np.add(held, totals[number], out=held)
             if group == "device":
                 extremes[group].append(_extremes(swings[group], slots, first, length))
                 swings[group] = {}
@@ -237,17 +235,18 @@ def over_time(
     )
 
 
-def _utilization(found: Ordered, window: np.ndarray, length: int) -> pl.DataFrame:
+def _utilization(found: Ordered, length: int) -> pl.DataFrame:
     """Sum and number of the readings of utilisation of each device, source and window."""
-    read = found.rows["utilization_ratio"]
-    if read.null_count() == read.len():
+    unread = found.rows["utilization_ratio"].null_count()
+    if unread == found.rows.height:
         return pl.DataFrame(schema=_UTILIZATION)
-    values, new = read.to_numpy(), np.append(True, window[1:] != window[:-1]) | found.first.to_numpy()
-    starts, there = np.flatnonzero(new), ~np.isnan(values)
+    values, window = found.values("utilization_ratio"), found.time // length
+    starts = np.flatnonzero((np.diff(window, prepend=-1) != 0) | found.first)
     last = np.append(starts[1:], window.size) - 1
+    there = ~np.isnan(values) if unread else np.ones(window.size, bool)
     sums = {
         "window": (window[starts] * length).astype("datetime64[ns]"),
-        "sum": np.add.reduceat(np.where(there, values, 0.0), starts),
+        "sum": np.add.reduceat(np.where(there, values, 0.0) if unread else values, starts),
         "n": np.add.reduceat(there.astype(np.uint32), starts),
     }
     words = {name: found.rows[name].gather(last) for name in ("device", "host")}
@@ -255,35 +254,39 @@ def _utilization(found: Ordered, window: np.ndarray, length: int) -> pl.DataFram
 
 
 def _swings(
-    found: Ordered, of: Cells, window: np.ndarray, group: pl.Expr, grid: tuple[int, int, int, int]
-) -> tuple[list[str], np.ndarray]:
-    """For each group how far its power is from the sum of its devices' means, on the grid of all windows."""
-    length, step, first, count = grid
-    size = -(-length // step)
-    covered = pl.when(pl.col("covered_s").sum().over(_PLACE) > 0).then(pl.col("covered_s").sum().over(_PLACE))
+    found: Ordered, of: Cells, length: int, grid: int, first: int, count: int, *, finest: Group
+) -> tuple[pl.DataFrame, np.ndarray]:
+    """
+    How far the power of each host or device is from the sum of its devices' means, on the grid of all windows.
+
+    Out: device, host and at: the row of the sums (which has a column for each place of the grid) that is theirs.
+    """
+    slots = -(-length // grid)
+    covered_s = pl.col("covered_s").sum().over(_PLACE)
     told = of.frame.with_columns(window=window_start("begin", length / _NS)).select(
-        mean=pl.col("energy_j").sum().over(_PLACE) / covered, group=group.cast(pl.String)
+        "device",
+        pl.col("host").fill_null("unknown"),
+        mean=pl.when(covered_s > 0).then(pl.col("energy_j").sum().over(_PLACE) / covered_s),
     )
-    words = told["group"].unique(maintain_order=True)
+    words = told.unique(finest, keep="last", maintain_order=True).select("device", "host").with_row_index("at")
+    home = told.join(words.select(finest, "at"), on=finest, how="left", maintain_order="left")["at"]
     # What is in none of the cells reads the last of each, which is nothing.
     mean = np.append(told["mean"].fill_null(np.nan).to_numpy(), np.nan)
-    home = np.append(told["group"].cast(pl.Enum(words)).to_physical().to_numpy().astype(np.int64), 0)
-    swing = found.rows["power_w"].to_numpy() - mean[of.of_row]
-    time = found.rows["time"].to_physical().to_numpy()
-    slot = (window - first) * size + (time - window * length) // step
-    place = home[of.of_row] * (count * size) + slot
-    read = ~np.isnan(swing)
-    series = found.series.to_numpy()
+    row = np.append(home.to_numpy().astype(np.int64) * (count * slots), 0)
+    swing = found.values("power_w") - mean[of.of_row]
+    window = found.time // length
+    place = row[of.of_row] + (window - first) * slots + (found.time - window * length) // grid
+    series, read = found.series, ~np.isnan(swing)
     if not read.all():
         swing, place, series = swing[read], place[read], series[read]
-    new = np.append(True, (place[1:] != place[:-1]) | (series[1:] != series[:-1]))[: place.size]
+    new = (np.diff(place, prepend=-1) != 0) | (np.diff(series, prepend=-1) != 0)
     if not new.all():
         # Several readings of a device at one place of the grid are one: their mean.
         starts = np.flatnonzero(new)
         swing = np.add.reduceat(swing, starts) / np.diff(np.append(starts, place.size))
         place = place[starts]
-    total = np.bincount(place, weights=swing, minlength=words.len() * count * size)
-    return words.to_list(), total.reshape(words.len(), count * size)
+    total = np.bincount(place, weights=swing, minlength=words.height * count * slots)
+    return words, total.reshape(words.height, count * slots)
 
 
 def _extremes(swings: Mapping[str, np.ndarray], cells: int, first: int, length: int) -> pl.DataFrame:
@@ -355,15 +358,15 @@ def _device_steps(rows: pl.DataFrame, *, max_gap_s: float | None, idle_ratio: fl
         return pl.DataFrame(schema=DEVICE_STEPS)
     found = ordered(rows)
     taken = _steps(found, max_gap_s, busy=True)
-    named = dict.fromkeys((*JOULES, *BUSY), np.zeros(found.rows.height)) | taken.amounts
-    if "mixed_j" not in taken.amounts:
+    named = dict.fromkeys((*JOULES, *BUSY), np.zeros(found.rows.height)) | taken
+    if "mixed_j" not in taken:
         named |= {f"mixed_{name}": named[f"power_{name}"] for name in ("j", "s", "modelled_j")}
     told = found.rows.select("device", "source", "host", "power_method")
     agreement = pl.when(pl.col("both_power_j").sum() > 0).then(
         pl.col("both_counter_j").sum() / pl.col("both_power_j").sum()
     )
     judged = (
-        pl.DataFrame({"begin": taken.time - taken.span, "time": taken.time, **named})
+        pl.DataFrame({"begin": found.time - found.span, "time": found.time, **named})
         .with_columns(told)
         .with_columns(agreement_ratio=agreement.over("device", "source"))
         .with_columns(trusted=pl.col("agreement_ratio").is_between(*TRUST).fill_null(True))

@@ -208,10 +208,10 @@ def _sensed(found: Ordered, used: pl.DataFrame) -> pl.DataFrame:
 
 def _intervals(found: Ordered, max_gap_s: float | None) -> tuple[pl.DataFrame, pl.DataFrame]:
     """How often each device was read, by whichever source, and when it was not: (a row each, its gaps)."""
-    heads = found.rows.select("device").filter(found.first).to_series()
+    heads = found.heads["device"]
     several = heads.n_unique() < heads.len()
     of_series = heads.rank("dense").to_numpy().astype(np.int64) if several else np.arange(heads.len())
-    number, time = of_series[found.series.to_numpy()], found.rows["time"].to_physical().to_numpy()
+    number, time = of_series[found.series], found.time
     if several:
         # A device of several sources was read whenever one of them read it.
         order = np.lexsort((time, number))

@@ -6,6 +6,8 @@ the runs of a series are found by comparing neighbours, and from there on a seri
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 from collector.catalogue import POWER
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 KEYS: Final = ("device", "source")
 TEXT: Final = ("device", "source", "host", "power_method", "power_scope")
@@ -38,19 +41,62 @@ BUSY: Final = ("busy_s", "busy_covered_s")
 GROUP: Final = "__group"
 _FEW: Final = 3
 """Intervals that a device's own one is told from, at least."""
+_SHORT: Final = 100
 
 
-class Ordered(NamedTuple):
+@dataclass(frozen=True)
+class Ordered:
     """
     Rows in order, each time once.
 
-    rows: `TEXT`, time, `NUMBERS`; each series is one run, by time. series: the number of each row's series, rising.
-    first: whether a row is the first of its series.
+    rows: `TEXT`, time, `NUMBERS`; each series is one run, by time. starts: the row with which each series begins.
     """
 
     rows: pl.DataFrame
-    series: pl.Series
-    first: pl.Series
+    starts: Ints
+
+    @cached_property
+    def time(self) -> Ints:
+        """Of each row, in nanoseconds."""
+        return self.rows["time"].to_physical().to_numpy()
+
+    @cached_property
+    def span(self) -> Ints:
+        """Nanoseconds since the row before in the series; 0 in a first row."""
+        span = np.empty_like(self.time)
+        np.subtract(self.time[1:], self.time[:-1], out=span[1:])
+        span[self.starts] = 0
+        return span
+
+    @cached_property
+    def first(self) -> NDArray[np.bool_]:
+        """Whether a row is the first of its series."""
+        first = np.zeros(self.rows.height, bool)
+        first[self.starts] = True
+        return first
+
+    @cached_property
+    def series(self) -> Ints:
+        """The number of each row's series, rising."""
+        return np.cumsum(self.first) - 1
+
+    @cached_property
+    def ends(self) -> Ints:
+        """The last row of each series."""
+        return np.append(self.starts[1:], self.rows.height)[: self.starts.size] - 1
+
+    @cached_property
+    def heads(self) -> pl.DataFrame:
+        """Device and source of each series."""
+        return self.rows.select(pl.col(KEYS).gather(self.starts))
+
+    @cached_property
+    def _numbers(self) -> dict[str, Floats]:
+        return {name: self.rows[name].to_numpy() for name in NUMBERS}
+
+    def values(self, column: str) -> Floats:
+        """A column of `NUMBERS`; NaN where it was not read."""
+        return self._numbers[column]
 
 
 def readings(samples: pl.LazyFrame) -> pl.LazyFrame:
@@ -65,50 +111,51 @@ def readings(samples: pl.LazyFrame) -> pl.LazyFrame:
 
 def ordered(rows: pl.DataFrame) -> Ordered:
     """Put `readings` in order; of rows of a series with the same time the last counts."""
-    first = _changes(rows)
-    starts = first.arg_true()
-    if starts.len() * 4 > rows.height:
-        rows, first = _sorted(rows)
+    starts = _starts(rows)
+    if starts.size * 4 > rows.height:
+        rows, starts = _sorted(rows)
     elif rows.select(pl.struct(KEYS).gather(starts).is_duplicated().any()).item():
-        rows, first = _joined(rows, starts.to_numpy())
-    span = rows["time"].to_physical().diff()
-    if ((span < 0) & ~first).any():
-        rows, first = _sorted(rows)
-        span = rows["time"].to_physical().diff()
-    again = (span == 0) & ~first
+        rows, starts = _joined(rows, starts)
+    found = Ordered(rows, starts)
+    if (found.span < 0).any():
+        found = Ordered(*_sorted(rows))
+    again = found.span == 0
+    again[found.starts] = False
     if again.any():
-        rows = rows.filter(~again.shift(-1, fill_value=False))
-        first = _changes(rows)
-    return Ordered(rows, first.cast(pl.UInt32).cum_sum().set_sorted() - 1, first)
+        rows = found.rows.filter(~np.append(again[1:], False))
+        found = Ordered(rows, _starts(rows))
+    return found
 
 
-def _changes(rows: pl.DataFrame) -> pl.Series:
-    changed = pl.any_horizontal(pl.col("time").shift(1).is_null(), *(_differs(key) for key in KEYS))
-    return rows.select(changed.alias("first")).to_series()
+def _starts(rows: pl.DataFrame) -> Ints:
+    """Where a row has other keys than the row before."""
+    changed = rows.select(changed=pl.any_horizontal(_differs(key) for key in KEYS)).to_series().to_numpy().copy()
+    changed[:1] = True
+    return np.flatnonzero(changed)
 
 
 def _differs(key: str) -> pl.Expr:
     return pl.col(key).ne_missing(pl.col(key).shift(1))
 
 
-def _sorted(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series]:
+def _sorted(rows: pl.DataFrame) -> tuple[pl.DataFrame, Ints]:
     rows = rows.sort([*KEYS, "time"], maintain_order=True)
-    return rows, _changes(rows)
+    return rows, _starts(rows)
 
 
-def _joined(rows: pl.DataFrame, starts: np.ndarray) -> tuple[pl.DataFrame, pl.Series]:
+def _joined(rows: pl.DataFrame, starts: Ints) -> tuple[pl.DataFrame, Ints]:
     """Bring the runs of a series together: a store has one in each segment. Runs are few where rows are many."""
     heads = rows.select(pl.col(*KEYS, "time").gather(starts)).with_row_index("run")
     runs = heads.sort([*KEYS, "time"], maintain_order=True)["run"].to_numpy()
     length = np.diff(np.append(starts, rows.height))[runs]
     ends = np.cumsum(length)
     moved = rows[np.arange(rows.height) + np.repeat(starts[runs] - (ends - length), length)]
-    first, joints = _changes(moved), ends[:-1]
-    time = moved["time"].to_physical().to_numpy()
+    joined = Ordered(moved, _starts(moved))
+    joints = ends[:-1]
     # Runs that overlap in time are sorted row by row; which of two rows of one time came later is lost here.
-    if (~first.to_numpy()[joints] & (time[joints] <= time[joints - 1])).any():
+    if (~joined.first[joints] & (joined.time[joints] <= joined.time[joints - 1])).any():
         return _sorted(rows)
-    return moved, first
+    return moved, joined.starts
 
 
 # ------------------------------------------------------------------------------------------------------- expressions
@@ -190,67 +237,77 @@ def difference(column: str, max_gap_s: float, max_power_w: float) -> tuple[pl.Ex
 # -------------------------------------------------------------------------------------------------------------- steps
 
 
-def gaps_s(found: Ordered, column: str, max_gap_s: float | None) -> np.ndarray:
+def gaps_s(found: Ordered, column: str, max_gap_s: float | None) -> Floats:
     """
     What counts as a gap in each series: *max_gap_s*, or what the series itself says.
 
     That is three times its own median interval between readings of *column*, at least 10 s and at most 300 s; 10 s of a
     series that was read fewer than four times.
     """
-    count = 0 if found.series.is_empty() else int(found.series[-1]) + 1
+    count = found.starts.size
     if max_gap_s is not None:
         return np.full(count, float(max_gap_s))
-    rows = found.rows.select(column, time=nanoseconds("time")).with_columns(found.series.alias(GROUP))
-    if rows[column].null_count():
-        rows = rows.filter(pl.col(column).is_not_null())
-    apart = rows.select(GROUP, span=pl.when(pl.col(GROUP) == pl.col(GROUP).shift(1)).then(_span()))
-    own = apart.group_by(GROUP).agg(pl.col("span").median(), n=pl.col("span").count()).filter(pl.col("n") >= _FEW)
+    time, starts, ends = found.time, found.starts, found.ends + 1
+    if found.rows[column].null_count():
+        read = ~np.isnan(found.values(column))
+        before = np.append(0, np.cumsum(read))
+        time, starts, ends = time[read], before[starts], before[ends]
+    enough = np.flatnonzero(ends - starts > _FEW)
     gaps = np.full(count, GAP_S)
-    gaps[own[GROUP].to_numpy()] = np.clip(own["span"].to_numpy() / NS * GAP_PERIODS, GAP_S, LONGEST_GAP_S)
+    gaps[enough] = np.clip(_medians(time, starts[enough], ends[enough]) / NS * GAP_PERIODS, GAP_S, LONGEST_GAP_S)
     return gaps
 
 
-class Steps(NamedTuple):
+def _medians(time: Ints, starts: Ints, ends: Ints) -> Floats:
+    """The median interval of each stretch of *time*."""
+    if starts.size < time.size // _SHORT:
+        return np.array([np.median(np.diff(time[a:b])) for a, b in zip(starts, ends, strict=True)])
+    # Many short ones are sorted together.
+    count = ends - starts - 1
+    at = np.repeat(starts - np.cumsum(count) + count, count) + np.arange(count.sum())
+    span = time[at + 1] - time[at]
+    span = span[np.lexsort((span, np.repeat(np.arange(count.size), count)))]
+    first = np.cumsum(count) - count
+    middle: Floats = (span[first + (count - 1) // 2] + span[first + count // 2]) / 2
+    return middle
+
+
+def usual_period_s(rows: pl.DataFrame) -> float:
+    """The usual time between two readings of a device by one source; 0 where nothing was read twice."""
+    found = ordered(rows)
+    spans = np.diff(found.time)[~found.first[1:]]
+    return float(np.median(spans)) / NS if spans.size else 0.0
+
+
+def steps(found: Ordered, max_gap_s: float | None = None, *, busy: bool = False) -> dict[str, Floats]:
     """
-    The step that ends with each reading; a first reading of a series has none.
+    The amounts of the step that ends with each reading; a first reading of a series has none.
 
-    first, time, span (ns; 0 in a first row): of each reading. amounts: of `JOULES`, and of `BUSY` if they were asked
-    for, those that can be anything but 0. Where there is no counter, what is mixed is what is by the power.
+    Of `JOULES`, and of `BUSY` if they are asked for, those that can be anything but 0. Where there is no counter, what
+    is mixed is what is by the power.
     """
-
-    first: NDArray[np.bool_]
-    time: NDArray[np.int64]
-    span: NDArray[np.int64]
-    amounts: dict[str, Floats]
-
-
-def steps(found: Ordered, max_gap_s: float | None = None, *, busy: bool = False) -> Steps:
-    """The steps of readings: by power, by the counter, and how busy the device was."""
-    first, time = found.first.to_numpy(), found.rows["time"].to_physical().to_numpy()
-    span = np.append(time[:1], time[1:] - time[:-1])
-    span[first] = 0
-    base = _Base(found, first, span, span / NS)
+    base = _Base(found, found.span, found.span / NS)
     amounts = dict(zip(("power_j", "power_s"), base.integral("power_w", max_gap_s), strict=True))
-    modelled = (found.rows["power_method"] == "modelled").fill_null(False).to_numpy()
+    modelled = found.rows["power_method"] == "modelled"
     if not base.absent("energy_j"):
         amounts |= base.counted(amounts["power_j"], amounts["power_s"])
     if modelled.any():
+        of_row = modelled.fill_null(False).to_numpy()
         amounts |= {
-            f"{by}_modelled_j": np.where(modelled, amounts[f"{by}_j"], 0.0)
+            f"{by}_modelled_j": np.where(of_row, amounts[f"{by}_j"], 0.0)
             for by in ("power", "mixed")
             if f"{by}_j" in amounts
         }
     if busy and not base.absent("utilization_ratio"):
         amounts |= dict(zip(BUSY, base.integral("utilization_ratio", max_gap_s), strict=True))
-    return Steps(first, time, span, amounts)
+    return amounts
 
 
 class _Base(NamedTuple):
     """Readings and the spans between them; columns without a null go the short way."""
 
     found: Ordered
-    first: NDArray[np.bool_]
-    span: NDArray[np.int64]
+    span: Ints
     span_s: Floats
 
     def absent(self, column: str) -> bool:
@@ -261,12 +318,13 @@ class _Base(NamedTuple):
         if self.absent(column):
             return np.zeros(self.span.size), np.zeros(self.span.size)
         gaps = np.rint(gaps_s(self.found, column, max_gap_s) * NS).astype(np.int64)
-        same = bool((gaps == gaps[0]).all())
+        same = gaps.size == 0 or bool((gaps == gaps[0]).all())
         if self.found.rows[column].null_count():
             gap = int(gaps[0]) if same else pl.lit(pl.Series(gaps)).gather(pl.col(GROUP))
             return self._by_expressions(column, *trapezoid(column, gap))
-        counts = (self.span <= (gaps[0] if same else gaps[self.found.series.to_numpy()])) & ~self.first
-        covered, values = np.where(counts, self.span_s, 0.0), self.found.rows[column].to_numpy()
+        # A first row has a span of 0.
+        covered = np.where(self.span <= (gaps[0] if same else gaps[self.found.series]), self.span_s, 0.0)
+        values = self.found.values(column)
         joules = np.zeros(self.span.size)
         np.add(values[1:], values[:-1], out=joules[1:])
         joules *= 0.5
@@ -293,14 +351,12 @@ class _Base(NamedTuple):
         limit_w = POWER.high or 50_000.0
         if self.found.rows["energy_j"].null_count():
             return self._by_expressions("energy_j", *difference("energy_j", MAX_COUNTER_GAP_S, limit_w))
-        values = self.found.rows["energy_j"].to_numpy()
-        rise = np.zeros(values.size)
-        np.subtract(values[1:], values[:-1], out=rise[1:])
-        counts = (rise >= 0) & (rise * NS <= limit_w * self.span) & ~self.first
-        counts &= self.span <= round(MAX_COUNTER_GAP_S * NS)
+        rise = np.diff(self.found.values("energy_j"), prepend=0.0)
+        rise[self.found.starts] = 0.0
+        counts = (rise >= 0) & (rise * NS <= limit_w * self.span) & (self.span <= round(MAX_COUNTER_GAP_S * NS))
         return np.where(counts, rise, 0.0), np.where(counts, self.span_s, 0.0)
 
     def _by_expressions(self, column: str, amount: pl.Expr, covered: pl.Expr) -> tuple[Floats, Floats]:
-        frame = self.found.rows.lazy().select(column, "time").with_columns(self.found.series.alias(GROUP))
+        frame = self.found.rows.lazy().select(column, "time", pl.lit(pl.Series(GROUP, self.found.series)))
         told = frame.select(amount=amount, covered=covered).collect()
         return told["amount"].to_numpy(), told["covered"].to_numpy()

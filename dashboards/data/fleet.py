@@ -16,7 +16,7 @@ import polars as pl
 from analytics.efficiency import joules_per_token, tokens_of_devices, tokens_per_joule
 from analytics.energy import group_of, over_time
 from analytics.frames import by_device, latest, scan, schema
-from analytics.steps import GAP_PERIODS, GAP_S, ordered, readings
+from analytics.steps import GAP_PERIODS, GAP_S, readings, usual_period_s
 from collector.catalogue import POWER
 from collector.store import TABLES, Store
 from dashboards.data.stored import NS, Stored, utc
@@ -64,7 +64,8 @@ class View:
 
     power: window, power_mean_w, power_min_w, power_max_w, covered_ratio, modelled_ratio of the whole selection.
     groups: window, group, power_mean_w. utilization: window, group, utilization_ratio. efficiency: window, group,
-    tokens_per_joule. table: group and its numbers, the one that used most energy first.
+    tokens_per_joule. table: group and its numbers, the one that used most energy first. max_gap_s: the longest time
+    between two readings that is bridged, of any device.
     """
 
     selection: Selection
@@ -139,8 +140,7 @@ def _work_out(stored: Stored, selection: Selection, start_ns: int, end_ns: int, 
     sites: dict[str, str] = {}
     parts = _parts(stored, samples, selection, sites)
     first = next(parts)
-    period_s = _period_s(first)
-    max_gap_s = max(GAP_S, GAP_PERIODS * period_s)
+    period_s = usual_period_s(first.head(_PROBED_ROWS))
     # No coarser than the readings, so that a peak of one stays one; no finer, so that each device is in a step.
     by, grid_s = selection.by, max(1.0, period_s)
     latest_rows: list[pl.DataFrame] = []
@@ -152,7 +152,6 @@ def _work_out(stored: Stored, selection: Selection, start_ns: int, end_ns: int, 
         by=("fleet", by),
         hosts=sites,
         step_s=grid_s,
-        max_gap_s=max_gap_s,
         within_ns=(start_ns, end_ns),
     )
     group = group_of(by, sites)
@@ -169,7 +168,7 @@ def _work_out(stored: Stored, selection: Selection, start_ns: int, end_ns: int, 
         start=utc(start_ns),
         end=utc(end_ns),
         every_s=every_s,
-        max_gap_s=max_gap_s,
+        max_gap_s=_number(found.devices["max_gap_s"].max()) or GAP_S,
         totals=_totals(power, used, busy, now, length_s),
         power=power,
         groups=groups.select("window", "group", "power_mean_w"),
@@ -236,13 +235,6 @@ def _seen(store: Store, start_ns: int, end_ns: int) -> pl.DataFrame:
         first_ns = start_ns // _HOUR_NS * _HOUR_NS
         rows.append(scan(store, "device_rollups", first_ns, end_ns, pl.col("window_s") == _HOUR_NS // NS))
     return pl.concat([some.select("host", "device") for some in rows]).unique().collect()
-
-
-def _period_s(rows: pl.DataFrame) -> float:
-    """The usual time between two readings of a device by one source; 0 where nothing was read twice."""
-    found = ordered(rows.head(_PROBED_ROWS))
-    step = found.rows["time"].to_physical().diff().filter(~found.first).median()
-    return float(step) / NS if isinstance(step, int | float) else 0.0
 
 
 def _watched(parts: Iterable[pl.DataFrame], edge_ns: int, kept: list[pl.DataFrame]) -> Iterator[pl.DataFrame]:

@@ -255,7 +255,7 @@ def test_readings_in_order_are_those_sorted_whatever_runs_they_come_in(rows: lis
     expected = runs.unique(["device", "source", "time"], keep="last", maintain_order=True)
     assert ordered(runs).rows.sort("device", "source", "time").equals(expected.sort("device", "source", "time"))
     found = ordered(runs)
-    assert found.series.to_list() == found.rows.select(pl.struct("device", "source").rle_id()).to_series().to_list()
+    assert found.series.tolist() == found.rows.select(pl.struct("device", "source").rle_id()).to_series().to_list()
     assert found.rows.select(pl.struct("device", "source")).to_series().n_unique() == found.first.sum()
 
 
