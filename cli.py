@@ -13,6 +13,7 @@ from analytics import (
     commands_compare,
     commands_cost,
     commands_efficiency,
+    commands_incidents,
     commands_jobs,
     commands_quality,
     commands_report,
@@ -65,6 +66,7 @@ app.add_typer(commands_quality.app)
 app.add_typer(commands_report.app)
 app.add_typer(commands_jobs.app)
 app.add_typer(commands_capacity.app)
+app.add_typer(commands_incidents.app)
 app.add_typer(dashboards_commands.app)
 app.add_typer(import_commands.app)
 app.add_typer(collector_commands.config_app)

@@ -3,6 +3,7 @@
 # ruff: noqa: ARG001 (the options --quiet and --config act by themselves, when they are read)
 
 import time
+from collections.abc import Sequence
 from datetime import UTC
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -54,11 +55,15 @@ def run(
     since: SinceOption = None,
     until: UntilOption = None,
     tz: TzOption = "UTC",
-    force: Annotated[bool, typer.Option("--force", help="Also what is not due.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also what is not due of the jobs named.")] = False,
     watch: Annotated[
         float | None, typer.Option("--watch", metavar="SECONDS", min=1, help="Go on, every so many seconds.")
     ] = None,
     workers: Annotated[int, typer.Option("--workers", min=1, max=64, help="Windows at a time.")] = 1,
+    alertmanager: Annotated[
+        list[str] | None,
+        typer.Option("--alertmanager", metavar="URL", help="Hand incidents over there, as `incidents push` does."),
+    ] = None,
     metrics: Annotated[
         Path | None,
         typer.Option("--metrics", metavar="FILE", help="Write how jobs stand for node_exporter's textfile collector."),
@@ -87,7 +92,22 @@ def run(
     asked, root = request(output, file, limit, since, until, tz), store_root(store)
 
     def once() -> "list[Outcome]":
-        return _once(root, tuple(names or ()), asked.start_ns, asked.end_ns, force, workers, fleet, rules, metrics)
+        from analytics.jobs.engine import Local
+        from analytics.jobs.running import run as run_jobs
+
+        documents = _documents(root, fleet, rules)
+        outcomes = run_jobs(
+            root,
+            names=names or (),
+            start_ns=asked.start_ns,
+            end_ns=asked.end_ns,
+            force=force,
+            documents=documents,
+            engine=Local(workers),
+            tell=_tell,
+        )
+        _pass_on(root, documents, metrics, alertmanager or ())
+        return outcomes
 
     while watch is not None:
         began_s = time.monotonic()
@@ -176,36 +196,17 @@ def _documents(root: Path, fleet: Path | None, rules: Path | None) -> "Documents
     return Documents.read(root, fleet=fleet, rules=rules)
 
 
-def _once(
-    root: Path,
-    names: tuple[str, ...],
-    start_ns: int | None,
-    end_ns: int | None,
-    force: bool,
-    workers: int,
-    fleet: Path | None,
-    rules: Path | None,
-    metrics: Path | None,
-) -> "list[Outcome]":
-    from analytics.jobs.engine import Local
-    from analytics.jobs.exported import write_metrics
-    from analytics.jobs.running import run as run_jobs
-    from analytics.jobs.running import status as status_of
-
-    documents = _documents(root, fleet, rules)
-    outcomes = run_jobs(
-        root,
-        names=names,
-        start_ns=start_ns,
-        end_ns=end_ns,
-        force=force,
-        documents=documents,
-        engine=Local(workers),
-        tell=_tell,
-    )
+def _pass_on(root: Path, documents: "Documents", metrics: Path | None, alertmanagers: Sequence[str]) -> None:
+    """Tell those who wait for it how jobs stand, and what is wrong."""
     if metrics is not None:
+        from analytics.jobs.exported import write_metrics
+        from analytics.jobs.running import status as status_of
+
         write_metrics(metrics, status_of(root, documents=documents))
-    return outcomes
+    if alertmanagers:
+        from analytics.commands_incidents import hand_over
+
+        say(hand_over(root, alertmanagers, severity="warning", origin="perfwatt", hold="1h"))
 
 
 def _tell(outcome: "Outcome", number: int, of: int) -> None:

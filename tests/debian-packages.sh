@@ -2,7 +2,7 @@
 # Installs the Debian packages that the tests (and, with `bench`, the benchmarks) drive as real parts:
 # as root by itself, otherwise it names what is missing and lets the tests that need it skip with the reason.
 set -eu
-want="prometheus:/usr/bin/prometheus chromium:/usr/bin/chromium gcc:/usr/bin/gcc openssl:/usr/bin/openssl"
+want="prometheus:/usr/bin/prometheus prometheus-alertmanager:/usr/bin/prometheus-alertmanager chromium:/usr/bin/chromium gcc:/usr/bin/gcc openssl:/usr/bin/openssl"
 [ "${1:-}" = bench ] && want="$want victoria-metrics:/usr/bin/victoria-metrics"
 missing=""
 for pair in $want; do

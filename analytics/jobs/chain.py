@@ -5,6 +5,7 @@ The chain: every job, one entry each. Nothing is imported until a job runs.
        ├─────▶ energy        device_energy
        ├─────▶ attribution   job_energy
        └─────▶ efficiency    efficiency
+    rollups, events, anomaly_scores ─▶ incidents
 """
 
 from typing import Final
@@ -57,5 +58,24 @@ JOBS: Final = (
         inputs=(_SAMPLES, _WORK, Input("allocations", None), Input("devices", None)),
         output="efficiency",
         every="hour",
+    ),
+    Job(
+        name="incidents",
+        function="analytics.anomalies.job:incidents",
+        inputs=(
+            # A device is missed for a day, and a condition may have begun hours before it has lasted long enough.
+            Input("device_rollups", 24 * _HOUR_S),
+            Input("events", 6 * _HOUR_S),
+            Input("anomaly_scores", 6 * _HOUR_S),
+            Input("incidents", None),
+            Input("devices", None),
+            Input("device_energy"),
+            Input("job_energy"),
+            Input("efficiency", 48 * _HOUR_S),
+            Input("facility_samples", _HOUR_S),
+        ),
+        output="incidents",
+        needs=("fleet", "rules"),
+        always=True,
     ),
 )

@@ -143,6 +143,10 @@ def _need(name: str, task: Task) -> Any:
         from analytics.fleet_toml import parse_fleet
 
         return parse_fleet(text, path=path)
+    if name == "rules":
+        from analytics.anomalies.rules import parse_rules
+
+        return parse_rules(text, path=path)
     return Path(task.root)
 
 

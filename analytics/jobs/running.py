@@ -10,6 +10,7 @@ from typing import Final
 
 import polars as pl
 
+from analytics.anomalies.rules import parse_rules
 from analytics.fleet_toml import parse_fleet
 from analytics.frames import latest
 from analytics.jobs.chain import JOBS, ROLLUPS
@@ -53,6 +54,7 @@ class Documents:
                 raise ConfigError(f"{name}.toml", f"cannot be read: {error}", path=path) from error
             paths[name] = str(path)
         parse_fleet(texts.get("fleet", ""), path=paths.get("fleet"))
+        parse_rules(texts.get("rules", ""), path=paths.get("rules"))
         return cls(texts=texts, paths=paths)
 
 
@@ -72,8 +74,8 @@ def run(
     """
     Do what is due of the jobs *names* and of all that they need, in windows that overlap [start_ns, end_ns).
 
-    With *force* also what is not due. Gives the outcome of every window that was due, in the order they came; a job
-    that failed is an outcome, and so is what was skipped because of it. They are kept in the table job_runs.
+    With *force* also what is not due of those named. Gives the outcome of every window that was due, in the order they
+    came: a job that failed is an outcome, and so is what was skipped because of it. The table job_runs keeps them.
 
     Raises: KeyError (no job of that name), StoreError, StoreBusy (another process is running jobs).
     """
@@ -85,8 +87,9 @@ def run(
         time.time_ns() if now_ns is None else now_ns,
         tell or (lambda *_: None),
     )
+    forced = frozenset(names or (job.name for job in chain.jobs)) if force else frozenset[str]()
     with WriterLock(chain.store.root, LOCK):
-        return chain.run(start_ns, end_ns, force=force)
+        return chain.run(start_ns, end_ns, forced)
 
 
 class _Chain:
@@ -102,7 +105,7 @@ class _Chain:
         self.state = State(store, jobs, now_ns, documents.texts)
         self.outcomes: list[Outcome] = []
 
-    def run(self, start_ns: int | None, end_ns: int | None, *, force: bool) -> list[Outcome]:
+    def run(self, start_ns: int | None, end_ns: int | None, forced: frozenset[str]) -> list[Outcome]:
         for job in self.jobs:
             before = len(self.outcomes)
             try:
@@ -112,7 +115,7 @@ class _Chain:
                 windows = self.state.windows(job, start_ns, end_ns)
                 # A window that goes on from the one before can only be looked at when that is done.
                 for some in [[window] for window in windows] if job.in_order else [windows]:
-                    self._run(job, some, force=force)
+                    self._run(job, some, force=job.name in forced)
             finally:
                 record(self.store, self.outcomes[before:])
         return self.outcomes
