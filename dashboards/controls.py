@@ -111,7 +111,7 @@ class Choices:
             hidePickedOptions=True,
             limit=200,
             size="sm",
-            nothingFoundMessage="none in this window",
+            nothingFoundMessage="there is none",
             clearButtonProps={"aria-label": f"Clear {self.label.lower()}", "tabIndex": 0},
         )
         return html.Div(select, className="pw-choices")
@@ -119,12 +119,13 @@ class Choices:
 
 @dataclass(frozen=True, slots=True)
 class One:
-    """One of many."""
+    """One of many; `placeholder` says what none picked means."""
 
     key: str
     label: str
     usual: str = ""
     offered: bool = True
+    placeholder: str = ""
 
     def said(self, words: Sequence[str]) -> str:
         """The last word."""
@@ -145,10 +146,13 @@ class One:
             label=self.label,
             data=sorted({*offer, *([str(value)] if value else [])}),
             value=str(value) or None,
+            placeholder=self.placeholder,
             searchable=True,
+            clearable=True,
             limit=200,
             size="sm",
-            nothingFoundMessage="none in this window",
+            nothingFoundMessage="there is none",
+            clearButtonProps={"aria-label": f"Clear {self.label.lower()}", "tabIndex": 0},
         )
         return html.Div(select, className="pw-choices")
 

@@ -95,7 +95,8 @@ class Grid:
 
     def rows(self, frame: pl.DataFrame) -> list[dict[str, Any]]:
         """The rows of *frame* as the grid shows them: in its headings' units, to seven digits."""
-        return frame.select(self._shown(column, frame) for column in self.columns).to_dicts()
+        key = [] if self.key in {column.name for column in self.columns} else [pl.col(self.key)]
+        return frame.select(*(self._shown(column, frame) for column in self.columns), *key).to_dicts()
 
     def _shown(self, column: Column, frame: pl.DataFrame) -> pl.Expr:
         value = pl.col(column.name)

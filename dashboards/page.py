@@ -52,7 +52,8 @@ class Page:
     `name` begins its ids and is its path; `label` and `group` are its place in the navigation (no label: none).
     `body` gives what is below the tiles, with the charts, grids and slots that are named here. `content` fills it,
     `offer` says what there is to choose from, and `twins` are its tables as a program takes them, by the name of the
-    chart or grid they belong to; the first is the page's own. A page without a label is `within` another.
+    chart or grid they belong to; the first is the page's own; `linked` are those that are
+    linked elsewhere on it. A page without a label is `within` another.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Page:
     charts: tuple[str, ...] = ()
     grids: tuple[Grid, ...] = ()
     slots: tuple[str, ...] = ()
+    linked: tuple[str, ...] = ()
     within: str = ""
     live: bool = False
 
@@ -104,7 +106,7 @@ class Page:
         """Connect the page to its data."""
         asked = [self.id(control.key) for control in self.controls]
         parts = [*self.charts, *(grid.name for grid in self.grids)]
-        linked = [part for part in parts if part in self.twins]
+        linked = [name for name in self.twins if name in {*parts, *self.linked}]
 
         @app.callback(
             *(Output(self.id(part), "children") for part in ("notice", "status", "tiles")),

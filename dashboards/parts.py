@@ -112,6 +112,25 @@ def small_table(
     return html.Div(table, className="pw-scroll", tabIndex=0, role="region", **labelled(caption or headings[0]))
 
 
+def heat_table(
+    corner: str,
+    headings: Sequence[Any],
+    rows: Sequence[tuple[str, Sequence[tuple[str, float | None, str]]]],
+    *,
+    caption: str,
+) -> Any:
+    """A table of numbers that are the darker the more they are; a cell is its text, its share of the most, a hint."""
+
+    def cell(text: str, share: float | None, hint: str) -> Any:
+        style = {} if share is None else {"--pw-heat": f"{100 * share:.0f}%"}
+        return html.Td(text, title=hint, className="pw-right pw-cell", style=style)
+
+    head = html.Thead(html.Tr([html.Th(corner, scope="col"), *(html.Th(text, scope="col") for text in headings)]))
+    body = [html.Tr([html.Th(name, scope="row"), *(cell(*one) for one in cells)]) for name, cells in rows]
+    table = html.Table([html.Caption(caption), head, html.Tbody(body)], className="pw-heat")
+    return html.Div(table, className="pw-scroll", tabIndex=0, role="region", **labelled(caption))
+
+
 def facts(pairs: Sequence[tuple[str, Any]]) -> Any:
     """Names with their values, one below the other."""
     return html.Dl(

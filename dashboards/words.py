@@ -25,6 +25,19 @@ def scaled(value: float | None, unit: str) -> tuple[str, str]:
     return f"{number:.{0 if number == 0 else digits}f}", f"{prefix}{unit}"
 
 
+def number(value: float | None) -> str:
+    """
+    Three digits, without a unit.
+
+    >>> number(0.0123456), number(1234.5), number(12.0), number(None)
+    ('0.0123', '1,230', '12', '–')
+    """
+    if value is None:
+        return ABSENT
+    rounded = float(f"{value:.3g}")
+    return f"{rounded:,.0f}" if abs(rounded) >= 100 else f"{rounded:.3g}"
+
+
 def joined(value: float | None, unit: str) -> str:
     """The number and its unit in one piece."""
     number, scaled_unit = scaled(value, unit)

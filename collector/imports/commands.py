@@ -224,13 +224,11 @@ def table(
     """  # noqa: D301  # a backspace, which keeps the lines as they are
 
     def units() -> "Iterator[Unit]":
-        from dataclasses import replace
-
         from collector.imports.table import read_mapping, read_table
 
-        checked = read_mapping(mapping)
-        if tz is not None:
-            checked = replace(checked, zone=_zone(tz))
+        checked, zone = read_mapping(mapping), _zone(tz)
+        if zone is not None:
+            checked = checked.within(zone)
         return read_table(file, checked, host=host, device=device)
 
     _import(

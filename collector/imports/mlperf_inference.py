@@ -36,6 +36,7 @@ from collector.imports.clocks import Shift, Zone, find_shift, hours, out_of_orde
 from collector.imports.lines import is_text, read_lines
 from collector.imports.mllog import entries
 from collector.imports.report import Account, Unit, merged
+from collector.imports.submission import Submission, submission_of
 from collector.imports.tables import allocation_row, event_row, rows, shaped
 from collector.sample import Allocation, Event, Severity
 
@@ -142,6 +143,8 @@ def _unit(path: Path, *, host: str | None, tz: Zone | None) -> Unit:
         )
         unit.frames["allocations"] = rows("allocations", [_allocation(system, workload, benchmark, begin, end)])
         unit.frames["events"] = rows("events", _events(system, workload, run, begin, end, shift))
+        told = submission_of(folder, system)
+        unit.frames["results"] = rows("results", [_result(system, workload, benchmark, phase, run, begin, end, told)])
     unit.frames |= _power_frames(system, power)
     unit.frames = merged(unit.frames)
     return unit
@@ -363,6 +366,46 @@ def _done(run: _Run) -> dict[Metric, float]:
         if latency_ns is not None:
             done[metric] = latency_ns / 1e9
     return done
+
+
+_METRICS = {"SingleStream": "p90_latency_ns", "MultiStream": "p99_latency_ns"}
+
+
+def _result(
+    system: str, workload: str, benchmark: str, phase: str | None, run: _Run, begin: int, end: int, told: Submission
+) -> dict[str, Any]:
+    """The run as a result: what it reported, and the work it did."""
+    done = _done(run)
+    per_query, mean_ns = run.detail.get("generated_samples_per_query"), run.number("Mean latency (ns)")
+    rate = "tokens_per_s" if THROUGHPUT in done else "samples_per_s"
+    return {
+        **told.columns,
+        "workload": workload,
+        "time": end,
+        "source": SOURCE,
+        "host": system,
+        "suite": "mlperf-inference",
+        "system": system,
+        "benchmark": benchmark,
+        "scenario": run.scenario,
+        "phase": phase,
+        "metric": _METRICS.get(run.scenario, rate),
+        "verdict": run.summary.get("Result is"),
+        "start": begin,
+        "end": end,
+        "samples": done.get(SAMPLES),
+        "tokens": done.get(TOKENS_OUT),
+        "samples_per_query": float(per_query) if isinstance(per_query, int) else None,
+        "samples_per_s": run.number(
+            "Samples per second", "Completed samples per second", "Scheduled samples per second"
+        ),
+        "tokens_per_s": done.get(THROUGHPUT),
+        "latency_mean_s": None if mean_ns is None else mean_ns / 1e9,
+        **{
+            f"latency_p{n}_s": done.get(metric)
+            for n, metric in ((50, LATENCY_P50), (90, LATENCY_P90), (99, LATENCY_P99))
+        },
+    }
 
 
 def _allocation(system: str, workload: str, benchmark: str, begin: int, end: int) -> dict[str, Any]:

@@ -5,7 +5,6 @@ Power is the machine's, at the wall (AC) or behind the supplies (DC); it is stor
 which. A node becomes a host, a switch a meter, a run a workload with the samples it had processed when it said so.
 """
 
-import json
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from collector.imports.clocks import Shift, Zone, find_shift, hours, out_of_orde
 from collector.imports.lines import read_lines
 from collector.imports.mllog import Entry, entries, is_number
 from collector.imports.report import Account, Unit, merged
+from collector.imports.submission import Submission, submission_of
 from collector.imports.tables import allocation_row, event_row, rows
 from collector.sample import Allocation, Event, Severity
 
@@ -87,7 +87,8 @@ def _unit(folder: Path, *, host: str | None, tz: Zone | None) -> Unit:
     result = place / f"{folder.name}.txt"
     logs = [_read_power(path) for path in _logs(folder)]
     run = _read_result(result) if result.is_file() else _Run(folder.name, Account(result))
-    system = host or _system_name(place, run)
+    submission = submission_of(place)
+    system = host or str(run.values.get("submission_platform") or submission.system or place.resolve().name)
     workload = f"mlperf-training/{system}/{run.benchmark}/{run.name}"
     unit = Unit(
         name=str(result),
@@ -119,24 +120,10 @@ def _unit(folder: Path, *, host: str | None, tz: Zone | None) -> Unit:
             "workload_samples": rows("workload_samples", _workload_rows(system, workload, run)),
             "allocations": rows("allocations", _allocations(system, workload, run, logs)),
             "events": rows("events", _events(system, workload, run, logs, shifts)),
+            "results": rows("results", [_result(system, workload, run, submission)]),
         }
     )
     return unit
-
-
-def _system_name(place: Path, run: _Run) -> str:
-    platform = run.values.get("submission_platform")
-    if isinstance(platform, str) and platform:
-        return platform
-    described = place / "system.json"
-    if described.is_file():
-        try:
-            name = json.loads(described.read_text(encoding="utf-8")).get("system_name")
-        except (ValueError, AttributeError) as error:
-            raise ImportFailed(described, f"is no JSON object: {error}") from error
-        if isinstance(name, str) and name:
-            return name
-    return place.resolve().name
 
 
 # ------------------------------------------------------------------------------------------------------ result_N.txt
@@ -205,6 +192,32 @@ def _workload_rows(system: str, workload: str, run: _Run) -> Iterator[dict[str, 
         if is_number(batch) and batch and samples % batch == 0:
             row[STEPS.column] = samples / batch
         yield row
+
+
+def _result(system: str, workload: str, run: _Run, submission: Submission) -> dict[str, Any]:
+    """The run as a result; its own file's word counts before the description's."""
+    assert run.begin is not None
+    assert run.end is not None
+    said = {name: run.values.get(f"submission_{key}") for name, key in (("submitter", "org"), ("division", "division"))}
+    samples = max((samples for _, samples in run.progress), default=None)
+    return {
+        **submission.columns,
+        **{name: str(value) for name, value in said.items() if value},
+        "workload": workload,
+        "time": run.end.time_ns,
+        "source": SOURCE,
+        "host": system,
+        "suite": "mlperf-training",
+        "system": system,
+        "benchmark": run.benchmark,
+        "phase": run.name,
+        "metric": "train_s",
+        "verdict": str(run.end.metadata.get("status") or "") or None,
+        "start": run.begin.time_ns,
+        "end": run.end.time_ns,
+        "samples": samples,
+        "samples_per_s": statistics.fmean(run.throughputs) if run.throughputs else None,
+    }
 
 
 # ------------------------------------------------------------------------------------------------------------- power

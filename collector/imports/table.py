@@ -1,190 +1,25 @@
-"""
-Any CSV or Parquet file, by a mapping: which column is the time, whose samples they are, what each metric is called and
-in which unit. The mapping is a TOML file::
-
-    table = "device_samples"                  # or host_samples, workload_samples, facility_samples
-    source = "lab-meter"                      # optional; the name of the mapping file otherwise
-    separator = ","                           # CSV only
-    absent = ["", "NaN", "n/a"]               # what stands for no value, besides null
-
-    [time]
-    column = "unix_ms"
-    format = "unix_ms"                        # iso, unix_s, unix_ms, unix_us, unix_ns, or as "%d.%m.%Y %H:%M:%S"
-    zone = "UTC"                              # for times without an offset of their own
-
-    [subject]                                 # the device, host, workload or meter
-    column = "uuid"                           # or: value = "GPU-..."
-
-    [host]                                    # optional
-    value = "node7"
-
-    [metrics]                                 # by the catalogue's column
-    power_w = { column = "pmd_w", unit = "W" }
-    utilization_ratio = { column = "util", unit = "%" }
-"""
+"""Any CSV or Parquet file, by a mapping: see `collector.imports.mapping`."""
 
 import csv
-import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import polars as pl
 
-from collector.catalogue import Metric, Scope, metric_of, metrics
 from collector.errors import ConfigError, ImportFailed
 from collector.imports import columns
-from collector.imports.clocks import Zone, zone_of
-from collector.imports.conversions import KNOWN, Conversion
 from collector.imports.lines import BROKEN, Lines, read_lines
+from collector.imports.mapping import EPOCHS, Elapsed, Join, Quantity, TableMapping, When, Where, read_mapping
 from collector.imports.report import Account, Unit
-from collector.imports.tables import implausible, shaped
-from collector.store.schema import SAMPLE_TABLES, SUBJECT
+from collector.imports.tables import implausible, schema, shaped
+from collector.store.schema import SAMPLE_TABLES
 
-_KEYS: Final = {"table", "source", "separator", "absent", "time", "subject", "host", "metrics"}
-_EPOCHS: Final = {"unix_s": 10**9, "unix_ms": 10**6, "unix_us": 10**3, "unix_ns": 1}
-_ABSENT: Final = ("", "NaN", "nan", "null", "NULL", "None", "NA", "N/A", "n/a", "[N/A]", "-")
+__all__ = ["read_mapping", "read_table"]
 
-
-@dataclass(frozen=True, slots=True)
-class _Where:
-    """A column of the file, or one value for all its rows."""
-
-    column: str | None
-    value: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class TableMapping:
-    """A mapping, checked."""
-
-    path: Path
-    scope: Scope
-    source: str
-    separator: str
-    absent: tuple[str, ...]
-    time: str
-    form: str
-    zone: Zone | None
-    subject: _Where
-    host: _Where | None
-    metrics: tuple[tuple[Metric, str, Conversion], ...]
-
-    @property
-    def table(self) -> str:
-        """The table it fills."""
-        return SAMPLE_TABLES[self.scope].name
-
-
-def read_mapping(path: Path) -> TableMapping:
-    """
-    The mapping in *path*.
-
-    Raises: ConfigError with the key, and what it may be.
-    """
-    try:
-        given = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError("--mapping", f"cannot be read: {error.strerror or error}", path=path) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError("--mapping", f"is not TOML: {error}", path=path) from error
-    _known(given, _KEYS, "", path)
-    scope = _scope(given.get("table"), path)
-    time = _part(given, "time", {"column", "format", "zone"}, path)
-    form = _text(time, "time", "format", path, default="iso")
-    if form not in {"iso", *_EPOCHS} and "%" not in form:
-        raise ConfigError(
-            "time.format",
-            f"{form!r} is none of iso, {', '.join(_EPOCHS)} nor a pattern as '%d.%m.%Y %H:%M:%S'",
-            path=path,
-        )
-    zone = _text(time, "time", "zone", path, default="")
-    absent = given.get("absent", _ABSENT)
-    if not isinstance(absent, Sequence) or isinstance(absent, str) or not all(isinstance(word, str) for word in absent):
-        raise ConfigError("absent", f"{absent!r} is no list of words", path=path)
-    separator = _text(given, "", "separator", path, default=",")
-    if len(separator) != 1:
-        raise ConfigError("separator", f"{separator!r} is not one character", path=path)
-    return TableMapping(
-        path=path,
-        scope=scope,
-        source=f"import:{_text(given, '', 'source', path, default=path.stem)}",
-        separator=separator,
-        absent=tuple(absent),
-        time=_text(time, "time", "column", path),
-        form=form,
-        zone=zone_of(zone, key=f"{path}: time.zone") if zone else None,
-        subject=_where(given, "subject", path),
-        host=_where(given, "host", path) if "host" in given else None,
-        metrics=_metrics(given, scope, path),
-    )
-
-
-def _known(given: Mapping[str, Any], keys: set[str], prefix: str, path: Path) -> None:
-    for key in given:
-        if key not in keys:
-            raise ConfigError(f"{prefix}{key}", f"is no key; known are {', '.join(sorted(keys))}", path=path)
-
-
-def _part(given: Mapping[str, Any], key: str, keys: set[str], path: Path) -> Mapping[str, Any]:
-    part = given.get(key)
-    if not isinstance(part, Mapping):
-        raise ConfigError(key, "is missing: a table with " + ", ".join(sorted(keys)), path=path)
-    _known(part, keys, f"{key}.", path)
-    return part
-
-
-def _text(part: Mapping[str, Any], prefix: str, key: str, path: Path, *, default: str | None = None) -> str:
-    value = part.get(key, default)
-    if not isinstance(value, str):
-        name = f"{prefix}.{key}" if prefix else key
-        raise ConfigError(name, "is missing" if value is None else f"{value!r} is no text", path=path)
-    return value
-
-
-def _scope(name: object, path: Path) -> Scope:
-    for scope, table in SAMPLE_TABLES.items():
-        if table.name == name:
-            return scope
-    known = ", ".join(table.name for table in SAMPLE_TABLES.values())
-    raise ConfigError("table", "is missing" if name is None else f"{name!r} is none of {known}", path=path)
-
-
-def _where(given: Mapping[str, Any], key: str, path: Path) -> _Where:
-    part = _part(given, key, {"column", "value"}, path)
-    if len(part) != 1:
-        raise ConfigError(key, "has either column or value", path=path)
-    column = _text(part, key, "column", path) if "column" in part else None
-    value = _text(part, key, "value", path) if "value" in part else None
-    return _Where(column, value)
-
-
-def _metrics(given: Mapping[str, Any], scope: Scope, path: Path) -> tuple[tuple[Metric, str, Conversion], ...]:
-    part = given.get("metrics")
-    if not isinstance(part, Mapping) or not part:
-        raise ConfigError("metrics", 'is missing: a table as power_w = { column = "watts", unit = "W" }', path=path)
-    found = []
-    for name, said in part.items():
-        key = f"metrics.{name}"
-        try:
-            metric = metric_of(scope, name)
-        except KeyError as error:
-            known = ", ".join(metric.column for metric in metrics(scope))
-            raise ConfigError(key, f"is no metric of a {scope.value}; known are {known}", path=path) from error
-        if not isinstance(said, Mapping):
-            raise ConfigError(key, f"{said!r} is no table with column and unit", path=path)
-        _known(said, {"column", "unit"}, f"{key}.", path)
-        known_units = KNOWN[metric.unit]
-        unit = _text(said, key, "unit", path, default="" if "" in known_units else None)
-        if unit not in known_units:
-            names = ", ".join(filter(None, known_units))
-            raise ConfigError(f"{key}.unit", f"{unit!r} is none of {names}", path=path)
-        found.append((metric, _text(said, key, "column", path), known_units[unit]))
-    return tuple(found)
-
-
-# -------------------------------------------------------------------------------------------------------------- files
+_TOLERANCE_S = 1.0
+_SAMPLES = frozenset(table.name for table in SAMPLE_TABLES.values())
 
 
 def read_table(
@@ -195,40 +30,40 @@ def read_table(
 
     *host* and *device* replace what the mapping says of the host and the subject. Raises: ImportFailed, ConfigError.
     """
+    said = {"host": host} if host else {}
+    if device:
+        said[mapping.subject] = device
+    mapping = replace(mapping, texts={**mapping.texts, **{name: Where(value=text) for name, text in said.items()}})
     account = Account(path)
     lines = None if _is_parquet(path) else read_lines(path)
-    data = _parquet(path, account) if lines is None else _csv(lines, account, mapping)
-    needed = [mapping.time, *(column for _, column, _ in mapping.metrics)]
-    needed += [where.column for where in (mapping.subject, mapping.host) if where is not None and where.column]
+    needed = mapping.columns
+    data = _parquet(path, account, mapping) if lines is None else _csv(lines, account, mapping)
+    mine = [name.removeprefix("in:") for name in data.columns if name.startswith("in:")]
+    if mapping.join is not None:
+        data = _joined(path, account, data, mapping, mapping.join)
     for column in needed:
         if f"in:{column}" not in data.columns:
             have = ", ".join(name.removeprefix("in:") for name in data.columns if name.startswith("in:"))
             raise ConfigError(column, f"{path} has no such column; it has {have}", path=mapping.path)
-    account.ignored = tuple(
-        name.removeprefix("in:")
-        for name in data.columns
-        if name.startswith("in:") and name.removeprefix("in:") not in needed
-    )
+    on = () if mapping.join is None else (mapping.join.on,)
+    account.ignored = (*account.ignored, *(name for name in mine if name not in {*needed, *on}))
+    data = _placed(data, mapping)
     data = _timed(data, mapping)
-    data = _placed(data, "subject", _Where(None, device) if device else mapping.subject, mapping)
-    data = _placed(data, "host", _Where(None, host) if host else mapping.host, mapping)
-    data = data.with_columns(
-        reason=pl.coalesce("reason", pl.when(pl.col("subject").is_null()).then(pl.lit("names no subject")))
-    )
-    for metric, column, conversion in mapping.metrics:
-        data = _measured(data, metric, f"in:{column}", conversion, mapping.absent)
+    for name, when in mapping.times.items():
+        data = data.with_columns(_moments(data, when, mapping).alias(name))
+    for quantity in mapping.quantities:
+        data = _measured(data, quantity, mapping.absent)
     data = _refused(lines, account, data, mapping)
     return iter([_unit(path, account, data, mapping)])
 
 
 def _unit(path: Path, account: Account, data: pl.DataFrame, mapping: TableMapping) -> Unit:
-    subject = SUBJECT[mapping.scope]
-    names = [metric.column for metric, _, _ in mapping.metrics]
-    data = data.drop(subject, strict=False).rename({"subject": subject})
-    empty = data.filter(pl.all_horizontal(pl.col(names).is_null()))
-    data = data.filter(~pl.all_horizontal(pl.col(names).is_null()))
-    once = data.unique([subject, "time"], keep="last", maintain_order=True)
-    account.kept["empty"] += empty.height
+    names = [quantity.name for quantity in mapping.quantities]
+    if mapping.table in _SAMPLES:
+        empty = pl.all_horizontal(pl.col(names).is_null())
+        account.kept["empty"] += data.filter(empty).height
+        data = data.filter(~empty)
+    once = data.unique([*mapping.keys, "time"], keep="last", maintain_order=True)
     account.kept["duplicate"] += data.height - once.height
     account.kept["reading"] += once.height
     unit = Unit(path.name, ("table",), [account])
@@ -236,15 +71,13 @@ def _unit(path: Path, account: Account, data: pl.DataFrame, mapping: TableMappin
         unit.error = None if account.bad_count else "has no reading"
         return unit
     first = once.row(0, named=True)
-    unit.identity = ("table", mapping.source, *sorted(names), str(first[subject]), str(first["time"]))
-    fields = ["host"] if subject != "host" else []
+    unit.identity = ("table", mapping.source, *sorted(names), str(first[mapping.subject]), str(first["time"]))
+    filled = once.with_columns(source=pl.lit(mapping.source))
     unit.frames = {
-        mapping.table: shaped(
-            mapping.table, once.select(subject, "time", pl.lit(mapping.source).alias("source"), *fields, *names)
-        )
+        mapping.table: shaped(mapping.table, filled.select(n for n in schema(mapping.table) if n in filled.columns))
     }
     unit.facts = {
-        "subjects": once[subject].n_unique(),
+        "subjects": once[mapping.subject].n_unique(),
         "first": str(once["time"].min()),
         "last": str(once["time"].max()),
     }
@@ -259,16 +92,52 @@ def _is_parquet(path: Path) -> bool:
         raise ImportFailed(path, f"cannot be read: {error.strerror or error}") from error
 
 
-def _parquet(path: Path, account: Account) -> pl.DataFrame:
+def _parquet(path: Path, account: Account, mapping: TableMapping) -> pl.DataFrame:
+    """The columns that are needed, and what there is besides into the account."""
     try:
-        data = pl.read_parquet(path)
+        there = pl.read_parquet_schema(path)
+        needed = {*mapping.columns, *([mapping.join.on] if mapping.join is not None else [])}
+        data = pl.read_parquet(path, columns=[name for name in there if name in needed] or list(there))
     except (pl.exceptions.PolarsError, OSError) as error:
         raise ImportFailed(path, f"is no readable Parquet file: {error}") from error
     account.lines = data.height
+    account.ignored = tuple(name for name in there if name not in data.columns)
     data = data.rename({name: f"in:{name}" for name in data.columns})
     return data.with_row_index("line", 1).with_columns(
         pl.col("line").cast(pl.Int64), reason=pl.lit(None, pl.String), text=pl.lit("")
     )
+
+
+def _joined(path: Path, account: Account, data: pl.DataFrame, mapping: TableMapping, join: Join) -> pl.DataFrame:
+    """*data* with the columns that it lacks, from the other file; a row that it names nowhere has a reason."""
+    other = path.parent / join.file
+    if not other.is_file():
+        raise ConfigError("join.file", f"there is no {other}", path=mapping.path)
+    if f"in:{join.on}" not in data.columns:
+        raise ConfigError("join.on", f"{path} has no column {join.on!r}", path=mapping.path)
+    there = Account(other)
+    if _is_parquet(other):
+        found = pl.read_parquet(other).rename(lambda name: f"in:{name}")
+    else:
+        found = (
+            _csv(read_lines(other), there, mapping).filter(pl.col("reason").is_null()).drop("line", "text", "reason")
+        )
+    lacking = [f"in:{name}" for name in mapping.columns if f"in:{name}" not in data.columns]
+    for name in (*(f"in:{name}" for name in join.key), *lacking):
+        if name not in found.columns:
+            have = ", ".join(column.removeprefix("in:") for column in found.columns)
+            raise ConfigError(name.removeprefix("in:"), f"{other} has no such column; it has {have}", path=mapping.path)
+    key = pl.coalesce(_said(pl.col(f"in:{name}"), mapping.absent) for name in join.key)
+    found = found.select(key.alias("key"), *lacking).unique(maintain_order=True)
+    joined = data.with_columns(key=pl.col(f"in:{join.on}").cast(pl.String).str.strip_chars()).join(
+        found.with_columns(met=pl.lit(True)), on="key", how="left", maintain_order="left"
+    )
+    more = joined.height - data.height
+    if more:
+        account.lines += more
+        account.notes.append(f"{more} rows stand for further rows of {join.file}")
+    unmet = pl.when(pl.col("met").is_null()).then(pl.format(f"{{}} is not in {join.file}", pl.col("key")))
+    return joined.with_columns(reason=pl.coalesce("reason", unmet)).drop("key", "met")
 
 
 def _csv(lines: Lines, account: Account, mapping: TableMapping) -> pl.DataFrame:
@@ -306,67 +175,137 @@ def _quoted(lines: Lines, numbers: list[int], separator: str, width: int) -> pl.
     return pl.DataFrame(records, schema={"line": pl.Int64(), **dict.fromkeys(names, pl.String())})
 
 
+def _said(written: pl.Expr, absent: Sequence[str]) -> pl.Expr:
+    """What is written, as text; null where that stands for no value."""
+    text = written.cast(pl.String).str.strip_chars()
+    return pl.when(~text.is_in(list(absent))).then(text)
+
+
+def _placed(data: pl.DataFrame, mapping: TableMapping) -> pl.DataFrame:
+    """*data* with the columns of text, and a reason where one that is needed has none."""
+    texts = {name: _text(where, mapping.absent).alias(name) for name, where in mapping.texts.items()}
+    data = data.with_columns(texts.values())
+    for key in mapping.keys:
+        what = "subject" if mapping.table in _SAMPLES else key
+        missing = pl.when(pl.col(key).is_null()).then(pl.lit(f"names no {what}"))
+        data = data.with_columns(reason=pl.coalesce("reason", missing))
+    return data
+
+
+def _text(where: Where, absent: Sequence[str]) -> pl.Expr:
+    if where.column is not None:
+        return _said(pl.col(f"in:{where.column}"), absent)
+    if where.text is None:
+        return pl.lit(where.value, pl.String)
+    pattern = where.text
+    for column in where.columns:
+        pattern = pattern.replace(f"{{{column}}}", "{}")
+    return pl.format(pattern, *(_said(pl.col(f"in:{column}"), absent) for column in where.columns))
+
+
+# ----------------------------------------------------------------------------------------------------------- times
+
+
 def _timed(data: pl.DataFrame, mapping: TableMapping) -> pl.DataFrame:
     """*data* with the column time in UTC, and a reason where there is none."""
-    written = data[f"in:{mapping.time}"]
-    key = "time.zone"
+    if mapping.elapsed is None:
+        data = data.with_columns(_moments(data, mapping.time, mapping).alias("time"))
+    else:
+        data = _since(data, mapping.time, mapping.elapsed, mapping)
+    return data.with_columns(
+        reason=pl.coalesce("reason", pl.when(pl.col("time").is_null()).then(pl.lit("its time is no time")))
+    )
+
+
+def _since(data: pl.DataFrame, counted: When, elapsed: Elapsed, mapping: TableMapping) -> pl.DataFrame:
+    """
+    Times that count from the start of a recording, placed by a moment of its run.
+
+    The clock of such a recording and that of its run are one, but which row is the run's first is all that is told. So
+    the marked rows are laid in the middle of the run, where they are no further off than half of one interval.
+    """
+    second = pl.col("second")
+    data = data.with_columns(
+        _moments(data, elapsed.origin, mapping).alias("origin"),
+        second=pl.col(f"in:{counted.column}").cast(pl.Float64, strict=False),
+    )
+    if elapsed.marked is None:
+        return data.with_columns(time=pl.col("origin") + _duration(second)).drop("origin", "second")
+    column, until = elapsed.marked
+    data = data.with_columns(_moments(data, until, mapping).alias("until"))
+    recording = ["origin", *([f"in:{mapping.join.on}"] if mapping.join is not None else [])]
+    mine = second.filter(_true(pl.col(f"in:{column}")))
+    first, last = mine.min().over(recording), mine.max().over(recording)
+    slack_s = (pl.col("until") - pl.col("origin")).dt.total_nanoseconds() / 1e9 - (last - first)
+    wrong = (
+        pl.when(first.is_null())
+        .then(pl.lit(f"no row of its recording is marked by {column}"))
+        .when(slack_s < -_TOLERANCE_S)
+        .then(pl.lit(f"the rows marked by {column} last longer than {elapsed.origin.column} to {until.column}"))
+    )
+    placed = pl.col("origin") + _duration(second - first + slack_s.clip(lower_bound=0.0) / 2)
+    return data.with_columns(time=placed, reason=pl.coalesce("reason", wrong)).drop("origin", "until", "second")
+
+
+def _duration(seconds: pl.Expr) -> pl.Expr:
+    return (seconds * 1e9).round().cast(pl.Int64).cast(pl.Duration("ns"))
+
+
+def _true(written: pl.Expr) -> pl.Expr:
+    return written.cast(pl.String).str.to_lowercase().is_in(["true", "1", "yes"])
+
+
+def _moments(data: pl.DataFrame, when: When, mapping: TableMapping) -> pl.Series:
+    """The column of *when* as times in UTC; null where it says none."""
+    written = data[f"in:{when.column}"]
     if written.dtype == pl.Datetime:
         local = written.cast(pl.Datetime("ns", written.dtype.time_zone))  # type: ignore[attr-defined]  # Datetime has it
         if local.dtype.time_zone is not None:  # type: ignore[attr-defined]
-            return _with_time(data, local.dt.convert_time_zone("UTC").dt.replace_time_zone(None))
-        return _with_time(data, _zoned(local, mapping, key))
-    if mapping.form in _EPOCHS:
+            return local.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
+        return _zoned(local, when, mapping)
+    if when.form in EPOCHS:
         number = written.cast(pl.String).str.strip_chars()
         whole = number.str.extract(r"^([0-9]+)(?:\.0*)?$", 1).cast(pl.Int64, strict=False)
-        scale = _EPOCHS[mapping.form]
+        scale = EPOCHS[when.form]
         # A float of nanoseconds is not exact; fractions are, taken apart.
         fraction = number.str.extract(r"^[0-9]+(\.[0-9]+)$", 1).cast(pl.Float64, strict=False)
         parts = number.str.extract(r"^([0-9]+)\.[0-9]+$", 1).cast(pl.Int64, strict=False)
         exact = pl.select(
             pl.coalesce(whole * scale, parts * scale + (fraction * scale).round().cast(pl.Int64))
         ).to_series()
-        return _with_time(data, exact.cast(pl.Datetime("ns")))
+        return exact.cast(pl.Datetime("ns"))
     text = written.cast(pl.String).str.strip_chars()
-    if mapping.form == "iso":
+    if when.form == "iso":
         has_offset = text.str.contains(r"(?:Z|[+-][0-9]{2}:?[0-9]{2})$").fill_null(False)
         aware = text.str.to_datetime(time_unit="ns", time_zone="UTC", strict=False) if has_offset.any() else None
         if has_offset.all() and aware is not None:
-            return _with_time(data, aware.dt.replace_time_zone(None))
+            return aware.dt.replace_time_zone(None)
         forms = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M")
         naive = pl.select(
             pl.coalesce(text.str.to_datetime(form, time_unit="ns", strict=False) for form in forms)
         ).to_series()
-        return _with_time(data, _zoned(naive, mapping, key))
-    if "%z" in mapping.form or "%:z" in mapping.form:
-        aware = text.str.to_datetime(mapping.form, time_unit="ns", time_zone="UTC", strict=False)
-        return _with_time(data, aware.dt.replace_time_zone(None))
-    return _with_time(data, _zoned(text.str.to_datetime(mapping.form, time_unit="ns", strict=False), mapping, key))
+        return _zoned(naive, when, mapping)
+    if "%z" in when.form or "%:z" in when.form:
+        aware = text.str.to_datetime(when.form, time_unit="ns", time_zone="UTC", strict=False)
+        return aware.dt.replace_time_zone(None)
+    return _zoned(text.str.to_datetime(when.form, time_unit="ns", strict=False), when, mapping)
 
 
-def _zoned(local: pl.Series, mapping: TableMapping, key: str) -> pl.Series:
-    if mapping.zone is None:
+def _zoned(local: pl.Series, when: When, mapping: TableMapping) -> pl.Series:
+    if when.zone is None:
         raise ConfigError(
-            key, "is missing: the times have no offset of their own, as UTC or Europe/Berlin", path=mapping.path
+            f"{when.key}.zone",
+            "is missing: the times have no offset of their own, as UTC or Europe/Berlin",
+            path=mapping.path,
         )
-    return mapping.zone.utc(local)[0]
+    return when.zone.utc(local)[0]
 
 
-def _with_time(data: pl.DataFrame, time: pl.Series) -> pl.DataFrame:
-    return data.with_columns(time.alias("time")).with_columns(
-        reason=pl.coalesce("reason", pl.when(pl.col("time").is_null()).then(pl.lit("its time is no time")))
-    )
+# ---------------------------------------------------------------------------------------------------------- numbers
 
 
-def _placed(data: pl.DataFrame, name: str, where: _Where | None, mapping: TableMapping) -> pl.DataFrame:
-    if where is None or where.column is None:
-        return data.with_columns(pl.lit(where.value if where else None, pl.String).alias(name))
-    written = pl.col(f"in:{where.column}").cast(pl.String).str.strip_chars()
-    return data.with_columns(pl.when(~written.is_in(list(mapping.absent))).then(written).alias(name))
-
-
-def _measured(
-    data: pl.DataFrame, metric: Metric, column: str, conversion: Conversion, absent: Sequence[str]
-) -> pl.DataFrame:
+def _measured(data: pl.DataFrame, quantity: Quantity, absent: Sequence[str]) -> pl.DataFrame:
+    column = f"in:{quantity.column}"
     said = pl.col(column)
     if data.schema[column].is_numeric():
         number = said.cast(pl.Float64)
@@ -376,15 +315,18 @@ def _measured(
         shown = said.cast(pl.String).str.strip_chars()
         missing = shown.is_null() | shown.is_in(list(absent))
         number = shown.cast(pl.Float64, strict=False)
-    name = column.removeprefix("in:")
-    data = data.with_columns(
-        pl.when(~missing).then((number + conversion.offset) * conversion.factor).alias(metric.column)
-    )
+    for other, word in quantity.where.items():
+        missing |= (_said(pl.col(f"in:{other}"), absent) != word).fill_null(True)
+    if quantity.absent_below is not None:
+        missing |= (number < quantity.absent_below).fill_null(False)
+    converted = (number + quantity.conversion.offset) * quantity.conversion.factor
+    data = data.with_columns(pl.when(~missing).then(converted).alias(quantity.name))
+    impossible = pl.lit(False) if quantity.metric is None else implausible(quantity.metric)
     bad = (
-        pl.when(pl.col(metric.column).is_null() & ~missing)
-        .then(pl.concat_str(pl.lit(f"{name} is no number: "), shown))
-        .when(implausible(metric))
-        .then(pl.concat_str(pl.lit(f"{name} cannot be true of {metric.column}: "), shown))
+        pl.when(pl.col(quantity.name).is_null() & ~missing)
+        .then(pl.concat_str(pl.lit(f"{quantity.column} is no number: "), shown))
+        .when(impossible)
+        .then(pl.concat_str(pl.lit(f"{quantity.column} cannot be true of {quantity.name}: "), shown))
     )
     return data.with_columns(reason=pl.coalesce("reason", bad))
 
@@ -392,7 +334,7 @@ def _measured(
 def _refused(lines: Lines | None, account: Account, data: pl.DataFrame, mapping: TableMapping) -> pl.DataFrame:
     if lines is not None:
         return columns.refuse(lines, account, data, separator=mapping.separator)
-    broken = pl.any_horizontal(pl.col("subject", "host").str.contains(BROKEN).fill_null(False))
+    broken = pl.any_horizontal(pl.col(list(mapping.texts)).str.contains(BROKEN).fill_null(False))
     data = data.with_columns(reason=pl.coalesce("reason", pl.when(broken).then(pl.lit("broken characters"))))
     for line, reason in data.filter(pl.col("reason").is_not_null()).select("line", "reason").iter_rows():
         account.refuse(line, reason)

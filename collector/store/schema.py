@@ -10,6 +10,7 @@ from typing import Final
 from collector.catalogue import Kind, Metric, Scope, metrics
 from collector.store.derived import DERIVED_TABLES
 from collector.store.table import TIME, Column, Table, text
+from collector.units import SECOND
 
 VERSION: Final = 1
 """Stored in each segment; a segment with a higher number is refused."""
@@ -128,6 +129,34 @@ CALIBRATIONS: Final = Table(
 )
 """What a person decided on a device's sensor: shown = gain x true + offset, beside which reference, and how sure."""
 
+RESULTS: Final = Table(
+    "results",
+    ("workload",),
+    (
+        *text("workload"),
+        TIME,
+        *text("source", "host", "suite", "version", "division", "submitter", "system", "benchmark", "scenario"),
+        *text("phase", "accelerator"),
+        Column("accelerators", "BIGINT"),
+        Column("nodes", "BIGINT"),
+        *text("framework", "metric", "verdict"),
+        Column("start", "TIMESTAMP_NS"),
+        Column("end", "TIMESTAMP_NS"),
+        *(
+            Column(name, "DOUBLE")
+            for name in ("samples", "tokens", "samples_per_query", "samples_per_s", "tokens_per_s")
+        ),
+        *(Column(f"latency_{which}_s", "DOUBLE", unit=SECOND) for which in ("mean", "p50", "p90", "p99")),
+    ),
+    shared=True,
+)
+"""
+Runs of a benchmark, and what each reported: on which system, under which rules, from when until when, how fast.
+
+`time` is the end. Power is not here: it is that of the hosts which `allocations` give to the workload, and of `host`.
+`metric` is what the benchmark itself counts: samples_per_s, tokens_per_s, p90_latency_ns, p99_latency_ns, train_s.
+"""
+
 SUBJECT: Final = {Scope.DEVICE: "device", Scope.HOST: "host", Scope.WORKLOAD: "workload", Scope.FACILITY: "meter"}
 """The column that holds a sample's subject, by scope."""
 STATISTICS: Final = {Kind.GAUGE: ("min", "mean", "max"), Kind.COUNTER: ("increase",)}
@@ -188,6 +217,7 @@ TABLES: Final = {
         PROCESSES,
         EVENTS,
         CALIBRATIONS,
+        RESULTS,
         DEVICE_ROLLUPS,
         WORKLOAD_ROLLUPS,
         *DERIVED_TABLES,

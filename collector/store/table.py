@@ -5,16 +5,18 @@ from dataclasses import dataclass
 from typing import Final
 
 from collector.catalogue import Metric
+from collector.units import Unit
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column by name and DuckDB type, with the metric it holds where it holds one, else what it means."""
+    """A column by name and DuckDB type, with the metric it holds where it holds one, else its unit and meaning."""
 
     name: str
     type: str
     metric: Metric | None = None
     help: str = ""
+    unit: Unit | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,7 +83,9 @@ def without(figure: go.Figure, text: str) -> go.Figure:
 def legend_of(figure: go.Figure) -> dict[str, str]:
     """The colour of each trace that has a name."""
     return {
-        trace.name: (trace.marker.color if trace.type == "bar" else trace.line.color)
-        for trace in figure.data
-        if trace.name
+        trace.name: trace.line.color if _is_line(trace) else trace.marker.color for trace in figure.data if trace.name
     }
+
+
+def _is_line(trace: Any) -> bool:
+    return trace.type == "scatter" and "lines" in trace.mode
