@@ -17,6 +17,7 @@ from analytics import (
     commands_jobs,
     commands_quality,
     commands_report,
+    commands_results,
 )
 from collector import commands as collector_commands
 from collector.errors import TelemetryError
@@ -63,6 +64,7 @@ app.add_typer(commands_compare.app)
 app.add_typer(commands_cost.app)
 app.add_typer(commands_efficiency.app)
 app.add_typer(commands_quality.app)
+app.add_typer(commands_results.app)
 app.add_typer(commands_report.app)
 app.add_typer(commands_jobs.app)
 app.add_typer(commands_capacity.app)

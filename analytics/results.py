@@ -7,7 +7,7 @@ throughput that it did not report is worked out, and `throughput_basis` says how
 """
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Literal
 
 import polars as pl
 
@@ -25,6 +25,7 @@ MULTISTREAM: Final = 8
 """Samples of a MultiStream query (MLPerf Inference rules, since v2.0)."""
 RANGING: Final = "ranging"
 """The phase that finds the analyzer's ranges; the other is the result."""
+Phase = Literal["result", "ranging", "any"]
 MAX_GAP_S: Final = 10.0
 
 _NS: Final = 1_000_000_000
@@ -92,6 +93,34 @@ def results(
         .sort("suite", "benchmark", "scenario", "samples_per_joule", "workload", descending=[False] * 3 + [True, False],
               nulls_last=True)
     )  # fmt: skip
+
+
+def chosen(
+    found: pl.LazyFrame,
+    *,
+    phase: Phase = "result",
+    suite: str | None = None,
+    scenario: str | None = None,
+    **names: Sequence[str],
+) -> pl.LazyFrame:
+    """
+    Some of the results: of a *phase*, a *suite* and a *scenario*, and of those *names* that are told for a column.
+
+    In:  found as `results` gives it.
+    Out: the same columns. No names for a column let every row through.
+    """
+    ranging = (pl.col("phase") == RANGING).fill_null(False)
+    conditions = [] if phase == "any" else [ranging if phase == RANGING else ~ranging]
+    conditions += [pl.col("suite") == suite] if suite is not None else []
+    conditions += [pl.col("scenario").str.to_lowercase() == scenario.lower()] if scenario is not None else []
+    conditions += [pl.col(column).is_in(list(values)) for column, values in names.items() if values]
+    return found.filter(*conditions) if conditions else found
+
+
+def times_of(runs: pl.DataFrame) -> tuple[int, int]:
+    """From when until when there may be readings of *runs*, in nanoseconds: [first start, last end]; empty: (0, 0)."""
+    ends = runs.select(_ns("start").min().alias("first"), _ns("end").max().alias("last")).row(0)
+    return (0, 0) if None in ends else (int(ends[0]), int(ends[1]) + 1)
 
 
 def best(found: pl.LazyFrame, *, by: Sequence[str] = ("accelerator", "benchmark", "scenario")) -> pl.LazyFrame:

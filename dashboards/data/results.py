@@ -1,13 +1,12 @@
 """What the Results page shows: benchmark runs beside their measured power."""
 
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
 import polars as pl
 
-from analytics.frames import nanoseconds, scan, schema
-from analytics.results import RANGING, best, front, results
+from analytics.frames import scan, schema
+from analytics.results import RANGING, Phase, best, chosen, front, results, times_of
 from collector.store import TABLES
 from dashboards.controls import Values
 from dashboards.data.stored import Stored
@@ -58,7 +57,7 @@ def all_results(stored: Stored) -> pl.DataFrame:
     told = stored.version(("results",), None, None)
     runs = stored.kept(("runs", told), lambda: _runs(stored))
     # Only readings of their time can change them, and new ones come every second.
-    start_ns, end_ns = (_ns(runs["start"].min()), _ns(runs["end"].max()) + 1) if runs.height else (0, 0)
+    start_ns, end_ns = times_of(runs)
     key = ("results", told, stored.version(_READINGS, start_ns, end_ns))
     return stored.kept(key, lambda: _with_power(stored, runs, start_ns, end_ns))
 
@@ -69,20 +68,17 @@ def view(stored: Stored, values: Values) -> ResultsView:
 
     Raises: StoreError.
     """
-    suite, every = str(values["suite"]), all_results(stored)
-    every = every.filter(pl.col("suite") == f"mlperf-{suite}")
-    if values["scenario"] != ANY and suite == "inference":
-        every = every.filter(pl.col("scenario") == values["scenario"])
-    if values["phase"] != ANY:
-        ranging = (pl.col("phase") == RANGING).fill_null(False)
-        every = every.filter(ranging if values["phase"] == RANGING else ~ranging)
-    for key in ("accelerator", "submitter", "version"):
-        chosen = values[key]
-        if isinstance(chosen, tuple) and chosen:
-            every = every.filter(pl.col(key).is_in(chosen))
+    suite, scenario = str(values["suite"]), str(values["scenario"])
+    every = chosen(
+        all_results(stored).lazy(),
+        phase=cast("Phase", values["phase"]),
+        suite=f"mlperf-{suite}",
+        scenario=scenario if scenario != ANY and suite == "inference" else None,
+        **{key: cast("tuple[str, ...]", values[key]) for key in ("accelerator", "submitter", "version")},
+    ).collect()
     asked = str(values["benchmark"] or "")
     benchmark = asked or _usual(every)
-    runs = every.filter(pl.col("benchmark") == benchmark)
+    runs = every.filter(pl.col("benchmark") == pl.lit(benchmark, pl.String))
     return ResultsView(
         suite=suite,
         benchmark=benchmark,
@@ -117,7 +113,3 @@ def _with_power(stored: Stored, runs: pl.DataFrame, start_ns: int, end_ns: int) 
         return pl.LazyFrame(schema=schema(TABLES[table])) if store is None else scan(store, table, start, end_ns)
 
     return results(runs.lazy(), read("host_samples"), read("facility_samples"), read("allocations", None)).collect()
-
-
-def _ns(moment: object) -> int:
-    return nanoseconds(moment) if isinstance(moment, datetime) else 0

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import dash_mantine_components as dmc
 import polars as pl
-from dash import html
+from dash import dcc
 
 from dashboards.controls import DEVICES, HOSTS, SITES, UNTIL, WINDOW, Choice, Values, write
 from dashboards.data import fleet
@@ -106,7 +106,7 @@ def _nothing(known: Known, values: Values) -> Any:
         "until": known.newest,
     }
     newest = f"The newest sample of this store is from {when(known.newest)}. "
-    link = html.A("Show the window up to it", href=f"/fleet{write(_CONTROLS, shown)}", className="pw-link")
+    link = dcc.Link("Show the window up to it", href=f"/fleet{write(_CONTROLS, shown)}", className="pw-link")
     return notice("No sample in this window", [newest, link, "."])
 
 

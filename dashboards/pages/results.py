@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
-from urllib.parse import quote
 
 import dash_mantine_components as dmc
 import polars as pl
-from dash import html
+from dash import dcc, html
 
 from dashboards.controls import Choice, Choices, One, Values, write
 from dashboards.data import results as data
@@ -216,12 +215,8 @@ def _matrix(view: ResultsView, values: Values) -> Any:
 
 
 def _link(benchmark: str, values: Values) -> Any:
-    query = write(_CONTROLS, {**values, "benchmark": benchmark})
-    return html.A(
-        benchmark,
-        href=f"/results{query}",
-        className="pw-link",
-        id=f"results-to-{quote(benchmark, safe='')}".replace(".", "-"),
+    return dcc.Link(
+        benchmark, href=f"/results{write(_CONTROLS, {**values, 'benchmark': benchmark})}", className="pw-link"
     )
 
 

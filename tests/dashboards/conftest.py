@@ -64,6 +64,50 @@ def devices() -> pl.DataFrame:
     return pl.concat(frames)
 
 
+RUN_NS = int(datetime(2024, 7, 17, 9, 0, tzinfo=UTC).timestamp()) * NS
+
+
+def results() -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Runs of a benchmark of a minute each, and the power of their systems: four of bert, one of them ranging."""
+    runs, power = [], []
+    for at, (system, accelerator, count, benchmark, phase, rate, watts) in enumerate(
+        (
+            ("big", "Accel X", 8, "bert", "run_1", 4000.0, 1000.0),
+            ("small", "Accel Y", 1, "bert", "run_1", 600.0, 100.0),
+            ("beaten", "Accel Y", 1, "bert", "run_1", 500.0, 125.0),
+            ("big", "Accel X", 8, "bert", "ranging", 3900.0, 990.0),
+            ("big", "Accel X", 8, "rnnt", "run_1", 9000.0, 900.0),
+        )
+    ):
+        begin = RUN_NS + at * 3600 * NS
+        runs.append(
+            {
+                "workload": f"{system}/{benchmark}/{phase}",
+                "time": begin + 60 * NS,
+                "source": "test",
+                "host": system,
+                "suite": "mlperf-inference",
+                "version": "v4.1",
+                "division": "closed",
+                "submitter": "Acme",
+                "system": system,
+                "benchmark": benchmark,
+                "scenario": "offline",
+                "phase": phase,
+                "accelerator": accelerator,
+                "accelerators": count,
+                "start": begin,
+                "end": begin + 60 * NS,
+                "samples_per_s": rate,
+            }
+        )
+        power += [
+            {"host": system, "time": begin + n * NS, "source": "test", "platform_power_w": watts} for n in range(61)
+        ]
+    times = [pl.col(name).cast(pl.Datetime("ns")) for name in ("time", "start", "end")]
+    return pl.DataFrame(runs).with_columns(times), pl.DataFrame(power).with_columns(times[0])
+
+
 @pytest.fixture(scope="session")
 def samples() -> pl.DataFrame:
     return devices()
@@ -92,6 +136,9 @@ def store_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "allocations",
         pl.DataFrame({"workload": ["vllm"], "device": ["GPU-a1"], "start": [first], "time": [first], "share": [1.0]}),
     )
+    runs, power = results()
+    store.write("results", runs)
+    store.write("host_samples", power)
     (root / "fleet.toml").write_text(FLEET, encoding="utf-8")
     return root
 

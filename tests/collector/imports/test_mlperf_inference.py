@@ -1,6 +1,7 @@
 """MLPerf inference recordings: wall power in local time beside a run in UTC."""
 
 import json
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from collector.errors import ImportFailed
 from collector.imports.clocks import zone_of
 from collector.imports.mlperf_inference import read_inference
 from collector.imports.report import Unit, take_in
@@ -225,3 +227,35 @@ def test_the_recordings_import_whole_and_again_without_a_change(
         assert sum(account["unaccounted"] + account["bad"] for account in accounts) == 0
         readings = sum(unit["files"][0]["kept"]["reading"] for unit in report.units)
         assert stored("host_samples").height == readings == 13_661
+
+
+def test_the_run_is_a_result_as_it_was_reported(run: Path) -> None:
+    (row,) = only(run).frames["results"].to_dicts()
+    assert (row["suite"], row["system"], row["benchmark"]) == ("mlperf-inference", "8xH200", "llama2-70b")
+    assert (row["scenario"], row["metric"], row["verdict"]) == ("Offline", "tokens_per_s", "VALID")
+    assert (row["samples_per_s"], row["tokens_per_s"]) == (20.0, 5000.0)
+    assert (row["start"], row["end"]) == (BEGIN.replace(tzinfo=None), END.replace(tzinfo=None))
+    assert row["time"] == row["end"]
+
+
+def test_a_submissions_tree_says_who_and_on_what(run: Path, tmp_path: Path) -> None:
+    place = tmp_path / "inference_results_v4.1/closed/Acme"
+    folder = place / "results/8xH200/llama2-70b/Offline/performance/run_1"
+    shutil.copytree(run, folder)
+    (place / "systems").mkdir()
+    described = {
+        "submitter": "Acme Inc.",
+        "system_name": "Acme 8xH200",
+        "accelerator_model_name": "NVIDIA H200",
+        "accelerators_per_node": "8",
+        "number_of_nodes": "2",
+        "framework": "TensorRT",
+    }
+    (place / "systems/8xH200.json").write_text(json.dumps(described))
+    (row,) = only(folder).frames["results"].to_dicts()
+    assert (row["version"], row["division"], row["submitter"]) == ("v4.1", "closed", "Acme Inc.")
+    assert (row["accelerator"], row["accelerators"], row["nodes"]) == ("NVIDIA H200", 16, 2)
+    assert (row["system"], row["phase"], row["framework"]) == ("8xH200", "run_1", "TensorRT")
+    (place / "systems/8xH200.json").write_text("{")
+    with pytest.raises(ImportFailed, match=r"8xH200\.json.*no JSON"):
+        only(folder)

@@ -8,6 +8,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from analytics.frames import scan
+from analytics.results import results
 from collector.imports.clocks import zone_of
 from collector.imports.mlperf_training import read_training
 from collector.imports.report import Unit, take_in
@@ -242,3 +244,19 @@ def test_of_all_published_runs_exactly_the_logs_that_are_hours_off_are_shifted(r
         shift = find_shift(*(run[name] / 1e3 for name in ("t0_ms", "t1_ms", "begin", "end")))
         off = run["submitter"] == "Dell" and run["host"] == "sw_0"
         assert (shift.seconds, shift.others) == (18_000 if off else 0, ()), run["source"]
+
+
+def test_the_run_is_a_result_with_the_energy_of_nodes_and_switch(recording: Path, store: Store) -> None:
+    unit = only(recording)
+    (row,) = unit.frames["results"].to_dicts()
+    assert (row["suite"], row["system"], row["metric"]) == ("mlperf-training", "8xH100", "train_s")
+    assert (row["start"], row["end"], row["samples"]) == (utc(BEGIN), utc(END), 164.0)
+    assert (row["benchmark"], row["phase"], row["verdict"]) == ("llama2_70b_lora", "result_0", "success")
+    take_in("mlperf-training", "test", [unit], store)
+    (seen,) = (
+        results(*(scan(store, name) for name in ("results", "host_samples", "facility_samples", "allocations")))
+        .collect()
+        .to_dicts()
+    )
+    assert (seen["hosts"], seen["power_mean_w"]) == (2, 3690.0)
+    assert seen["joules_per_sample"] == pytest.approx(3690.0 * seen["run_s"] / 164)
