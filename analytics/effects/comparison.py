@@ -266,20 +266,26 @@ def _before_after(
     panel = adjusted.panel(adjusted.value)
     changed, stayed = panel.parted(panel.switched)
     held = np.isfinite(est.contrasts(changed, stayed)).any(axis=1)
-    design: Design = "against those that stayed" if held.any() else "before and after"
-    if held.any():
+    design: Design = "before and after"
+    if 2 * held.sum() >= held.size:
+        design = "against those that stayed"
         if not held.all():
-            notes.append(
-                f"{held.size - held.sum()} of {held.size} groups have none to be held against, and are left out"
-            )
+            left = held.size - held.sum()
+            notes.append(f"{left} of {held.size} groups have none to be held against, and are left out")
         changed = changed.only(np.asarray(held))
     else:
-        notes.append("nothing stayed as it was: whatever else moved meanwhile is in it")
+        few = f"only {held.sum()} of {held.size} groups have one to be held against" if held.any() else "nothing stayed"
+        notes.append(f"{few}: whatever else moved meanwhile is in it")
         stayed = stayed.only(np.zeros(stayed.cell.size, dtype=bool))
-    one = _difference(changed, stayed)
-    if one.basis == "time":
+    one, firm = _difference(changed, stayed), True
+    if not np.isfinite(one.half):
+        notes.append("too little time in one of both")
+    elif one.basis == "time":
         if one.changed + max(one.stayed, 1) - 2 < est.FEWEST_FREE:
             notes.append("too few device groups: the interval does not cover how groups differ")
+            firm = _same_runs(told.filter("__switched"))
+            if not firm:
+                notes.append("other runs before than after: how runs differ is not in it")
         one = _wider(one, SIGMAS * REPEATED / np.sqrt(one.changed) if asked.is_ratio else 0.0)
     before = est.halves(changed)
     if before.switched.all():
@@ -293,7 +299,15 @@ def _before_after(
     one = _wider(one, adjusted.uncertainty(design))
     if asked.measure.sensed and not same_boards:
         one = _wider(one, _sensors(told))
-    return replace(nothing, estimate=one, design=design, matched=told.filter("__switched"), notes=tuple(notes))
+    used = told.filter("__switched")
+    return replace(nothing, estimate=one, design=design, firm=firm, matched=used, notes=tuple(notes))
+
+
+def _same_runs(rows: pl.DataFrame) -> bool:
+    """Whether what ran before ran after, too: a service under its name, a job as itself."""
+    run = pl.when("asked").then(pl.coalesce("name", "workload")).otherwise("workload")
+    states = rows.group_by("__cell", run=run).agg(pl.col("__state").n_unique())
+    return bool((states["__state"] > 1).any())
 
 
 def _difference(changed: Panel, stayed: Panel) -> Estimate:

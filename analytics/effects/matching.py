@@ -58,13 +58,21 @@ def matched(work: pl.DataFrame, of: pl.Series | None, load: Load, fewest: int = 
 
 @dataclass(frozen=True, slots=True)
 class Adjusted:
-    """The measure at equal load, and what is not certain about that."""
+    """
+    The measure at equal load, and what is not certain about that.
 
-    rows: pl.DataFrame
+    `place` is the group and block of each row as one number, `shape` how many there are of both; `cell` and `cluster`
+    are of the groups.
+    """
+
+    state: Bools
     value: Floats
     basis: Floats
     covariance: Floats
-    blocks: Numbers
+    place: Numbers
+    shape: tuple[int, int]
+    cell: Numbers
+    cluster: Numbers
 
     @staticmethod
     def of(rows: pl.DataFrame, load: Load) -> "Adjusted":
@@ -72,30 +80,34 @@ class Adjusted:
         time_s = rows["window"].to_physical().to_numpy() / 1e9
         # Finer blocks of a short time would take its slow moves for a trend.
         length_s = min(BLOCK_S, max(1.0, float(np.ptp(time_s)) / BLOCKS))
-        blocks = np.unique(time_s // length_s, return_inverse=True)[1].astype(np.int64)
-        y = rows["__y"].to_numpy()
+        blocks, block = np.unique(time_s // length_s, return_inverse=True)
+        y, state = rows["__y"].to_numpy(), rows["__state"].to_numpy()
+        units, first, unit = np.unique(rows["__unit"].to_numpy(), return_index=True, return_inverse=True)
         basis = _basis(rows) if load == "auto" else np.zeros((y.size, 0))
-        group = rows.select(pl.struct("__unit", "__state").rank("dense") - 1).to_series().to_numpy().astype(np.int64)
-        day = np.unique(group + 1j * (time_s // 86_400), return_inverse=True)[1].astype(np.int64)
-        slope, covariance = _slopes(y, basis, group, day)
-        return Adjusted(rows, y - basis @ slope, basis, covariance, blocks)
+        group = np.unique(unit * 2 + state, return_inverse=True)[1].astype(np.int64)
+        days, day = np.unique(time_s // 86_400, return_inverse=True)
+        slope, covariance = _slopes(y, basis, group, group * days.size + day)
+        return Adjusted(
+            state,
+            y - basis @ slope,
+            basis,
+            covariance,
+            unit * blocks.size + block,
+            (units.size, blocks.size),
+            rows["__cell"].to_numpy()[first],
+            rows["__cluster"].to_numpy()[first],
+        )
 
     def panel(self, values: Floats) -> Panel:
         """Groups by blocks of *values*."""
-        units, unit = np.unique(self.rows["__unit"].to_numpy(), return_inverse=True)
-        state = self.rows["__state"].to_numpy()
-        size = units.size, int(self.blocks.max()) + 1
-        place = unit * size[1] + self.blocks
         means, counts = [], []
         for of in (False, True):
-            mine = state == of
-            count = np.bincount(place[mine], minlength=size[0] * size[1]).astype(np.float64)
-            total = np.bincount(place[mine], weights=values[mine], minlength=size[0] * size[1])
-            counts.append(count.reshape(size))
-            means.append(np.where(count > 0, total / np.maximum(count, 1), np.nan).reshape(size))
-        first = np.unique(unit, return_index=True)[1]
-        cell, cluster = (self.rows[name].to_numpy()[first] for name in ("__cell", "__cluster"))
-        return Panel((means[0], means[1]), (counts[0], counts[1]), cell, cluster)
+            mine, size = self.state == of, self.shape[0] * self.shape[1]
+            count = np.bincount(self.place[mine], minlength=size).astype(np.float64)
+            total = np.bincount(self.place[mine], weights=values[mine], minlength=size)
+            counts.append(count.reshape(self.shape))
+            means.append(np.where(count > 0, total / np.maximum(count, 1), np.nan).reshape(self.shape))
+        return Panel((means[0], means[1]), (counts[0], counts[1]), self.cell, self.cluster)
 
     def uncertainty(self, design: Design) -> float:
         """
@@ -123,25 +135,31 @@ def _basis(rows: pl.DataFrame) -> Floats:
     """
     What explains the measure besides the state: by cell a broken line through log load and the log of the mix where
     work is asked for, strata of utilisation where it is not.
+
+    Each state has its own line, since a change may do more at one load than at another, and lines are read half-way
+    between the means of both states: the effect is that at the loads of both.
     """
     cell, asked = rows["__cell"].to_numpy(), rows["__asked"].to_numpy()
     load = np.log(rows["load"].fill_null(float("nan")).to_numpy())
     mix = np.log(rows["mix"].fill_null(float("nan")).to_numpy())
-    stratum = rows["__stratum"].to_numpy()
+    stratum, state, of = (rows[name].to_numpy() for name in ("__stratum", "__state", "__of"))
     columns = []
     for one in np.unique(cell):
         mine = cell == one
         served = mine & asked & np.isfinite(load)
+        lines = []
         if served.any():
             x = load[served]
-            columns.append(_placed(x - x.mean(), served))
-            for knot in np.quantile(x, KNOTS):
-                columns.append(_placed(np.maximum(x - knot, 0.0), served))
+            lines += [_placed(part, served) for part in (x, *(np.maximum(x - k, 0.0) for k in np.quantile(x, KNOTS)))]
             told = served & np.isfinite(mix)
             if told.sum() == served.sum() and np.ptp(mix[served]) > 0:
-                columns.append(_placed(mix[served] - mix[served].mean(), served))
+                lines.append(_placed(mix[served], served))
         levels = np.unique(stratum[mine & ~served])
-        columns += [(mine & ~served & (stratum == level)).astype(np.float64) for level in levels[1:]]
+        lines += [(mine & ~served & (stratum == level)).astype(np.float64) for level in levels[1:]]
+        sides = [mine & of & (state == side) for side in (False, True)]
+        for line in lines:
+            middle = 0.5 * sum(float(line[side].mean()) for side in sides)
+            columns += [np.where(mine & (state == side), line - middle, 0.0) for side in (False, True)]
     return np.stack(columns, axis=1) if columns else np.zeros((cell.size, 0))
 
 
@@ -168,6 +186,6 @@ def _slopes(y: Floats, basis: Floats, group: Numbers, cluster: Numbers) -> tuple
     slope = inverse @ (x.T @ target)
     scores = x * (target - x @ slope)[:, None]
     sums = np.stack([np.bincount(cluster, weights=column) for column in scores.T], axis=1)
-    clusters = sums.shape[0]
+    clusters = int((np.bincount(cluster) > 0).sum())
     spread = sums.T @ sums * (clusters / max(clusters - 1, 1))
     return slope, inverse @ spread @ inverse

@@ -1,7 +1,6 @@
 """Comparisons on simulated fleets whose truth is known, and on recordings."""
 
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,9 +8,8 @@ import polars as pl
 import pytest
 
 from analytics.effects.comparison import MEASURES, NOT_ENOUGH, compare
-from benchmarks.effects import Fleet, full, simulated
+from benchmarks.effects import DATA, Fleet, measured_twice, power_limits, simulated
 
-DATA = Path(__file__).parents[3] / "../shared/data"
 needs_recordings = pytest.mark.skipif(not DATA.is_dir(), reason="no recordings at ../shared/data")
 
 
@@ -59,6 +57,22 @@ def test_loads_that_do_not_overlap_are_not_compared() -> None:
     assert row["note"] == "no load that both had"
 
 
+def test_an_effect_that_is_larger_at_high_load_is_found_as_the_mean_over_the_loads_of_both() -> None:
+    windows = simulated(Fleet(noise=0.005, own=0.0), seed=2)
+    # A limit that bites from half of the load on, up to a quarter of the energy.
+    bites = 0.5 * (pl.col("utilization_ratio") - 0.5).clip(0.0)
+    saved = pl.when(pl.col("driver_version") == "580.1").then(1.0 - bites).otherwise(1.0)
+    windows = windows.with_columns(joules_per_token=pl.col("joules_per_token") * saved)
+    alone = told(
+        windows.filter(pl.col("host").is_in(windows.filter(pl.col("driver_version") == "580.1")["host"].implode()))
+    )
+    truth = float(np.expm1(windows.select((1.0 - bites).log().mean()).item()))
+    for row in (told(windows), alone):
+        assert row["effect"] == pytest.approx(truth, abs=0.01)
+        # The effect follows the load of the day; that is no noise.
+        assert row["effect_high"] - row["effect_low"] < 0.02
+
+
 def test_a_drift_of_the_whole_fleet_is_no_effect() -> None:
     fleet = Fleet(drift=0.1)
     row = told(simulated(fleet, seed=4), margin=0.02)
@@ -71,7 +85,7 @@ def test_a_drift_that_nothing_can_be_held_against_widens_the_interval_and_is_sai
     assert row["design"] == "before and after"
     assert holds(row, 0.0)
     assert "before the change already" in row["note"]
-    assert "nothing stayed as it was" in row["note"]
+    assert "nothing stayed: whatever else moved meanwhile is in it" in row["note"]
 
 
 def test_devices_chosen_because_they_looked_bad_do_not_look_cured() -> None:
@@ -146,6 +160,17 @@ def test_one_group_on_each_side_gives_no_verdict_on_a_driver_but_does_on_the_hos
     assert (row["design"], row["verdict"]) == ("side by side", NOT_ENOUGH)
     hosts = told(late, by="host", reference=None)
     assert hosts["verdict"] in {"better", "worse"}
+
+
+def test_one_run_before_and_another_after_is_no_verdict_on_what_is_not_served() -> None:
+    windows = simulated(Fleet(hosts=1, changed=1, effect=-0.3, noise=0.01), seed=9).with_columns(asked=False)
+    again = pl.concat_str("workload", "driver_version")
+    assert told(windows)["verdict"] == "better"
+    row = told(windows.with_columns(workload=again))
+    assert row["verdict"] == NOT_ENOUGH
+    assert "other runs before than after" in row["note"]
+    # A service that comes back is the same, under its name.
+    assert told(windows.with_columns(workload=again, name=pl.lit("chat"), asked=True))["verdict"] == "better"
 
 
 def test_what_changed_together_is_named() -> None:
@@ -247,19 +272,8 @@ def test_every_measure_is_a_column_of_windows() -> None:
 
 @needs_recordings
 def test_repeated_measurements_of_mlperf_show_no_difference() -> None:
-    runs = pl.read_csv(DATA / "mlperf/tables/inference_runs.csv", infer_schema_length=5000)
-    # Both readings of a run must cover it, as windows must.
-    whole = runs.filter((pl.col("avg_w") > 0) & (pl.col("win_samples") >= 0.9 * pl.col("win_s")))
-    key = pl.concat_str("round", "submitter", "system", "benchmark", "scenario", separator="/")
-    windows = full(
-        whole.select(
-            model=key, workload=key, boards=key.hash(), user="phase", power_mean_w="avg_w",
-            joules_per_sample=pl.col("avg_w") / pl.col("samples_per_s"),
-            host=pl.concat_str("round", "submitter", "system", separator="/"),
-        )
-    )  # fmt: skip
     found = compare(
-        windows.lazy(), by="user", metrics=["power_mean_w", "joules_per_sample"], control=["model"], fewest=1
+        measured_twice().lazy(), by="user", metrics=["power_mean_w", "joules_per_sample"], control=["model"], fewest=1
     )
     rows = found.filter(pl.col("workload") == "all").collect()
     assert rows["verdict"].to_list() == ["no difference within ±1 %"] * 2
@@ -269,23 +283,15 @@ def test_repeated_measurements_of_mlperf_show_no_difference() -> None:
 @needs_recordings
 @pytest.mark.parametrize(("gpu", "default"), [("v100", 250), ("a40", 300), ("rtx6000", 260), ("p100", 250)])
 def test_a_power_limit_saves_energy_and_costs_time(gpu: str, default: int) -> None:
-    runs = pl.read_csv(DATA / f"efficiency/zeus/summary_power_{gpu}.csv")
-    key = pl.concat_str("dataset", "network", "batch_size", "optimizer", separator="/")
-    joules = pl.col("time_per_epoch") * pl.col("average_power")
-    windows = full(
-        runs.select(
-            model=key, workload=key, host=key, boards=key.hash(), power_limit=pl.col("power_limit").cast(pl.String),
-            joules_per_step=joules, steps_per_s=1.0 / pl.col("time_per_epoch"),
-        )
-    )  # fmt: skip
+    runs = power_limits(gpu)
     found = (
-        compare(windows.lazy(), by="power_limit", reference=str(default), value="150", control=["model"], fewest=1)
+        compare(runs.lazy(), by="power_limit", reference=str(default), value="150", control=["model"], fewest=1)
         .filter(pl.col("workload") == "all")
         .collect()
     )
     verdicts = dict(found.select("metric", "verdict").iter_rows())
     assert verdicts == {"joules_per_step": "better", "steps_per_s": "worse"}
     # The mean over configurations of the ratio within each, by other means.
-    pairs = runs.with_columns(key=key, joules=joules).pivot(on="power_limit", index="key", values="joules")
+    pairs = runs.pivot(on="power_limit", index="model", values="joules_per_step")
     within = (pairs["150"] / pairs[str(default)]).drop_nulls()
     assert found["effect"][0] == pytest.approx(float(np.exp(within.log().mean())) - 1.0, abs=1e-9)  # type: ignore[arg-type]
