@@ -2,7 +2,6 @@
 
 # ruff: noqa: ARG001 (the options --quiet and --config act by themselves, when they are read)
 
-import time
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from enum import StrEnum
@@ -13,6 +12,7 @@ import typer
 
 from analytics.commands import GapOption, answer
 from analytics.commands_cost import FleetOption, fleet_of
+from analytics.commands_efficiency import seen
 from collector.errors import ConfigError, QueryError
 from collector.options import (
     CheckOption,
@@ -214,27 +214,55 @@ def _windows(
     """
     import polars as pl
 
-    from analytics.effects.windows import READ, of_workload, windows
+    from analytics.effects.windows import of_workload
     from analytics.frames import scan
-    from analytics.inventory import held
 
-    start_ns, end_ns = asked.start_ns, asked.end_ns
-    work = scan(root, "workload_samples", start_ns, end_ns).collect().lazy()
-    allocations = scan(root, "allocations", None, end_ns).collect().lazy()
+    allocations = scan(root, "allocations", None, asked.end_ns).collect().lazy()
+    models = scan(root, "workload_samples", asked.start_ns, asked.end_ns).select("workload", "model").unique()
     if workload is not None:
-        named = allocations.select("workload", "name").join(
-            work.select("workload", "model").unique(), on="workload", how="left"
-        )
+        named = allocations.select("workload", "name").join(models, on="workload", how="left").collect().lazy()
         mine = of_workload(named, workload).select("workload").unique().collect().to_series()
         if mine.is_empty():
             told = named.select(pl.concat_list("workload", "name", "model").explode().drop_nulls().unique())
             raise unknown("workload", workload, told.collect().to_series().to_list())
-        work = work.filter(pl.col("workload").is_in(mine.implode()))
         allocations = allocations.filter(pl.col("workload").is_in(mine.implode())).collect().lazy()
-    allocations = held(allocations, start_ns, end_ns or time.time_ns()).collect().lazy()
-    devices = allocations.select("device").unique().collect().to_series()
-    samples = scan(root, "device_samples", start_ns, end_ns, pl.col("device").is_in(devices.implode())).select(READ)
     hosts = allocations.select("host").drop_nulls().unique().collect().to_series()
     sites = fleet_of(root, fleet_file).site_of(hosts)
-    known = scan(root, "devices", None, end_ns)
-    return windows(samples, work, allocations, known, sites=sites, max_gap_s=max_gap).collect().lazy()
+    start_ns, end_ns = seen(root, asked)
+    # A day at a time, so that memory does not grow with the time that is asked for.
+    days = range(start_ns // _DAY_NS * _DAY_NS, end_ns + 1, _DAY_NS)
+    parts = [
+        _of_day(root, allocations, sites, max(day, start_ns), min(day + _DAY_NS, end_ns + 1), max_gap) for day in days
+    ]
+    return pl.concat(parts).lazy()
+
+
+def _of_day(
+    root: Path, allocations: "pl.LazyFrame", sites: "dict[str, str]", start_ns: int, end_ns: int, max_gap: float | None
+) -> "pl.DataFrame":
+    """The windows that begin within [start_ns, end_ns), with the readings on either side of it."""
+    import polars as pl
+
+    from analytics.effects.windows import READ, windows
+    from analytics.frames import scan
+    from analytics.inventory import held
+
+    around = start_ns - _BEYOND_NS, end_ns + _BEYOND_NS
+    holding = held(allocations, *around).collect().lazy()
+    devices, workloads = (
+        pl.col(name).is_in(holding.select(name).unique().collect().to_series().implode())
+        for name in ("device", "workload")
+    )
+    found = windows(
+        scan(root, "device_samples", *around, devices).select(READ),
+        scan(root, "workload_samples", *around, workloads),
+        holding,
+        scan(root, "devices", None, end_ns, devices),
+        sites=sites,
+        max_gap_s=max_gap,
+    )
+    return found.filter(pl.col("window").to_physical().is_between(start_ns, end_ns, closed="left")).collect()
+
+
+_DAY_NS = 86_400_000_000_000
+_BEYOND_NS = 600_000_000_000

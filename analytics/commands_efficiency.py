@@ -434,7 +434,7 @@ def _ledger(root: Path, asked: Request, fleet_file: Path | None, *, effective: f
     from analytics.waste import placed
 
     window = (asked.start_ns, asked.end_ns)
-    start_ns, end_ns = _seen(root, asked)
+    start_ns, end_ns = seen(root, asked)
     known, fleet = scan(root, "devices").collect().lazy(), fleet_of(root, fleet_file)
     types = device_types(known, fleet).collect().lazy()
     allocations, hosts_read = _held(root, asked), scan(root, "host_samples", *window)
@@ -460,7 +460,7 @@ def _ledger(root: Path, asked: Request, fleet_file: Path | None, *, effective: f
     return _Told(told, (end_ns - start_ns) / _NS)
 
 
-def _seen(root: Path, asked: Request) -> tuple[int, int]:
+def seen(root: Path, asked: Request) -> tuple[int, int]:
     """
     The window that was asked for, as far as there are samples: nanoseconds since 1970.
 

@@ -19,7 +19,8 @@ What a plain mean of before and after gets wrong, and what is done about it here
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, NamedTuple
+from datetime import datetime
+from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
 import polars as pl
@@ -402,7 +403,13 @@ def _row(found: _Found, asked: _Asked) -> dict[str, Any]:
     windows = dict(found.matched.group_by("__state").len().iter_rows())
     used = sum(windows.values())
     more_windows, more_groups = _more(one, used, asked) if verdict == NOT_ENOUGH else (None, None)
-    start, end = found.matched["window"].min(), found.matched["window"].max()
+    start, end = cast("tuple[datetime, datetime]", (found.matched["window"].min(), found.matched["window"].max()))
+    notes = list(found.notes)
+    if more_windows:
+        days = (end - start).total_seconds() / 86_400.0 * more_windows / used
+        notes.append(f"a verdict needs {more_windows:,} more windows, about {days:.1f} days as it goes")
+    if more_groups:
+        notes.append(f"a verdict needs {more_groups:,} more device groups")
     return {
         "effect": effect, "effect_low": low, "effect_high": high, "unit": asked.measure.unit,
         "verdict": verdict, "naive_effect": _naive(found.rows, asked), "design": found.design,
@@ -410,7 +417,7 @@ def _row(found: _Found, asked: _Asked) -> dict[str, Any]:
         "windows_reference": windows.get(False, 0), "windows_value": windows.get(True, 0),
         "matched_ratio": used / found.rows.height if found.rows.height else None, "start": start, "end": end,
         "together": found.together, "more_windows": more_windows, "more_groups": more_groups,
-        "note": "; ".join(found.notes) or None,
+        "note": "; ".join(notes) or None,
     }  # fmt: skip
 
 

@@ -1,17 +1,22 @@
 """The commands compare and changes, from a store to rows."""
 
+import functools
 import json
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 from typer.testing import CliRunner
 
 import cli
-from analytics.commands_compare import What
+from analytics.commands_compare import What, _windows
 from analytics.effects.comparison import BY
+from collector.options import request
+from collector.output import Format
 from collector.store import Store
 
 T0 = 1_767_225_600_000_000_000  # 2026-01-01T00:00:00Z
@@ -105,6 +110,16 @@ def test_compare_finds_what_a_driver_did(root: Path) -> None:
     assert tokens["effect_low"] < -0.1 < tokens["effect_high"]
     assert tokens["verdict"] == "better"
     assert found["temperature_c"]["verdict"] == "no difference within ±1 °C"
+
+
+def test_windows_are_the_same_over_midnight_and_in_one_piece(root: Path) -> None:
+    told = functools.partial(_windows, root, workload=None, fleet_file=None, max_gap=None)
+    # The half day begins at midnight; shifted days cut it in two.
+    whole = told(request(Format.TABLE, None, None, None, None, "UTC")).collect()
+    assert whole.height == HOSTS * (HOURS * 12) - CHANGED * 4
+    late = told(request(Format.TABLE, None, None, "2026-01-01T03:02", None, "UTC")).collect()
+    same = whole.filter(pl.col("window") >= late["window"].min())
+    assert_frame_equal(late, same, check_row_order=False)
 
 
 def test_a_check_fails_a_pipeline_when_it_got_worse(root: Path) -> None:

@@ -151,6 +151,7 @@ def test_few_groups_say_so_and_how_many_more_are_needed() -> None:
     assert row["verdict"] == NOT_ENOUGH
     assert "too few device groups" in row["note"]
     assert row["more_windows"] > 0
+    assert f"{row['more_windows']:,} more windows, about" in row["note"]
 
 
 def test_one_group_on_each_side_gives_no_verdict_on_a_driver_but_does_on_the_hosts_themselves() -> None:
