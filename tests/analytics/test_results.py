@@ -5,7 +5,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analytics.frames import schema
@@ -67,6 +67,7 @@ readings = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(readings, readings, st.integers(0, 400), st.integers(1, 500))
 def test_power_is_the_mean_of_the_readings_from_start_to_end_of_each_host(
     one: list[tuple[float, float | None]], other: list[tuple[float, float | None]], begin: int, length: int
@@ -154,6 +155,7 @@ def test_scenarios_are_called_as_the_rules_call_them_and_the_last_word_counts() 
     assert (row["scenario"], row["verdict"]) == ("Offline", "VALID")
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5), st.sampled_from("ab")), max_size=12))
 def test_the_front_is_what_nothing_beats(rows: list[tuple[int, int, str]]) -> None:
     table = pl.DataFrame(
