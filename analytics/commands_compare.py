@@ -12,7 +12,6 @@ import typer
 
 from analytics.commands import GapOption, answer
 from analytics.commands_cost import FleetOption, fleet_of
-from analytics.commands_efficiency import seen
 from collector.errors import ConfigError, QueryError
 from collector.options import (
     CheckOption,
@@ -216,6 +215,7 @@ def _windows(
 
     from analytics.effects.windows import of_workload
     from analytics.frames import scan
+    from analytics.frames_ledger import seen
 
     allocations = scan(root, "allocations", None, asked.end_ns).collect().lazy()
     models = scan(root, "workload_samples", asked.start_ns, asked.end_ns).select("workload", "model").unique()
@@ -228,7 +228,7 @@ def _windows(
         allocations = allocations.filter(pl.col("workload").is_in(mine.implode())).collect().lazy()
     hosts = allocations.select("host").drop_nulls().unique().collect().to_series()
     sites = fleet_of(root, fleet_file).site_of(hosts)
-    start_ns, end_ns = seen(root, asked)
+    start_ns, end_ns = seen(root, asked.start_ns, asked.end_ns)
     # A day at a time, so that memory does not grow with the time that is asked for.
     days = range(start_ns // _DAY_NS * _DAY_NS, end_ns + 1, _DAY_NS)
     parts = [

@@ -2,8 +2,6 @@
 
 # ruff: noqa: ARG001 (the options --quiet and --config act by themselves, when they are read)
 
-import time
-from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -115,6 +113,7 @@ def cost(
     from analytics.attribution import attribution as attribution_of
     from analytics.cost import cost as cost_of
     from analytics.cost import fixed_cost, with_tokens
+    from analytics.frames_ledger import read_rates
 
     asked, root = request(output, file, limit, since, until, tz), store_root(store)
     told = _told(root, asked, fleet, basis=basis, max_gap=max_gap, by="15m")
@@ -122,7 +121,7 @@ def cost(
     fixed = fixed_cost(told.lines, told.devices, told.fleet, keys=keys)
     tokens = attribution_of(told.lines.drop("window"), per=per.value, workload_samples=told.work, hosts=told.hosts)
     found = with_tokens(
-        cost_of(told.lines, rates_of(root, told.fleet, told.lines), keys=keys), fixed, tokens, per=per.value
+        cost_of(told.lines, read_rates(root, told.fleet, told.lines), keys=keys), fixed, tokens, per=per.value
     )
     answer("cost", found, asked, check)
 
@@ -151,11 +150,12 @@ def focus(
     from analytics.cost import demand, site_power
     from analytics.focus import KEYS
     from analytics.focus import focus as focus_of
+    from analytics.frames_ledger import read_rates
 
     asked, root = request(output, file, limit, since, until, tz), store_root(store)
     told = _told(root, asked, fleet, basis=basis, max_gap=max_gap, by="15m")
     lines = told.lines.with_columns(period=pl.col("window").dt.truncate("1d"))
-    charges = cost_of(lines, rates_of(root, told.fleet, told.lines), keys=KEYS)
+    charges = cost_of(lines, read_rates(root, told.fleet, told.lines), keys=KEYS)
     found = focus_of(charges, provider=provider, demand=demand(site_power(told.lines), told.fleet))
     answer("focus", found.lazy(), asked, check)
 
@@ -185,12 +185,12 @@ def _told(
 
     from analytics.attribution import attribute, facility_lines, measured_pue, named
     from analytics.frames import by_device, scan
-    from analytics.inventory import held
+    from analytics.frames_ledger import read_held
 
     window = (asked.start_ns, asked.end_ns)
     parts, known = by_device(root, "device_samples", *window), scan(root, "devices")
     work = scan(root, "workload_samples", *window)
-    allocations = held(scan(root, "allocations", None, asked.end_ns), asked.start_ns, asked.end_ns or time.time_ns())
+    allocations = read_held(root, *window)
     machines = scan(root, "host_samples", *window)
     lines = attribute(
         parts, allocations, devices=known, host_samples=machines, by=by, basis=basis.value, max_gap_s=max_gap
@@ -219,22 +219,3 @@ def fleet_of(root: Path, file: Path | None, *, tell: bool = True) -> "Fleet":
             say(f"no {path}: prices, PUE and sites are not known")
         return Fleet()
     return read_fleet(path)
-
-
-def rates_of(root: Path, fleet: "Fleet", lines: "pl.LazyFrame") -> "pl.LazyFrame":
-    """
-    The prices of the windows of *lines*, from the store's series and the fleet.
-
-    Raises: StoreError.
-    """
-    import polars as pl
-
-    from analytics.cost import rates
-    from analytics.frames import scan
-
-    windows = lines.select(pl.col("window").cast(pl.Datetime("us")).unique().sort()).collect()["window"].to_list()
-    if not windows:
-        return rates(fleet, windows)
-    # A price published in the hour before still holds.
-    first, last = windows[0] - timedelta(hours=1), windows[-1] + timedelta(minutes=15)
-    return rates(fleet, windows, scan(root, "facility_samples", first, last))

@@ -2,16 +2,15 @@
 
 # ruff: noqa: ARG001 (the options --quiet and --config act by themselves, when they are read)
 
-import time
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from analytics.commands import ByOption, GapOption, answer, window_of
-from analytics.commands_cost import FleetOption, fleet_of, rates_of
+from analytics.commands_cost import FleetOption, fleet_of
 from collector.options import (
     CheckOption,
     ConfigOption,
@@ -178,6 +177,7 @@ def efficiency(
     """
     from analytics.efficiency import efficiency_by_place
     from analytics.frames import scan
+    from analytics.frames_ledger import read_held
     from analytics.leagues import alike
     from analytics.leagues import pareto as front_of
 
@@ -188,7 +188,7 @@ def efficiency(
         found = efficiency_by_place(
             scan(root, "device_samples", asked.start_ns, asked.end_ns),
             scan(root, "workload_samples", asked.start_ns, asked.end_ns),
-            _held(root, asked),
+            read_held(root, asked.start_ns, asked.end_ns),
             place=_PLACES[per],
             by=window_of(by),
             max_gap_s=max_gap,
@@ -231,10 +231,18 @@ def waste(
     clocks cost). Each joule and each second of a device has one cause. Costs are of the devices' own energy and of
     their hours, where fleet.toml has prices.
     """
+    from analytics.frames_ledger import read_ledger
     from analytics.waste import waste as waste_of
 
     asked, root = request(output, file, limit, since, until, tz), store_root(store)
-    told = _ledger(root, asked, fleet, effective=effective, max_gap=max_gap)
+    told = read_ledger(
+        root,
+        asked.start_ns,
+        asked.end_ns,
+        fleet=fleet_of(root, fleet),
+        effective_ratio=effective,
+        max_gap_s=max_gap,
+    )
     answer("waste", waste_of(told.lines, per=per.value), asked, check)
 
 
@@ -256,10 +264,18 @@ def funnel(
     config: ConfigOption = None,
 ) -> None:
     """Devices in total, allocated, active, effective: in device-hours, watts, joules, money; what each step loses."""
+    from analytics.frames_ledger import read_ledger
     from analytics.waste import funnel as funnel_of
 
     asked, root = request(output, file, limit, since, until, tz), store_root(store)
-    told = _ledger(root, asked, fleet, effective=effective, max_gap=max_gap)
+    told = read_ledger(
+        root,
+        asked.start_ns,
+        asked.end_ns,
+        fleet=fleet_of(root, fleet),
+        effective_ratio=effective,
+        max_gap_s=max_gap,
+    )
     found = funnel_of(told.lines, length_s=told.length_s, per=per.value)
     answer("funnel", found, asked, check)
 
@@ -286,6 +302,7 @@ def pue(
     from analytics.efficiency import tokens_of_devices
     from analytics.energy import device_steps, energy
     from analytics.frames import by_device, over_devices, scan
+    from analytics.frames_ledger import read_held, read_rates
     from analytics.measures import wall_ratios
 
     asked, root = request(output, file, limit, since, until, tz), store_root(store)
@@ -299,11 +316,13 @@ def pue(
     found = effectiveness(
         used,
         wall_ratios(steps, scan(root, "host_samples", *window), max_gap_s=max_gap),
-        rates_of(root, told, used),
+        read_rates(root, told, used),
         hosts=hosts,
         pue={site: (value, "meters") for site, value in metered}
         | {site: (value, "fleet.toml") for site, value in told.pue.items()},
-        tokens=tokens_of_devices(scan(root, "workload_samples", *window), _held(root, asked), by=None),
+        tokens=tokens_of_devices(
+            scan(root, "workload_samples", *window), read_held(root, asked.start_ns, asked.end_ns), by=None
+        ),
         per=per.value,
     )
     answer("pue", found, asked, check)
@@ -333,6 +352,7 @@ def _measures(
     root: Path, asked: Request, fleet_file: Path | None, *, by: str | None, max_gap: float | None
 ) -> "pl.LazyFrame":
     from analytics.frames import scan
+    from analytics.frames_ledger import read_held
     from analytics.inventory import device_types
     from analytics.measures import measures
 
@@ -341,7 +361,7 @@ def _measures(
     return measures(
         scan(root, "device_samples", *window),
         scan(root, "workload_samples", *window),
-        _held(root, asked),
+        read_held(root, asked.start_ns, asked.end_ns),
         types=device_types(known, fleet_of(root, fleet_file, tell=False)),
         host_samples=scan(root, "host_samples", *window),
         by=by,
@@ -359,6 +379,7 @@ def _phases(
     Raises: ConfigError, StoreError.
     """
     from analytics.frames import scan
+    from analytics.frames_ledger import read_held
     from analytics.phases import phases
     from collector.errors import ConfigError
 
@@ -366,7 +387,9 @@ def _phases(
         raise ConfigError("--phases", "is of workloads over the whole window: leave out --per, --by and --pareto")
     window = (asked.start_ns, asked.end_ns)
     samples, work = (scan(root, name, *window) for name in ("device_samples", "workload_samples"))
-    return phases(samples, work, _held(root, asked), max_gap_s=max_gap, devices=scan(root, "devices"))
+    return phases(
+        samples, work, read_held(root, asked.start_ns, asked.end_ns), max_gap_s=max_gap, devices=scan(root, "devices")
+    )
 
 
 def _league(
@@ -382,97 +405,10 @@ def _league(
 ) -> "pl.LazyFrame":
     from dataclasses import replace
 
-    from analytics.attribution import attribute
-    from analytics.frames import by_device, over_devices, scan
-    from analytics.inventory import device_types
-    from analytics.leagues import WINDOW, Evidence, league, runs
+    from analytics.frames_ledger import read_runs
+    from analytics.leagues import Evidence, league
 
-    window = (asked.start_ns, asked.end_ns)
-    known = scan(root, "devices").collect().lazy()
     fleet = fleet_of(root, fleet_file, tell="site" in {per, *within})
-    of_part = partial(attribute, allocations=_held(root, asked), devices=known, by=WINDOW, max_gap_s=max_gap)
-    lines = over_devices(of_part, by_device(root, "device_samples", *window))
-    told = runs(
-        lines.lazy(),
-        scan(root, "workload_samples", *window),
-        devices=known,
-        types=device_types(known, fleet),
-        hosts=fleet.site_of(lines["host"].drop_nulls().unique()),
-    )
+    told = read_runs(root, asked.start_ns, asked.end_ns, fleet=fleet, max_gap_s=max_gap)
     evidence = Evidence() if least is None else replace(Evidence(), **{measure: least})
     return league(told, per=per, within=within, measure=measure, evidence=evidence)
-
-
-def _held(root: Path, asked: Request) -> "pl.LazyFrame":
-    """The allocations that hold in what was asked for; one that began before may."""
-    from analytics.frames import scan
-    from analytics.inventory import held
-
-    told = scan(root, "allocations", None, asked.end_ns)
-    return held(told, asked.start_ns, asked.end_ns or time.time_ns()).collect().lazy()
-
-
-class _Told(NamedTuple):
-    """The priced lines of the ledger of a window, and the window's length."""
-
-    lines: "pl.LazyFrame"
-    length_s: float
-
-
-def _ledger(root: Path, asked: Request, fleet_file: Path | None, *, effective: float, max_gap: float | None) -> _Told:
-    """
-    The ledger of what was asked for, with places, types and costs.
-
-    Raises: ConfigError, StoreError.
-    """
-    import polars as pl
-
-    from analytics.cost import priced
-    from analytics.frames import by_device, scan
-    from analytics.inventory import device_types
-    from analytics.ledger import ledger, ledger_in_parts
-    from analytics.waste import placed
-
-    window = (asked.start_ns, asked.end_ns)
-    start_ns, end_ns = seen(root, asked)
-    known, fleet = scan(root, "devices").collect().lazy(), fleet_of(root, fleet_file)
-    types = device_types(known, fleet).collect().lazy()
-    allocations, hosts_read = _held(root, asked), scan(root, "host_samples", *window)
-    inside = known.filter(pl.col("parent").is_not_null()).select("device").unique().collect().to_series()
-    of_partitions = None
-    if len(inside):
-        of_partitions = scan(root, "device_samples", *window, pl.col("device").is_in(inside.implode()))
-
-    def of_part(part: pl.LazyFrame, events: pl.LazyFrame) -> pl.LazyFrame:
-        return ledger(
-            part, allocations, devices=known, types=types, partition_samples=of_partitions, events=events,
-            host_samples=hosts_read, since_ns=start_ns, until_ns=end_ns, by="15m", effective_ratio=effective,
-            max_gap_s=max_gap,
-        )  # fmt: skip
-
-    events = scan(root, "events", None, asked.end_ns)
-    lines = ledger_in_parts(by_device(root, "device_samples", *window), events, of_part).lazy()
-    hosts = fleet.site_of(lines.select("host").drop_nulls().unique().collect()["host"])
-    told = placed(lines, hosts=hosts, types=types, workload_samples=scan(root, "workload_samples", *window))
-    told = told.collect().lazy()
-    if fleet.sites or fleet.skus:
-        told = priced(told, rates_of(root, fleet, told), known, fleet).collect().lazy()
-    return _Told(told, (end_ns - start_ns) / _NS)
-
-
-def seen(root: Path, asked: Request) -> tuple[int, int]:
-    """
-    The window that was asked for, as far as there are samples: nanoseconds since 1970.
-
-    Raises: StoreError.
-    """
-    from collector.store import Store
-
-    segments = Store(root).segments("device_samples", asked.start_ns, asked.end_ns)
-    if not segments:
-        return asked.start_ns or 0, asked.start_ns or 0
-    first, last = min(s.first_ns for s in segments), max(s.last_ns for s in segments)
-    return max(first, asked.start_ns or first), min(last, asked.end_ns or last)
-
-
-_NS = 1_000_000_000
