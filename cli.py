@@ -13,6 +13,7 @@ from analytics import (
     commands_compare,
     commands_cost,
     commands_efficiency,
+    commands_forecast,
     commands_incidents,
     commands_jobs,
     commands_quality,
@@ -68,6 +69,7 @@ app.add_typer(commands_results.app)
 app.add_typer(commands_report.app)
 app.add_typer(commands_jobs.app)
 app.add_typer(commands_capacity.app)
+app.add_typer(commands_forecast.app)
 app.add_typer(commands_incidents.app)
 app.add_typer(dashboards_commands.app)
 app.add_typer(import_commands.app)

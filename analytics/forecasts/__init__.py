@@ -1,0 +1,1 @@
+"""What demand and power will be: pooled quantile forecasts over several horizons, where they beat the baselines."""
