@@ -11,9 +11,10 @@ from typing import Final, Literal, NamedTuple
 
 import polars as pl
 
-from analytics.cells import IDLE_RATIO
-from analytics.efficiency import current, energy_in, work_of
+from analytics.cells import CELLS, IDLE_RATIO
+from analytics.efficiency import counted_edges, current, energy_in, held_energy, of_workloads, work_of
 from analytics.energy import (
+    DEVICE_STEPS,
     device_cells,
     device_steps,
     energy_of_cells,
@@ -73,10 +74,15 @@ _FOUR_SLICES: Final = r"(?i)\bA30\b|RTX PRO 6000"
 
 
 class Account(NamedTuple):
-    """What one pass over readings gives: energy by windows, as `analytics.energy.energy`, and lines of `attribute`."""
+    """
+    What one pass over readings gives: energy by windows, as `analytics.energy.energy`, and lines of `attribute`.
+
+    workloads: as `analytics.efficiency.efficiency`, where their samples were given.
+    """
 
     windows: pl.DataFrame
     lines: pl.DataFrame
+    workloads: pl.DataFrame | None = None
 
 
 def attribute(
@@ -120,6 +126,7 @@ def account(
     *,
     devices: pl.LazyFrame | None = None,
     host_samples: pl.LazyFrame | None = None,
+    workload_samples: pl.LazyFrame | None = None,
     windows: str | None = None,
     by: str | None = None,
     basis: Basis = "allocation",
@@ -130,7 +137,8 @@ def account(
     """
     Energy by *windows* (of whole devices without) and its attribution, in one pass over the readings.
 
-    In, and what the lines are: as `attribute`. *threads*: how many parts are looked at at once.
+    In, and what the lines are: as `attribute`; *workload_samples* for what it brought, too. *threads*: how many parts
+    are looked at at once.
     """
     parts = [device_samples] if isinstance(device_samples, pl.LazyFrame) else list(device_samples)
     held = _once(held_parts(allocations, devices))
@@ -139,21 +147,36 @@ def account(
         active = _once(_activity(pl.concat(parts), devices))
     hosts = None if host_samples is None else _Stretches.of(platform_steps(host_samples, max_gap_s=max_gap_s), by)
     lengths_s = [seconds(window) for window in (windows, by) if window is not None]
-    edges = _edges(held, active)
+    edges, allocated = _edges(held, active), _once(allocations)
+    if workload_samples is not None:
+        workload_samples = _once(workload_samples)
+        edges = pl.concat([edges, counted_edges(workload_samples, allocated)])
 
-    def of_part(samples: pl.LazyFrame) -> tuple[pl.DataFrame, pl.DataFrame, "_Inside"]:
+    def of_part(samples: pl.LazyFrame) -> tuple[pl.DataFrame, pl.DataFrame, "_Inside", pl.DataFrame | None]:
         rows = readings(without_partitions(samples, devices)).collect()
         own = edges if hosts is None else pl.concat([edges, hosts.edges(rows)])
         cells = device_cells(rows, edges=own, lengths_s=lengths_s, max_gap_s=max_gap_s, idle_ratio=idle_ratio)
         energy = energy_of_cells(cells.lazy(), None if windows is None else seconds(windows)).collect()
         lines = lines_of(cells.lazy(), held, active, by=by).collect()
-        return energy, lines, _Inside.nothing() if hosts is None else hosts.inside(cells.lazy())
+        inside = _Inside.nothing() if hosts is None else hosts.inside(cells.lazy())
+        if workload_samples is None:
+            return energy, lines, inside, None
+        theirs = allocated.join(cells.lazy().select("device").unique(), on="device", how="semi")
+        return energy, lines, inside, held_energy(cells.lazy(), workload_samples, theirs, by=by).collect()
 
     done = each_part(of_part, parts, threads=threads)
-    lines = [lines for _, lines, _ in done]
+    lines = [lines for _, lines, _, _ in done]
     if hosts is not None:
-        lines.append(hosts.lines([inside for _, _, inside in done]).collect())
-    return Account(pl.concat([energy for energy, _, _ in done]), pl.concat(lines))
+        lines.append(hosts.lines([inside for _, _, inside, _ in done]).collect())
+    found = Account(pl.concat([energy for energy, _, _, _ in done]), pl.concat(lines))
+    if workload_samples is None:
+        return found
+    # What was held and never read has no energy; it is a device all the same.
+    unread = allocated.join(found.windows.lazy().select("device").unique(), on="device", how="anti")
+    nothing = pl.LazyFrame(schema={**DEVICE_STEPS, **CELLS})
+    drawn = [held_energy(nothing, workload_samples, unread, by=by).collect()]
+    drawn += [drawn for _, _, _, drawn in done if drawn is not None]
+    return found._replace(workloads=of_workloads(pl.concat(drawn).lazy(), workload_samples, by=by).collect())
 
 
 def lines_of(

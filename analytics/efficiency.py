@@ -79,6 +79,12 @@ def held_energy(
     return energy_in(spans, steps).collect().lazy()
 
 
+def counted_edges(workload_samples: pl.LazyFrame, allocations: pl.LazyFrame) -> pl.DataFrame:
+    """Where the counters of who holds a device begin and end to be read: device, edge."""
+    counted = _spans(current(allocations), _seen(workload_samples), None).filter(pl.col("counted")).collect()
+    return pl.concat([counted.select("device", edge=edge) for edge in ("start", "end")]).unique()
+
+
 def of_workloads(found: pl.LazyFrame, workload_samples: pl.LazyFrame, *, by: str | None) -> pl.LazyFrame:
     """
     Energy and work of each workload, from what its devices drew.

@@ -2,10 +2,8 @@
 The chain: every job, one entry each. Nothing is imported until a job runs.
 
     samples ─▶ rollups
-       ├─────▶ energy        device_energy
-       ├─────▶ attribution   job_energy
-       └─────▶ efficiency    efficiency
-    rollups, events, anomaly_scores ─▶ incidents
+       └─────▶ energy ─▶ device_energy, job_energy, efficiency
+    rollups, events, anomaly_scores, energy ─▶ incidents
 """
 
 from typing import Final
@@ -18,7 +16,6 @@ ROLLUPS: Final = "rollups"
 _HOUR_S: Final = 3600.0
 # A counter bridges a gap of up to an hour, and a step that crosses an edge belongs to both sides.
 _SAMPLES: Final = Input("device_samples", _HOUR_S, _HOUR_S)
-_WORK: Final = Input("workload_samples", _HOUR_S, _HOUR_S)
 
 JOBS: Final = (
     Job(
@@ -31,33 +28,20 @@ JOBS: Final = (
     ),
     Job(
         name="energy",
-        function="analytics.jobs.functions:device_energy",
-        inputs=(_SAMPLES, Input("devices", None)),
-        output="device_energy",
-        every="hour",
-        by_device=True,
-    ),
-    Job(
-        name="attribution",
-        function="analytics.jobs.functions:job_energy",
+        function="analytics.jobs.functions:energy",
         inputs=(
             _SAMPLES,
             Input("host_samples", _HOUR_S, _HOUR_S),
-            _WORK,
+            Input("workload_samples", _HOUR_S, _HOUR_S),
             Input("facility_samples", _HOUR_S, _HOUR_S),
             Input("allocations", None),
             Input("devices", None),
         ),
-        output="job_energy",
+        output="device_energy",
+        also=("job_energy", "efficiency"),
         every="hour",
         needs=("fleet",),
-    ),
-    Job(
-        name="efficiency",
-        function="analytics.jobs.functions:efficiency",
-        inputs=(_SAMPLES, _WORK, Input("allocations", None), Input("devices", None)),
-        output="efficiency",
-        every="hour",
+        by_device=True,
     ),
     Job(
         name="incidents",

@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 
 import polars as pl
 
-from analytics.frames import by_device, nanoseconds, over_devices, scan
+from analytics.frames import by_device, nanoseconds, scan
 from analytics.jobs.chain import ROLLUPS
 from analytics.jobs.job import Job, Window
 from collector.errors import NotEnoughData, TelemetryError
@@ -25,14 +25,14 @@ SKIPPED: Final = "skipped"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One window of one job over one store. `before` is the fingerprint of what the window gave last."""
+    """One window of one job over one store. `before` are fingerprints of what the window gave last, by table."""
 
     root: str
     job: Job
     window: Window
     documents: Mapping[str, str] = field(default_factory=dict)
     paths: Mapping[str, str] = field(default_factory=dict)
-    before: str | None = None
+    before: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ class Outcome:
     """
     What became of a task.
 
-    `output` is a fingerprint of the rows. `blocked`: it was not tried, because something that it needs failed.
+    `outputs` are fingerprints of the rows, by table. `blocked`: it was not tried, because what it needs failed.
     """
 
     job: str
@@ -49,7 +49,7 @@ class Outcome:
     began_ns: int
     took_s: float
     rows: int = 0
-    output: str = ""
+    outputs: Mapping[str, str] = field(default_factory=dict)
     changed: bool = False
     error: str | None = None
     blocked: bool = False
@@ -99,12 +99,14 @@ def perform(task: Task) -> Outcome:
         if task.job.name == ROLLUPS:
             pieces = store.roll_up(task.window.now_ns, wait_s=600.0)
             return ended(DONE, rows=pieces, changed=pieces > 0)
-        found = _within(task, _computed(store, task))
-        output = fingerprint(found)
-        changed = output != task.before or not _there(store, task, found)
-        if changed:
-            _put(store, task, found)
-        return ended(DONE, rows=found.height, output=output, changed=changed)
+        changed, rows, outputs = False, 0, {}
+        for table, found in _computed(store, task).items():
+            outputs[table] = fingerprint(found)
+            rows += found.height
+            if outputs[table] != task.before.get(table) or not _there(store, task, table, found):
+                _put(store, task, table, found)
+                changed = True
+        return ended(DONE, rows=rows, outputs=outputs, changed=changed)
     except NotEnoughData as error:
         return ended(SKIPPED, error=str(error))
     except Exception as error:  # noqa: BLE001 (the one place: a job's bug must not end the others')
@@ -123,18 +125,19 @@ def fingerprint(frame: pl.DataFrame) -> str:
     return f"{frame.height}-{total:016x}"
 
 
-def _computed(store: Store, task: Task) -> pl.DataFrame:
+def _computed(store: Store, task: Task) -> dict[str, pl.DataFrame]:
+    """What the job makes of the window, by table."""
     job, window, function = task.job, task.window, task.job.load()
     needs = {name: _need(name, task) for name in job.needs}
-    frames = {item.table: scan(store, item.table, *job.reads(item, window)) for item in job.inputs}
-    if not job.by_device:
-        return _collected(function(frames, window, **needs))
-    parted = job.inputs[0]
-
-    def of_part(part: pl.LazyFrame) -> pl.LazyFrame:
-        return _collected(function({**frames, parted.table: part}, window, **needs)).lazy()
-
-    return over_devices(of_part, by_device(store, parted.table, *job.reads(parted, window)))
+    frames: dict[str, Any] = {item.table: scan(store, item.table, *job.reads(item, window)) for item in job.inputs}
+    if job.by_device:
+        parted = job.inputs[0]
+        frames[parted.table] = by_device(store, parted.table, *job.reads(parted, window))
+    made = function(frames, window, **needs)
+    found = dict(made) if job.also else {job.output: made}
+    if set(found) != set(job.outputs):
+        raise ValueError(f"gives {', '.join(found)}, not {', '.join(job.outputs)}")
+    return {table: _within(window, _collected(found[table])) for table in job.outputs}
 
 
 def _need(name: str, task: Task) -> Any:
@@ -154,27 +157,26 @@ def _collected(found: pl.LazyFrame | pl.DataFrame) -> pl.DataFrame:
     return found.collect() if isinstance(found, pl.LazyFrame) else found
 
 
-def _within(task: Task, found: pl.DataFrame) -> pl.DataFrame:
-    """*found*, if all of it lies within the window; a row outside would stay when the window is done again."""
+def _within(window: Window, found: pl.DataFrame) -> pl.DataFrame:
+    """*found*, if all of it lies within *window*; a row outside would stay when the window is done again."""
     if found.is_empty():
         return found
     first, last = found.select(pl.col("time").min().alias("a"), pl.col("time").max().alias("b")).row(0)
-    start_ns, end_ns = task.window.start_ns, task.window.end_ns
-    if first is None or nanoseconds(first) < start_ns or nanoseconds(last) >= end_ns:
+    if first is None or nanoseconds(first) < window.start_ns or nanoseconds(last) >= window.end_ns:
         raise ValueError(f"rows from {first} to {last} are not within the window")
     return found
 
 
-def _put(store: Store, task: Task, found: pl.DataFrame) -> None:
+def _put(store: Store, task: Task, table: str, found: pl.DataFrame) -> None:
     """Make *found* what the window holds. Ids are the window's, so hours stay apart until their day covers them."""
     first, last = (moment // 1_000_000 for moment in (task.window.start_ns, task.window.end_ns))
     day = day_of(task.window.start_ns)
-    store.replace(task.job.output, task.job.part, found, first=first, last=last - 1, only=[day])
+    store.replace(table, task.job.part, found, first=first, last=last - 1, only=[day])
 
 
-def _there(store: Store, task: Task, found: pl.DataFrame) -> bool:
+def _there(store: Store, task: Task, table: str, found: pl.DataFrame) -> bool:
     """Whether what the window gave before is still in the store."""
-    held = store.segments(task.job.output, task.window.start_ns, task.window.end_ns)
+    held = store.segments(table, task.window.start_ns, task.window.end_ns)
     return found.is_empty() or any(segment.writer == task.job.part for segment in held)
 
 

@@ -1,14 +1,12 @@
-"""The jobs of energy: windows of a quarter-hour, because tariffs and demand go by quarter-hours."""
+"""The job of energy: windows of a quarter-hour, because tariffs and demand go by quarter-hours."""
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 import polars as pl
 
-from analytics.attribution import attribute, facility_lines, host_lines, measured_pue, named
+from analytics.attribution import account, facility_lines, measured_pue, named
 from analytics.cost import PRICED_S
-from analytics.efficiency import efficiency as efficiency_of
-from analytics.energy import energy
 from analytics.fleet import Fleet
 from analytics.frames import schema
 from analytics.inventory import held
@@ -16,45 +14,40 @@ from analytics.jobs.job import Window
 from collector.store.derived import DEVICE_ENERGY, EFFICIENCY, JOB_ENERGY
 from collector.store.table import Table
 
-Frames = Mapping[str, pl.LazyFrame]
-
 BY: Final = f"{PRICED_S:g}s"
 
 
-def device_energy(frames: Frames, window: Window) -> pl.LazyFrame:
-    """Energy of each device; see `analytics.energy.energy`."""
-    found = energy(frames["device_samples"], by=BY, devices=frames["devices"])
-    return _windows(found, window, DEVICE_ENERGY)
+def energy(frames: Mapping[str, Any], window: Window, fleet: Fleet) -> dict[str, pl.DataFrame]:
+    """
+    Energy of each device, whose it was (hosts and facilities included) and what it brought, in one pass over samples.
 
-
-def job_energy(frames: Frames, window: Window, fleet: Fleet) -> pl.LazyFrame:
-    """Lines of energy by whose it was, hosts and facilities included; see `analytics.attribution.attribute`."""
-    samples, devices = frames["device_samples"], frames["devices"]
-    lines = attribute(samples, _held(frames, window), devices=devices, by=BY)
-    above = host_lines(samples, frames["host_samples"], devices=devices, by=BY)
-    lines = pl.concat([_inside(lines, window), _inside(above, window)]).collect().lazy()
-    hosts = fleet.site_of(lines.select("host").drop_nulls().unique().collect()["host"])
-    pue = dict(measured_pue(frames["facility_samples"]).select("site", "pue").collect().iter_rows())
-    lines = pl.concat([lines, facility_lines(lines, hosts, {**pue, **fleet.pue})], how="diagonal")
-    site = pl.coalesce("site", pl.col("host").replace_strict(hosts, default=None, return_dtype=pl.String))
-    told = named(lines.with_columns(site=site), frames["workload_samples"], None)
-    return _windows(told, window, JOB_ENERGY)
-
-
-def efficiency(frames: Frames, window: Window) -> pl.LazyFrame:
-    """Energy and work of each workload; see `analytics.efficiency.efficiency`."""
-    found = efficiency_of(
-        frames["device_samples"],
-        frames["workload_samples"],
-        _held(frames, window),
+    See `analytics.attribution.account`.
+    """
+    samples: list[pl.LazyFrame] = frames["device_samples"]
+    work, devices = frames["workload_samples"], frames["devices"]
+    allocations = held(frames["allocations"], None, window.until_ns)
+    found = account(
+        samples,
+        allocations,
+        devices=devices,
+        host_samples=frames["host_samples"],
+        workload_samples=work,
+        windows=BY,
         by=BY,
-        devices=frames["devices"],
     )
-    return _windows(found, window, EFFICIENCY)
+    assert found.workloads is not None
+    lines = _whose(_inside(found.lines.lazy(), window), frames["facility_samples"], work, fleet)
+    told = {DEVICE_ENERGY: found.windows.lazy(), JOB_ENERGY: lines, EFFICIENCY: found.workloads.lazy()}
+    return {table.name: _windows(frame, window, table).collect() for table, frame in told.items()}
 
 
-def _held(frames: Frames, window: Window) -> pl.LazyFrame:
-    return held(frames["allocations"], None, window.until_ns)
+def _whose(lines: pl.LazyFrame, facility: pl.LazyFrame, work: pl.LazyFrame, fleet: Fleet) -> pl.LazyFrame:
+    """The lines with their sites and models, and what facilities drew beyond."""
+    hosts = fleet.site_of(lines.select("host").drop_nulls().unique().collect()["host"])
+    pue = dict(measured_pue(facility).select("site", "pue").collect().iter_rows())
+    whole = pl.concat([lines, facility_lines(lines, hosts, {**pue, **fleet.pue})], how="diagonal")
+    site = pl.coalesce("site", pl.col("host").replace_strict(hosts, default=None, return_dtype=pl.String))
+    return named(whole.with_columns(site=site), work, None)
 
 
 def _inside(found: pl.LazyFrame, window: Window) -> pl.LazyFrame:

@@ -58,18 +58,19 @@ class Input:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """
-    A job: a pure function from the rows of some tables in a window to the rows of one table in that window.
+    A job: a pure function from the rows of some tables in a window to the rows of one in that window, or of several.
 
     `function` is where it is, ``"analytics.jobs.functions:energy"``; it is imported when it is first run, and called as
     ``function(frames, window, **needs)`` with a LazyFrame for each input, by table. It gives a frame with some or all
-    of `output`'s columns and `time` within the window. The first input tells which windows there are. `every` is how
-    long they are while a day is running; a day that is over is one window.
+    of `output`'s columns and `time` within the window; where there are further tables, `also`, it gives a frame of each
+    by its name. The first input tells which windows there are. `every` is how long they are while a day is running; a
+    day that is over is one window.
 
     `needs` are what it takes besides: ``fleet`` (an `analytics.fleet.Fleet`), ``rules`` (an
     `analytics.anomalies.rules.Rules`; a change of either file makes every window due), and ``root``, the store's
-    folder, for who keeps models there. With `by_device` the first input comes in parts that hold devices whole, and the
-    function is called for each part. `always`: there is something to find also where nothing came in, so windows go on
-    until a day after the last row. `also` are further tables that come of it, where it is upkeep of the store.
+    folder, for who keeps models there. With `by_device` the first input comes as a list of LazyFrames that hold devices
+    whole (see `analytics.frames.by_device`), which bounds memory. `always`: there is something to find also where
+    nothing came in, so windows go on until a day after the last row.
     """
 
     name: str
@@ -87,9 +88,9 @@ class Job:
             raise ValueError(f"job {self.name}: inputs {self.inputs}, needs {self.needs} of {NEEDS}")
 
     @property
-    def outputs(self) -> frozenset[str]:
+    def outputs(self) -> tuple[str, ...]:
         """The tables that come of it."""
-        return frozenset({self.output, *self.also})
+        return (self.output, *self.also)
 
     @property
     def part(self) -> str:
@@ -99,12 +100,12 @@ class Job:
     @property
     def in_order(self) -> bool:
         """Whether a window goes on from the one before: the job reads what it wrote itself."""
-        return any(item.table == self.output for item in self.inputs)
+        return any(item.table in self.outputs for item in self.inputs)
 
     def reads(self, item: Input, window: Window) -> tuple[int | None, int]:
         """From when until when rows of an input are read; of what the job wrote itself, up to the window only."""
         start_ns, end_ns = item.reads(window)
-        return start_ns, window.start_ns if item.table == self.output else end_ns
+        return start_ns, window.start_ns if item.table in self.outputs else end_ns
 
     def load(self) -> Callable[..., Any]:
         """The function."""
@@ -119,7 +120,7 @@ Jobs = tuple[Job, ...]
 def upstream(job: Job, jobs: Jobs) -> Jobs:
     """The other jobs whose output *job* reads."""
     tables = {item.table for item in job.inputs}
-    return tuple(other for other in jobs if other.outputs & tables and other.name != job.name)
+    return tuple(other for other in jobs if tables.intersection(other.outputs) and other.name != job.name)
 
 
 def in_sequence(jobs: Jobs) -> Jobs:

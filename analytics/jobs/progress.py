@@ -29,12 +29,12 @@ _SAMPLES_OF = {rollups.name: samples for samples, rollups in ROLLUP_TABLES.items
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A window as it was last done: what went in, a fingerprint of what came out, and when."""
+    """A window as it was last done: what went in, a fingerprint of what came out for each table, and when."""
 
     start_ns: int
     end_ns: int
     inputs: Marks
-    output: str
+    outputs: Marks
     rows: int
     at_ns: int
 
@@ -96,8 +96,8 @@ class State:
         """The jobs that make a table. Rollups are known by the samples that they are of."""
         made: dict[str, list[Job]] = {}
         for job in self.jobs:
-            if job.output not in _SAMPLES_OF:
-                made.setdefault(job.output, []).append(job)
+            for table in set(job.outputs) - set(_SAMPLES_OF):
+                made.setdefault(table, []).append(job)
         return made
 
     def windows(self, job: Job, start_ns: int | None = None, end_ns: int | None = None) -> list[Window]:
@@ -134,12 +134,12 @@ class State:
         found = {name: digest for name, digest in self._documents.items() if name in job.needs}
         for item in job.inputs:
             start_ns, end_ns = item.depends(window)
-            if item.table == job.output:
-                found |= self._before(job, window)
+            if item.table in job.outputs:
+                found |= self._before(job, window, item.table)
             for maker in self._makers.get(item.table, ()):
                 if maker is not job:
                     windows = self.progress[maker.name].between(start_ns, end_ns)
-                    found |= {f"{maker.name}/{done.start_ns}": done.output for done in windows}
+                    found |= {f"{item.table} of {maker.name}/{d.start_ns}": d.outputs[item.table] for d in windows}
             if item.table not in self._makers:
                 for day, segments in self._measured[_SAMPLES_OF.get(item.table, item.table)].items():
                     inside = [segment for segment in segments if segment.overlaps(start_ns, end_ns)]
@@ -147,11 +147,11 @@ class State:
                         found[f"{item.table}/{day}"] = mark(inside)
         return found
 
-    def _before(self, job: Job, window: Window) -> Marks:
+    def _before(self, job: Job, window: Window, table: str) -> Marks:
         """Of a job that goes on from the window before: that window."""
         earlier = [done for done in self.progress[job.name].windows.values() if done.end_ns <= window.start_ns]
         last = max(earlier, key=lambda done: done.start_ns, default=None)
-        return {} if last is None else {"before": last.output}
+        return {} if last is None else {f"{table} before": last.outputs[table]}
 
     def _days(self, job: Job) -> list[date]:
         """The days in which there is something to do: those of the first input, and for some jobs the day after."""

@@ -151,7 +151,7 @@ class _Chain:
             window=window,
             documents={name: self.documents.texts[name] for name in job.needs if name in self.documents.texts},
             paths=self.documents.paths,
-            before=done.output if done is not None and done.end_ns == window.end_ns else None,
+            before=done.outputs if done is not None and done.end_ns == window.end_ns else {},
         )
 
     def _blocked(self, job: Job, window: Window) -> str | None:
@@ -163,7 +163,7 @@ class _Chain:
                 if job.in_order and outcome.window.end_ns <= window.start_ns:
                     return f"goes on from {_day(outcome.window)}, which {_WHAT[outcome.state]}"
                 continue
-            outputs = next(other.outputs for other in self.jobs if other.name == outcome.job)
+            outputs = self._outputs(outcome.job)
             for item in job.inputs:
                 start_ns, end_ns = item.depends(window)
                 meets = outcome.window.start_ns < end_ns and outcome.window.end_ns > start_ns
@@ -179,9 +179,13 @@ class _Chain:
         progress = self.state.progress[outcome.job]
         known = progress.windows.get(outcome.window.start_ns)
         # Without enough data what was made before stays, until more comes in.
-        output = known.output if outcome.state == SKIPPED and known else outcome.output
+        made: Mapping[str, str] = known.outputs if outcome.state == SKIPPED and known else outcome.outputs
+        outputs = {table: made.get(table, "") for table in self._outputs(outcome.job)}
         window, rows = outcome.window, outcome.rows
-        progress.take(Done(window.start_ns, window.end_ns, marks, output, rows, self.now_ns), self.store.files)
+        progress.take(Done(window.start_ns, window.end_ns, marks, outputs, rows, self.now_ns), self.store.files)
+
+    def _outputs(self, name: str) -> tuple[str, ...]:
+        return next(job.outputs for job in self.jobs if job.name == name)
 
 
 _WHAT: Final = {FAILED: "failed", SKIPPED: "was skipped"}

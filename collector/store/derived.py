@@ -130,8 +130,12 @@ EFFICIENCY: Final = Table(
         _number("joules_per_token_high", "The most that it may be."),
         _number("tokens_per_s_per_w", "Tokens per second and watt, which is tokens per joule."),
         _number("joules_per_sample", "Joules per sample."),
+        _number("joules_per_sample_low", "The least that it may be."),
+        _number("joules_per_sample_high", "The most that it may be."),
         _number("samples_per_joule", "Samples per joule."),
         _number("joules_per_step", "Joules per step."),
+        _number("joules_per_step_low", "The least that it may be."),
+        _number("joules_per_step_high", "The most that it may be."),
     ),
     help="What the energy of each workload brought.",
 )

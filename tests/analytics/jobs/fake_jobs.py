@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -30,6 +31,20 @@ def hours_with_power(frames: Frames, window: Window) -> pl.LazyFrame:
     """As `hours`, of readings that have power."""
     samples = frames["device_samples"].filter(pl.col("power_w").is_not_null())
     return hours({"device_samples": samples}, window)
+
+
+def hours_in_parts(frames: Mapping[str, Any], window: Window) -> dict[str, pl.DataFrame]:
+    """As `hours`, from parts, and how many parts there were."""
+    parts = frames["device_samples"]
+    found = pl.concat([hours({"device_samples": part}, window).collect() for part in parts])
+    moment = pl.Series([window.start_ns]).cast(pl.Datetime("ns"))
+    count = pl.DataFrame({"incident": ["parts"], "time": moment, "windows": pl.Series([len(parts)], dtype=pl.Int64)})
+    return {"device_energy": found, "incidents": count}
+
+
+def half(frames: Mapping[str, Any], window: Window) -> dict[str, pl.DataFrame]:
+    """Gives one of two tables."""
+    return {"device_energy": hours(frames, window).collect()}
 
 
 def slow_hours(frames: Frames, window: Window) -> pl.LazyFrame:

@@ -36,7 +36,7 @@ def test_an_input_reaches_as_far_as_it_says() -> None:
 
 @pytest.mark.parametrize("job", CHAIN, ids=lambda job: str(job.name))
 def test_every_job_of_the_chain_reads_and_writes_tables_that_there_are(job: Job) -> None:
-    assert {item.table for item in job.inputs} | job.outputs <= set(TABLES)
+    assert {item.table for item in job.inputs} | set(job.outputs) <= set(TABLES)
     if job.function:
         assert callable(job.load())
 

@@ -286,19 +286,37 @@ def test_an_engine_of_other_processes_comes_to_the_same(make_store: Callable[...
     assert rows(here, "device_energy") == rows(there, "device_energy")
 
 
-def test_in_parts_it_comes_to_the_same(
-    make_store: Callable[..., Store], rows: Rows, monkeypatch: pytest.MonkeyPatch
+def test_in_parts_it_comes_to_the_same_and_a_job_may_make_several_tables(
+    make_store: Callable[..., Store], rows: Rows, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    whole, parts = make_store("whole"), make_store("parts")
+    whole, parts = make_store("whole"), Store.create(tmp_path / "parts")
+    for day in range(3):
+        of_day = samples(START_NS + day * DAY_NS, START_NS + (day + 1) * DAY_NS)
+        for (device,), of_device in of_day.partition_by("device", as_dict=True).items():
+            parts.write("device_samples", of_device, writer=f"host-of-{device}")
     go(whole, [HOURS])
     monkeypatch.setattr(frames.by_device, "__kwdefaults__", {"rows": 100})
-    outcomes = go(parts, [replace(HOURS, by_device=True)])
+    several = replace(HOURS, function="fake_jobs:hours_in_parts", also=("incidents",), every="day", by_device=True)
+    outcomes = go(parts, [several, PEAKS])
     assert {outcome.state for outcome in outcomes} == {"done"}
     assert rows(parts, "device_energy") == rows(whole, "device_energy")
+    assert scan(parts, "incidents").collect()["windows"].to_list() == [3, 3, 3]
+    # Its tables are news one by one.
+    monkeypatch.setattr(frames.by_device, "__kwdefaults__", {"rows": 10_000})
+    outcomes = go(parts, [several, PEAKS], names=["hours", "peaks"], force=True)
+    assert [outcome.changed for outcome in outcomes] == [True] * 3 + [False] * 3
+    assert go(parts, [several, PEAKS]) == []
+
+
+def test_a_job_that_leaves_a_table_out_is_told_so(store: Store) -> None:
+    (first, *_) = go(store, [replace(HOURS, function="fake_jobs:half", also=("incidents",), every="day")])
+    assert first.error is not None
+    assert "gives device_energy, not device_energy, incidents" in first.error
 
 
 def test_progress_is_small_and_plain(store: Store) -> None:
     go(store)
     listed = json.loads((store.root / "job_runs" / "peaks.json").read_text(encoding="utf-8"))
     assert [one["rows"] for one in listed] == [24, 24, 24]
-    assert set(listed[1]["inputs"]) == {f"hours/{START_NS}", f"hours/{START_NS + DAY_NS}"}
+    hours = [f"device_energy of hours/{START_NS + day * DAY_NS}" for day in (0, 1)]
+    assert sorted(listed[1]["inputs"]) == hours
