@@ -258,10 +258,9 @@ def _before_after(
     cells = work.filter("__switched")["__cell"].unique()
     work = work.filter(pl.col("__cell").is_in(cells.implode()))
     nothing = _Found(rows=work.filter("__switched"), matched=work.clear(), together=together)
-    told = matched(work, work["__switched"], asked.load, min(FEWEST, asked.fewest))
-    still = _switched(told.filter("__switched"), asked.fewest)
-    told = told.filter(~pl.col("__switched") | pl.col("__unit").is_in(still.implode()))
-    if still.is_empty():
+    told = _enough(matched(work, work["__switched"], asked.load, min(FEWEST, asked.fewest)), asked.fewest)
+    told = told.with_columns(__switched=pl.col("__state").n_unique().over("__unit") > 1)
+    if not told["__switched"].any():
         return replace(nothing, notes=(*notes, "no load that both had"))
     adjusted = Adjusted.of(told, asked.load)
     panel = adjusted.panel(adjusted.value)
@@ -304,6 +303,11 @@ def _before_after(
     return replace(nothing, estimate=one, design=design, firm=firm, matched=used, notes=tuple(notes))
 
 
+def _enough(rows: pl.DataFrame, fewest: int) -> pl.DataFrame:
+    """Without the states of which a group has only a few windows: it would count as changed, or its boards twice."""
+    return rows.filter(pl.len().over("__unit", "__state") >= fewest)
+
+
 def _same_runs(rows: pl.DataFrame) -> bool:
     """Whether what ran before ran after, too: a service under its name, a job as itself."""
     run = pl.when("asked").then(pl.coalesce("name", "workload")).otherwise("workload")
@@ -334,9 +338,7 @@ def _side_by_side(work: pl.DataFrame, asked: _Asked, together: str | None) -> _F
     nothing = _Found(rows=work, matched=work.clear(), together=together)
     if sides.is_empty():
         return replace(nothing, notes=("nothing of one kind in both",))
-    told = matched(work, None, asked.load, min(FEWEST, asked.fewest))
-    # A group is of one side here: a few windows on the other would count its boards twice.
-    told = told.filter(pl.len().over("__unit", "__state") >= asked.fewest)
+    told = _enough(matched(work, None, asked.load, min(FEWEST, asked.fewest)), asked.fewest)
     if told["__state"].n_unique() < 2:
         return replace(nothing, notes=("no load that both had",))
     adjusted = Adjusted.of(told, asked.load)

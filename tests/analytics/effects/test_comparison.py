@@ -118,6 +118,21 @@ def test_a_mix_of_workloads_that_shifts_is_no_effect() -> None:
     assert found["naive_effect"][0] < -0.05
 
 
+def test_boards_that_run_more_of_a_dear_model_after_the_change_show_no_effect() -> None:
+    windows = simulated(Fleet(effect=0.0), seed=6)
+    # Each host runs two models by turns, hour by hour; after the change the cheap one has half of its windows.
+    number = pl.col("host").str.extract(r"(\d+)").cast(pl.Int8)
+    odd, late = (pl.col("window").dt.hour() + number) % 2 == 1, pl.col("driver_version") == "580.1"
+    windows = windows.with_columns(
+        model=pl.when(odd).then(pl.lit("dear")).otherwise(pl.lit("cheap")),
+        joules_per_token=pl.col("joules_per_token") * pl.when(odd).then(3.0).otherwise(1.0),
+    ).filter(~late | odd | (pl.col("window").dt.minute() < 30))
+    row = told(windows)
+    assert row["workload"] == "all"
+    assert holds(row, 0.0)
+    assert row["naive_effect"] > 0.1
+
+
 def test_sensors_cancel_on_the_same_boards_and_widen_between_boards() -> None:
     windows = simulated(Fleet(hosts=16, changed=8, gain=0.0, own=0.0, noise=0.004), seed=7)
     same = told(windows)
@@ -172,6 +187,17 @@ def test_one_run_before_and_another_after_is_no_verdict_on_what_is_not_served() 
     assert "other runs before than after" in row["note"]
     # A service that comes back is the same, under its name.
     assert told(windows.with_columns(workload=again, name=pl.lit("chat"), asked=True))["verdict"] == "better"
+
+
+def test_a_few_windows_in_another_state_make_no_group_that_changed() -> None:
+    windows = simulated(Fleet(effect=-0.05), seed=1)
+    drivers = windows.group_by("host").agg(pl.col("driver_version").n_unique())
+    never = drivers.filter(pl.col("driver_version") == 1)["host"].min()
+    odd = (pl.col("host") == never) & (pl.col("window") < windows["window"].min() + timedelta(minutes=20))
+    driver = pl.when(odd).then(pl.lit("580.1")).otherwise("driver_version")
+    row = told(windows.with_columns(driver_version=driver))
+    assert (row["groups"], row["controls"]) == (8, 8)
+    assert holds(row, -0.05)
 
 
 def test_what_changed_together_is_named() -> None:
