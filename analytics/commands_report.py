@@ -38,6 +38,7 @@ report_app = typer.Typer(name="report", help="Reports on one screen.", no_args_i
 app.add_typer(report_app)
 
 WIDTH = 100
+_HOUR_NS = 3_600_000_000_000
 RUNS = 20
 """Other runs that are worked out where no job has done so, the latest."""
 
@@ -216,7 +217,10 @@ def _when(report: "JobReport", tz: tzinfo) -> str:
         text = f"{start} to {format_moment(report.end_ns, tz)}, {span}"
     else:
         text = f"since {start}, still running"
-    return f"{text}; {report.device_h:.1f} device-hours seen"
+    text += f"; {report.device_h:.1f} device-hours seen"
+    if report.seen_ns is not None and report.seen_ns[0] > report.start_ns + _HOUR_NS:
+        text += f", from {format_moment(report.seen_ns[0], tz)} on"
+    return text
 
 
 def _energy(report: "JobReport") -> str:

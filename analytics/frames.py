@@ -36,6 +36,8 @@ TYPES = {
 
 PART_ROWS = 1_000_000
 """Rows of a part of `by_device`: some hundreds of megabytes while energy is computed."""
+WORKLOAD_ROWS = 2_000_000
+"""Readings of the devices of a workload that are looked at at once: a gigabyte, and some seconds."""
 _LEAST_BYTES = 8
 _MOST_THREADS = 4
 _MINUTE_NS = 60_000_000_000
@@ -211,9 +213,11 @@ class WorkloadFrames(NamedTuple):
     events: pl.LazyFrame
 
 
-def of_workload(store: Store | Path | str, workload: str) -> WorkloadFrames:
+def of_workload(store: Store | Path | str, workload: str, *, rows: int = WORKLOAD_ROWS) -> WorkloadFrames:
     """
     The tables of *store* of one workload, from its first allocation to its last; all empty of one that has none.
+
+    Where its devices were read more than about *rows* times, the samples are of the last part of it that has so many.
 
     Raises: StoreError.
     """
@@ -228,6 +232,12 @@ def of_workload(store: Store | Path | str, workload: str) -> WorkloadFrames:
     parents = devices.filter(pl.col("device").is_in(own["device"].implode())).select("parent").drop_nulls().unique()
     named = pl.col("device").is_in([*own["device"].unique(), *parents.collect()["parent"]])
     hosts = pl.col("host").is_in(own["host"].unique().implode())
+    read = scan(opened, "device_samples", start_ns, end_ns, named).select(
+        pl.len(), first=pl.col("time").min().to_physical(), last=pl.col("time").max().to_physical()
+    )
+    count, first, last_read = read.collect().row(0)
+    if count > rows:
+        start_ns = last_read - round((last_read - first) * rows / count)
     return WorkloadFrames(
         device_samples=scan(opened, "device_samples", start_ns, end_ns, named),
         workload_samples=scan(opened, "workload_samples", start_ns, end_ns, pl.col("workload") == workload),

@@ -2,6 +2,7 @@
 
 import json
 import os
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 import cli
+from analytics import frames
 from analytics.commands_report import WIDTH
+from analytics.frames import of_workload
 from collector.store import Store
 
 T0 = 1_767_225_600_000_000_000  # 2026-01-01T00:00:00Z
@@ -116,6 +119,14 @@ def test_a_job_is_on_one_screen(root: Path) -> None:
         "2.5 times the joules per token of the median",
     ):
         assert said in text
+
+
+def test_of_a_long_job_the_last_part_is_seen_and_said(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = of_workload(root, "job-42", rows=361)
+    assert told.device_samples.collect()["time"].min() == datetime(2026, 1, 1, 1, 30)
+    monkeypatch.setattr(frames, "of_workload", lambda store, workload: told)
+    result = run("report", "job", "job-42", "--store", root)
+    assert "1.0 device-hours seen, from 2026-01-01T01:30:00Z on" in " ".join(result.stdout.split())
 
 
 def test_json_has_the_whole_record(root: Path) -> None:
