@@ -513,6 +513,9 @@ VALUES_DROPPED: Final = _of(
     Scope.AGENT, "values_dropped", COUNT, "Values left out because they cannot be true, by metric.", Kind.COUNTER
 )
 UNKNOWN_NAMES: Final = _of(Scope.AGENT, "unknown_names", COUNT, "Metric names of a source that no mapping knows.")
+JOBS_LAST_RUN: Final = _of(
+    Scope.AGENT, "jobs_last_run_timestamp", SECOND, "Unix time of the last pass over the jobs of `perfwatt jobs`."
+)
 JOB_LAST_SUCCESS: Final = _of(
     Scope.AGENT, "job_last_success_timestamp", SECOND, "Unix time of the last good run of a job of `perfwatt jobs`."
 )

@@ -130,6 +130,8 @@ def test_how_jobs_stand_is_exported(root: Path, tmp_path: Path) -> None:
     families = {family.name: family for family in text_string_to_metric_families(page.read_text())}
     due = {sample.labels["name"]: sample.value for sample in families["perfwatt_job_due_windows"].samples}
     assert due == dict.fromkeys((job.name for job in chain.JOBS), 0.0)
+    (last,) = families["perfwatt_jobs_last_run_timestamp_seconds"].samples
+    assert last.value > 1.7e9
     stamps = families["perfwatt_job_last_success_timestamp_seconds"].samples
     assert all(sample.value > 1.7e9 for sample in stamps)
     assert page.stat().st_mode & 0o777 == 0o644

@@ -1,5 +1,6 @@
 """What is shipped for running perfwatt holds together: names exist, rules fire, the unit is tight."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -14,10 +15,15 @@ from collector.catalogue import CATALOGUE
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
-RULES = DEPLOY / "prometheus" / "rules" / "collection.rules.yml"
+RULES = DEPLOY / "prometheus" / "rules"
 UNIT = DEPLOY / "perfwatt-agent.service"
+UNITS = (UNIT, DEPLOY / "perfwatt-jobs.service")
 
-ALERTS = yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"][0]["rules"]
+SETS = {
+    path.name.removesuffix(".rules.yml"): yaml.safe_load(path.read_text(encoding="utf-8"))["groups"][0]["rules"]
+    for path in sorted(RULES.glob("*.rules.yml"))
+}
+ALERTS = [alert for alerts in SETS.values() for alert in alerts]
 
 needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
@@ -62,31 +68,60 @@ def test_prometheus_takes_the_configuration_and_the_rules() -> None:
 
 
 @needs_promtool
-def test_every_alert_fires_when_it_should_and_not_otherwise() -> None:
-    done = run("promtool", "test", "rules", "collection.test.yml", cwd=RULES.parent)
+@pytest.mark.parametrize("name", SETS)
+def test_every_alert_fires_when_it_should_and_not_otherwise(name: str) -> None:
+    done = run("promtool", "test", "rules", f"{name}.test.yml", cwd=RULES)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_alert_is_tried_firing() -> None:
-    cases = yaml.safe_load((RULES.parent / "collection.test.yml").read_text(encoding="utf-8"))["tests"]
+@pytest.mark.parametrize("name", SETS)
+def test_every_alert_is_tried_firing(name: str) -> None:
+    cases = yaml.safe_load((RULES / f"{name}.test.yml").read_text(encoding="utf-8"))["tests"]
     fired = re.findall(r'alertname="(\w+)"', str([case.get("promql_expr_test") for case in cases]))
-    assert sorted(fired) == sorted(alert["alert"] for alert in ALERTS)
+    assert sorted(fired) == sorted(alert["alert"] for alert in SETS[name])
 
 
 @needs_systemd
-def test_systemd_understands_the_unit(tmp_path: Path) -> None:
-    here = tmp_path / UNIT.name
-    here.write_text(UNIT.read_text(encoding="utf-8").replace("/opt/perfwatt/bin/perfwatt", sys.executable))
-    done = run("systemd-analyze", "verify", "--man=no", str(here))
+@pytest.mark.parametrize("unit", [*UNITS, DEPLOY / "perfwatt-jobs.timer"], ids=lambda unit: unit.name)
+def test_systemd_understands_the_unit(unit: Path, tmp_path: Path) -> None:
+    for path in DEPLOY.glob("perfwatt-*"):
+        text = path.read_text(encoding="utf-8").replace("/opt/perfwatt/bin/perfwatt", sys.executable)
+        (tmp_path / path.name).write_text(text)
+    done = run("systemd-analyze", "verify", "--man=no", str(tmp_path / unit.name))
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @needs_systemd
-def test_the_unit_is_as_tight_as_the_tightest_of_its_kind() -> None:
-    done = run("systemd-analyze", "security", "--offline=true", "--no-pager", str(UNIT))
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+def test_the_unit_is_as_tight_as_the_tightest_of_its_kind(unit: Path) -> None:
+    done = run("systemd-analyze", "security", "--offline=true", "--no-pager", str(unit))
     score = re.search(r"Overall exposure level for \S+ (\d+\.\d+)", done.stdout)
     assert score is not None, done.stdout + done.stderr
     assert float(score[1]) <= 1.5
+
+
+def test_the_jobs_run_where_memory_cannot_be_both_written_and_executed(tmp_path: Path) -> None:
+    # What MemoryDenyWriteExecute asks of the kernel (PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN), and the unit sets.
+    program = (
+        "import ctypes, sys\n"
+        "refused = ctypes.CDLL(None).prctl(65, 1, 0, 0, 0)\n"
+        "sys.exit(77) if refused else None\n"
+        "from collector.store import Store\n"
+        f"Store.create({str(tmp_path)!r}).write('device_samples', {{'device': ['a'] * 360, 'source': ['s'] * 360,"
+        " 'host': ['h'] * 360, 'time': [n * 10_000_000_000 for n in range(360)], 'power_w': [1.5] * 360})\n"
+        f"sys.argv = ['perfwatt', 'jobs', 'run', '--store', {str(tmp_path)!r}, '-o', 'jsonl']\n"
+        "import cli\n"
+        "cli.app(prog_name='perfwatt')\n"
+    )
+    settings = re.findall(r"^Environment=(\w+)=(\S+)$", UNITS[1].read_text(encoding="utf-8"), re.MULTILINE)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env={**os.environ, **dict(settings)}, capture_output=True, text=True,
+        timeout=120,
+    )  # fmt: skip
+    if done.returncode == 77:
+        pytest.skip("this kernel has no PR_SET_MDWE")
+    assert done.returncode == 0, done.stderr
+    assert '"job": "energy"' in done.stdout
 
 
 def test_the_unit_hides_no_accelerator_and_asks_for_no_privilege() -> None:
