@@ -20,6 +20,8 @@ WORK: Final = (TOKENS_OUT.column, TOKENS_IN.column, SAMPLES.column, STEPS.column
 PER_TOKEN: Final = ("joules_per_token_low", "joules_per_token_high")
 
 _NS: Final = 1_000_000_000
+# The end of what is still held: far enough for any store and near enough that nanoseconds do not overflow.
+_OPEN: Final = pl.lit(2**62).cast(pl.Datetime("ns"))
 _SHARED: Final = ("energy_j", "counter_j", "modelled_j", "error_j")
 _SUMS: Final = (*_SHARED, "covered_s", "busy_s", "busy_covered_s")
 
@@ -292,8 +294,7 @@ def _spans(allocations: pl.LazyFrame, seen: pl.LazyFrame, window_s: float | None
 
     Cut at the edges of windows where there are any. An allocation that still runs ends with what has been seen of it.
     """
-    # Far enough for any store and near enough that nanoseconds do not overflow.
-    end = pl.col("end").fill_null(pl.lit(2**62).cast(pl.Datetime("ns")))
+    end = pl.col("end").fill_null(_OPEN)
     whole = allocations.with_columns(end=end, counted=pl.lit(False))
     counted = (
         whole.join(seen, on="workload")
@@ -342,6 +343,8 @@ def energy_in(spans: pl.LazyFrame, steps: pl.LazyFrame, *, sums: Sequence[str] =
     known = steps.group_by("device").agg(first=pl.col("begin").min(), last=pl.col("time").max())
     inside = (
         spans.join(known, on="device", how="left")
+        # Of a device that was never seen nothing says when what is still held ends.
+        .filter(pl.col("last").is_not_null() | (pl.col("end") < _OPEN))
         .with_columns(start=pl.max_horizontal("start", "first"), end=pl.min_horizontal("end", "last"))
         .drop("first", "last")
         .filter((pl.col("start") < pl.col("end")) & pl.col("end").is_not_null())

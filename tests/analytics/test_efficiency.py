@@ -232,3 +232,21 @@ def test_ratios_of_nothing_are_nothing() -> None:
         a=joules_per_token(pl.col("tokens"), pl.col("j")), b=tokens_per_joule(pl.col("tokens"), pl.col("j"))
     )
     assert shown.to_dict(as_series=False) == {"a": [None, 0.0, None], "b": [0.0, None, None]}
+
+
+@pytest.mark.parametrize("by", [None, "5m"])
+def test_a_device_that_was_never_seen_holds_up_nothing_while_it_is_allocated(by: str | None) -> None:
+    """Nothing says when such an allocation ends; to the end of time it would be windows without number."""
+    found = efficiency(
+        devices({"a": 300.0}), work({"chat": 100.0}), held(("chat", "a", 0, None), ("chat", "ghost", 0, None)), by=by
+    ).collect()
+    assert found["allocated_s"].sum() == pytest.approx(600.0)
+    assert found["energy_j"].sum() == pytest.approx(300.0 * 600)
+
+
+def test_a_device_that_was_never_seen_counts_as_uncovered_where_its_allocation_has_an_end() -> None:
+    found = only(
+        efficiency(devices({"a": 300.0}), work({"chat": 100.0}), held(("chat", "a", 0, 600), ("chat", "ghost", 0, 600)))
+    )
+    assert found["allocated_s"] == pytest.approx(1200.0)
+    assert found["covered_ratio"] == pytest.approx(0.5)
