@@ -15,9 +15,11 @@ from dash import Dash, Input, Output, State, dcc, html, no_update
 
 from collector.errors import TelemetryError
 from dashboards.controls import UNTIL, Control, Values, read, write
+from dashboards.data.fleet import Known
 from dashboards.data.stored import Stored
 from dashboards.grids import Grid, height
 from dashboards.parts import REFRESH_S, labelled, legend, notice
+from dashboards.words import when
 
 Offer = Mapping[str, Sequence[str]]
 """What there is to choose from, by a control's key."""
@@ -196,6 +198,20 @@ class Page:
             *(height(frame.height) for _, frame in filled),
             *(content.slots.get(slot) for slot in self.slots),
         )
+
+
+def no_samples(path: str, controls: Sequence[Control], values: Values, known: Known) -> Any:
+    """Why a page over a window is empty, and the way to where something is."""
+    if known.newest is None:
+        text = "No agent has written a sample into this store yet. The page follows as soon as one does."
+        return notice("The store is empty", text)
+    if known.hosts:
+        return notice("Nothing matches the filter", "There are samples in this window, but none of what is chosen.")
+    places = {control.key: control.usual for control in controls if control.offered}
+    query = write(controls, {**values, **places, UNTIL.key: known.newest})
+    newest = f"The newest sample of this store is from {when(known.newest)}. "
+    link = dcc.Link("Show the window up to it", href=f"{path}{query}", className="pw-link")
+    return notice("No sample in this window", [newest, link, "."])
 
 
 _NOTHING: Final = Drawn(figure=go.Figure(layout={"xaxis": {"visible": False}, "yaxis": {"visible": False}}), words="")

@@ -62,6 +62,12 @@ def percent(ratio: float | None) -> str:
     return f"{ratio * 100:.1f} %" if ratio < 0.1 and ratio > 0 else f"{ratio * 100:.0f} %"
 
 
+def apart(text: str) -> tuple[str, str]:
+    """A number and its unit, apart, as a tile has them: ``apart(percent(0.5))``."""
+    number, _, unit = text.partition(" ")
+    return number, unit
+
+
 def when(moment: datetime | None) -> str:
     """A time in UTC, to the second."""
     return ABSENT if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -5,19 +5,18 @@ from typing import Any, Final
 
 import dash_mantine_components as dmc
 import polars as pl
-from dash import dcc
 
-from dashboards.controls import DEVICES, HOSTS, SITES, UNTIL, WINDOW, Choice, Values, write
+from dashboards.controls import DEVICES, HOSTS, SITES, UNTIL, WINDOW, Choice, Values
 from dashboards.data import fleet
-from dashboards.data.fleet import Known, View
+from dashboards.data.fleet import View
 from dashboards.data.stored import Stored
 from dashboards.figures import fleet as figures
 from dashboards.figures.style import J_PER_WH, legend_of
 from dashboards.grids import Column, Grid
-from dashboards.page import Content, Drawn, Offer, Page
-from dashboards.parts import chart, notice, panel, tile, twins
+from dashboards.page import Content, Drawn, Offer, Page, no_samples
+from dashboards.parts import chart, panel, tile, twins
 from dashboards.selection import BYS, selection_of
-from dashboards.words import joined, length, percent, scaled, when
+from dashboards.words import apart, joined, length, percent, scaled, when
 
 _CONTROLS: Final = (WINDOW, Choice("by", "Group by", BYS, "host"), UNTIL, SITES, HOSTS, DEVICES)
 _CHARTS: Final = {
@@ -68,7 +67,9 @@ def _content(stored: Stored, values: Values, theme: str) -> Content:
     figures_drawn = {name: draw(view, theme) for name, draw in _CHARTS.items()}
     words = dict(zip(_CHARTS, _captions(view), strict=True))
     return Content(
-        notice=_nothing(fleet.known(stored, view.selection), values) if view.table.is_empty() else None,
+        notice=no_samples(PAGE.path, _CONTROLS, values, fleet.known(stored, view.selection))
+        if view.table.is_empty()
+        else None,
         status=_status(view),
         tiles=_tiles(view),
         charts={
@@ -90,24 +91,6 @@ def _twin(name: str) -> Any:
         return found
 
     return frame
-
-
-def _nothing(known: Known, values: Values) -> Any:
-    """Why the page is empty, and the way to where something is."""
-    if known.newest is None:
-        text = "No agent has written a sample into this store yet. The page follows as soon as one does."
-        return notice("The store is empty", text)
-    if known.hosts:
-        text = "There are samples in this window, but none of the sites, hosts and devices chosen."
-        return notice("Nothing matches the filter", text)
-    shown = {control.key: control.usual for control in _CONTROLS} | {
-        "window": values["window"],
-        "by": values["by"],
-        "until": known.newest,
-    }
-    newest = f"The newest sample of this store is from {when(known.newest)}. "
-    link = dcc.Link("Show the window up to it", href=f"/fleet{write(_CONTROLS, shown)}", className="pw-link")
-    return notice("No sample in this window", [newest, link, "."])
 
 
 def _status(view: View) -> str:
@@ -151,7 +134,7 @@ def _tiles(view: View) -> list[Any]:
         tile(
             "fleet-tile-utilization",
             "Utilization",
-            *_parts(percent(totals.utilization_ratio)),
+            *apart(percent(totals.utilization_ratio)),
             [f"mean over {window}", f"{totals.utilization_devices} of {totals.devices} devices report it"],
         ),
         tile(
@@ -162,11 +145,6 @@ def _tiles(view: View) -> list[Any]:
             warning=hint if totals.tokens_per_joule is not None else "",
         ),
     ]
-
-
-def _parts(text: str) -> tuple[str, str]:
-    number, _, unit = text.partition(" ")
-    return number, unit
 
 
 def _captions(view: View) -> list[str]:

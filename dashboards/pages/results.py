@@ -16,7 +16,7 @@ from dashboards.figures.style import legend_of
 from dashboards.grids import Column, Grid
 from dashboards.page import Content, Drawn, Offer, Page
 from dashboards.parts import chart, heat_table, notice, panel, tile, twins
-from dashboards.words import joined, number, percent, scaled
+from dashboards.words import apart, joined, number, percent, scaled
 
 _CONTROLS: Final = (
     Choice("suite", "Suite", data.SUITES, "inference"),
@@ -125,7 +125,6 @@ def _tiles(view: ResultsView) -> list[Any]:
     best, fastest = _top(runs, view.gain), _top(runs, view.rate)
     watts = runs["power_mean_w"].drop_nulls()
     covered = runs["covered_ratio"].drop_nulls()
-    share, unit = (*percent(_number(covered.median())).split(" "), "")[:2]
     thin = int((covered < 0.9).sum())
     between = f"to {joined(_number(watts.max()), 'W')}" if len(watts) else "no reading"
     return [
@@ -150,8 +149,7 @@ def _tiles(view: ResultsView) -> list[Any]:
         tile(
             "results-tile-covered",
             "Readings cover",
-            share,
-            unit,
+            *apart(percent(_number(covered.median()))),
             ["of a run, median"],
             warning=f"{thin} results below 90 %" if thin else "",
         ),
