@@ -1,4 +1,4 @@
-"""What several commands and pages read of a store before they say anything: the ledger, the runs, the prices."""
+"""What several commands and pages read of a store before they say anything: the ledger, runs, prices."""
 
 import time
 from datetime import timedelta
@@ -10,16 +10,20 @@ import polars as pl
 
 from analytics.attribution import attribute
 from analytics.cost import priced, rates
+from analytics.efficiency import efficiency
 from analytics.fleet import Fleet
 from analytics.frames import by_device, over_devices, scan
 from analytics.inventory import device_types, held
 from analytics.leagues import WINDOW, runs
 from analytics.ledger import EFFECTIVE_RATIO, ledger, ledger_in_parts
+from analytics.report import other_runs
 from analytics.waste import placed
 from collector.store import Store
 
 BY: Final = "15m"
 """The windows of the ledger: tariffs go by quarter-hours."""
+OTHER_RUNS: Final = 20
+"""Other runs of a model that are worked out where no job has done so."""
 _NS: Final = 1_000_000_000
 
 
@@ -121,6 +125,35 @@ def read_held(store: Store | Path | str, start_ns: int | None, end_ns: int | Non
     """
     told = scan(store, "allocations", None, end_ns)
     return held(told, start_ns, end_ns or time.time_ns()).collect().lazy()
+
+
+def read_other_runs(store: Store | Path | str, workload: str, own: pl.LazyFrame) -> pl.LazyFrame | None:
+    """
+    Other runs of the model of *own* (the workload's samples), for `analytics.report.job_report`; None without a model.
+
+    As the job of efficiency worked them out, else the latest few of them, from samples.
+    Raises: StoreError.
+    """
+    models = own.select("model").drop_nulls().unique().collect().to_series()
+    if models.is_empty():
+        return None
+    same = pl.col("model").is_in(models.implode())
+    devices, allocations = scan(store, "devices").collect().lazy(), scan(store, "allocations").collect().lazy()
+    derived = scan(store, "efficiency", where=same).collect()
+    if not derived.is_empty():
+        return other_runs(derived.lazy(), allocations, devices)
+    told = scan(store, "workload_samples", where=same & (pl.col("workload") != workload))
+    times = told.group_by("workload").agg(first=pl.col("time").min(), last=pl.col("time").max())
+    others = times.sort("last").tail(OTHER_RUNS).collect()
+    if others.is_empty():
+        return None
+    names = pl.col("workload").is_in(others["workload"].implode())
+    start, end = (int(others[name].to_physical().sort()[at]) for name, at in (("first", 0), ("last", -1)))
+    holding = held(allocations.filter(names), start, end + 1).collect().lazy()
+    of = pl.col("device").is_in(holding.select("device").unique().collect().to_series().implode())
+    samples = scan(store, "device_samples", start, end + 1, of)
+    work = scan(store, "workload_samples", start, end + 1, names)
+    return other_runs(efficiency(samples, work, holding, devices=devices), allocations, devices)
 
 
 def seen(store: Store | Path | str, start_ns: int | None, end_ns: int | None) -> tuple[int, int]:
