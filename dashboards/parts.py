@@ -95,9 +95,18 @@ def notice(title: str, text: Any, *, color: str = "blue") -> Any:
 
 
 def small_table(
-    headings: Sequence[str], rows: Sequence[Sequence[Any]], *, numbers: Sequence[int] = (), caption: str = ""
+    headings: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    *,
+    numbers: Sequence[int] = (),
+    caption: str = "",
+    stacked: bool = False,
 ) -> Any:
-    """A table of a few rows as it is in a book; the columns at *numbers* are set to the right."""
+    """
+    A table of a few rows as it is in a book; the columns at *numbers* are set to the right.
+
+    One that is *stacked* has words in its last column, which on a narrow screen go below the others.
+    """
 
     def cell(at: int, content: Any) -> Any:
         return dmc.TableTd(content, className="pw-right" if at in numbers else "")
@@ -107,7 +116,14 @@ def small_table(
     parts = [dmc.TableThead(dmc.TableTr(head)), dmc.TableTbody(body)]
     if caption:
         parts.insert(0, dmc.TableCaption(caption))
-    table = dmc.Table(parts, withRowBorders=True, verticalSpacing=4, tabularNums=True, captionSide="bottom")
+    table = dmc.Table(
+        parts,
+        withRowBorders=True,
+        verticalSpacing=4,
+        tabularNums=True,
+        captionSide="bottom",
+        className="pw-stacked" if stacked else "",
+    )
     # A table that scrolls must be reachable by keyboard.
     return html.Div(table, className="pw-scroll", tabIndex=0, role="region", **labelled(caption or headings[0]))
 
@@ -129,6 +145,27 @@ def heat_table(
     body = [html.Tr([html.Th(name, scope="row"), *(cell(*one) for one in cells)]) for name, cells in rows]
     table = html.Table([html.Caption(caption), head, html.Tbody(body)], className="pw-heat")
     return html.Div(table, className="pw-scroll", tabIndex=0, role="region", **labelled(caption))
+
+
+def funnel(headings: Sequence[str], rows: Sequence[tuple[str, float, Sequence[str]]]) -> Any:
+    """Steps that get smaller: the name of each, its share as a bar, and its cells, of which the last is words."""
+    head = html.Thead(html.Tr([html.Th(text, scope="col") for text in headings]))
+
+    def row(name: str, share: float, cells: Sequence[str]) -> Any:
+        bar = html.Div(className="pw-bar", style={"width": f"{100 * share:.1f}%"})
+        *numbers, words = cells
+        return html.Tr(
+            [
+                html.Th(name, scope="row"),
+                html.Td(bar, className="pw-bar-cell"),
+                *(html.Td(text, className="pw-right") for text in numbers),
+                html.Td(words, className="pw-lost"),
+            ]
+        )
+
+    body = html.Tbody([row(*one) for one in rows])
+    table = html.Table([head, body], className="pw-funnel")
+    return html.Div(table, className="pw-scroll", tabIndex=0, role="region", **labelled("Funnel"))
 
 
 def facts(pairs: Sequence[tuple[str, Any]]) -> Any:

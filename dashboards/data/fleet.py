@@ -15,10 +15,10 @@ import polars as pl
 
 from analytics.efficiency import joules_per_token, tokens_of_devices, tokens_per_joule
 from analytics.energy import group_of, over_time
-from analytics.frames import by_device, latest, scan, schema
+from analytics.frames import by_device, latest, scan
 from analytics.steps import GAP_PERIODS, GAP_S, readings, usual_period_s
 from collector.catalogue import POWER
-from collector.store import TABLES, Store
+from collector.store import Store
 from dashboards.data.stored import NS, Stored, utc
 from dashboards.selection import Selection
 
@@ -114,8 +114,6 @@ def known(stored: Stored, selection: Selection) -> Known:
     """
     end_ns = selection.at(stored.now_ns())
     store, newest_ns = stored.store(), stored.newest_ns()
-    if store is None:
-        return Known(sites=(), hosts=(), devices=(), newest=None)
     seen = _seen(store, end_ns - selection.window_s * NS, end_ns + NS)
     hosts = sorted(set(seen["host"].drop_nulls()))
     return Known(
@@ -128,10 +126,7 @@ def known(stored: Stored, selection: Selection) -> Known:
 
 def _size(stored: Stored, end_ns: int, window_s: int) -> int:
     """About how many devices there are: those of the window's last hour."""
-    store = stored.store()
-    if store is None:
-        return 0
-    seen = scan(store, "device_samples", end_ns - min(window_s, 3600) * NS, end_ns)
+    seen = scan(stored.store(), "device_samples", end_ns - min(window_s, 3600) * NS, end_ns)
     return int(seen.select(pl.col("device").n_unique()).collect().item())
 
 
@@ -181,11 +176,6 @@ def _work_out(stored: Stored, selection: Selection, start_ns: int, end_ns: int, 
 def _read(stored: Stored, start_ns: int, end_ns: int) -> tuple[list[pl.LazyFrame], pl.DataFrame, pl.DataFrame]:
     """The readings of whole devices, in parts; the workloads' counters; the allocations."""
     store = stored.store()
-    if store is None:
-        samples, work, allocations = (
-            pl.DataFrame(schema=schema(TABLES[name])) for name in ("device_samples", "workload_samples", "allocations")
-        )
-        return [readings(samples.lazy())], work, allocations
     parts = by_device(store, "device_samples", start_ns, end_ns, rows=stored.part_rows)
     partitions = scan(store, "devices").sort("time").unique("device", keep="last").drop_nulls("parent")
     # A partition's energy is its parent's.

@@ -10,7 +10,7 @@ import polars as pl
 
 from analytics.energy import without_partitions
 from analytics.frames import by_device, scan
-from analytics.quality import QUALITY, quality
+from analytics.quality import quality
 from analytics.steps import readings
 from dashboards.data.stored import Stored, utc
 from dashboards.selection import Selection, span_of
@@ -52,8 +52,6 @@ def view(stored: Stored, selection: Selection) -> QualityView:
 
 def _every(stored: Stored, start_ns: int, end_ns: int) -> pl.DataFrame:
     store = stored.store()
-    if store is None:
-        return pl.DataFrame(schema={**QUALITY, "site": pl.String()})
     known = scan(store, "devices")
     parts = by_device(store, "device_samples", start_ns, end_ns, rows=stored.part_rows)
     found = quality(

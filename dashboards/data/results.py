@@ -5,9 +5,8 @@ from typing import Final, Literal, cast
 
 import polars as pl
 
-from analytics.frames import scan, schema
+from analytics.frames import scan
 from analytics.results import RANGING, Phase, best, chosen, front, results, times_of
-from collector.store import TABLES
 from dashboards.controls import Values
 from dashboards.data.stored import Stored
 
@@ -103,13 +102,14 @@ def _usual(every: pl.DataFrame) -> str | None:
 
 
 def _runs(stored: Stored) -> pl.DataFrame:
-    store = stored.store()
-    return pl.DataFrame(schema=schema(TABLES["results"])) if store is None else scan(store, "results").collect()
+    return scan(stored.store(), "results").collect()
 
 
 def _with_power(stored: Stored, runs: pl.DataFrame, start_ns: int, end_ns: int) -> pl.DataFrame:
-    def read(table: str, start: int | None = start_ns) -> pl.LazyFrame:
-        store = stored.store()
-        return pl.LazyFrame(schema=schema(TABLES[table])) if store is None else scan(store, table, start, end_ns)
-
-    return results(runs.lazy(), read("host_samples"), read("facility_samples"), read("allocations", None)).collect()
+    store = stored.store()
+    return results(
+        runs.lazy(),
+        scan(store, "host_samples", start_ns, end_ns),
+        scan(store, "facility_samples", start_ns, end_ns),
+        scan(store, "allocations", None, end_ns),
+    ).collect()

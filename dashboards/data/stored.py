@@ -1,10 +1,13 @@
 """The store as the pages share it: where it is, what time it is, which sites there are, and what was worked out."""
 
+import shutil
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import mkdtemp
 from threading import Lock
 from typing import Any, Final, Generic, TypeVar
 
@@ -36,15 +39,16 @@ class Stored:
         self.now_ns = clock_ns
         self._kept: OrderedDict[object, _Answer[Any]] = OrderedDict()
         self._lock = Lock()
+        self._nothing = mkdtemp(prefix="perfwatt-")
+        weakref.finalize(self, shutil.rmtree, self._nothing, ignore_errors=True)
 
-    def store(self) -> Store | None:
-        """The store, once there is one."""
-        return Store(self.root) if self.root.is_dir() else None
+    def store(self) -> Store:
+        """The store; while there is none, an empty one."""
+        return Store(self.root if self.root.is_dir() else self._nothing)
 
     def newest_ns(self, table: str = "device_samples") -> int | None:
         """The time of the newest row of *table*."""
-        store = self.store()
-        segments = store.segments(table) if store is not None else []
+        segments = self.store().segments(table)
         return max((segment.last_ns for segment in segments if segment.last_ns is not None), default=None)
 
     def version(self, tables: Iterable[str], start_ns: int | None, end_ns: int | None) -> object:
@@ -54,14 +58,12 @@ class Stored:
         A table as ``<allocations`` counts from its beginning: what began before a window may hold in it.
         """
         store = self.store()
-        if store is None:
-            return None
         names = [
             segment.path.name
             for table in tables
             for segment in store.segments(table.removeprefix("<"), None if table.startswith("<") else start_ns, end_ns)
         ]
-        return hash(tuple(names)), _modified(self.root / "fleet.toml")
+        return store.root, hash(tuple(names)), _modified(self.root / "fleet.toml")
 
     def kept(self, key: object, work_out: Callable[[], T]) -> T:
         """What *work_out* gives for *key*: worked out once, by whoever asks first, while others wait for that."""

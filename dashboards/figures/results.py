@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from itertools import groupby
-from math import floor, log10
+from math import floor
 from typing import Any, Final
 
 import plotly.graph_objects as go
@@ -17,6 +17,7 @@ from dashboards.figures.style import (
     STRONG,
     colours,
     empty,
+    log_axis,
     short,
     titled,
     without,
@@ -33,14 +34,17 @@ def pareto(view: ResultsView, theme: str) -> go.Figure:
     if rows.is_empty():
         return without(empty(theme), "no result with throughput and power")
     x, y = view.rate, view.gain
-    log = {"type": "log", "tickformat": "~s", "dtick": 1}
     figure = empty(
         theme,
-        x={"title": titled(f"Throughput ({view.work}s/s)"), **log},
-        y={"title": titled(f"{view.work.capitalize()}s per joule ({view.work}s/J)"), **log},
+        x={"title": titled(f"Throughput ({view.work}s/s)"), "tickformat": "~s", **log_axis(rows[x])},
+        y={
+            "title": titled(f"{view.work.capitalize()}s per joule ({view.work}s/J)"),
+            "tickformat": "~g",
+            **log_axis(rows[y]),
+        },
         hovermode="closest",
     )
-    _equal_power(figure, rows, x, y, theme)
+    _equal_power(figure, rows["power_mean_w"], theme)
     for name, colour, part in _coloured(rows, theme):
         figure.add_scatter(
             x=part[x].to_list(),
@@ -107,12 +111,11 @@ def _coloured(rows: pl.DataFrame, theme: str) -> list[tuple[str, str, pl.DataFra
     return found + [(name, named[name], rows.filter(pl.col("accelerator") == name)) for name in named]
 
 
-def _equal_power(figure: go.Figure, rows: pl.DataFrame, x: str, y: str, theme: str) -> None:
+def _equal_power(figure: go.Figure, watts: pl.Series, theme: str) -> None:
     """A dotted line for each power of ten of watts: along it, throughput over efficiency is that power."""
-    (left, right), (bottom, top) = (_decades(rows[name]) for name in (x, y))
-    figure.update_xaxes(range=[left, right])
-    figure.update_yaxes(range=[bottom, top])
-    for decade in range(floor(_decades(rows["power_mean_w"])[0]), floor(_decades(rows["power_mean_w"])[1]) + 2):
+    (left, right), (bottom, top) = figure.layout.xaxis.range, figure.layout.yaxis.range
+    low, high = log_axis(watts)["range"]
+    for decade in range(floor(low), floor(high) + 2):
         figure.add_scatter(
             x=[10**left, 10**right],
             y=[10 ** (left - decade), 10 ** (right - decade)],
@@ -137,12 +140,6 @@ def _equal_power(figure: go.Figure, rows: pl.DataFrame, x: str, y: str, theme: s
 def _round(watts: float) -> str:
     number, unit = scaled(watts, "W")
     return f"{float(number):g} {unit}"
-
-
-def _decades(values: pl.Series) -> tuple[float, float]:
-    """The exponents of ten between which positive values lie, with a margin."""
-    low, high = (log10(float(value)) for value in (values.min(), values.max()))  # type: ignore[arg-type] # numbers
-    return low - 0.3, high + 0.3
 
 
 def _said(rows: pl.DataFrame, view: ResultsView) -> list[str]:

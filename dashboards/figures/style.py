@@ -1,9 +1,11 @@
 """How figures look: colours that everybody can tell apart, axes titled from the catalogue, nothing in the way."""
 
 from collections.abc import Iterable
+from math import log10
 from typing import Any, Final
 
 import plotly.graph_objects as go
+import polars as pl
 
 from collector.catalogue import Metric
 
@@ -70,6 +72,13 @@ def empty(theme: str, *, x: dict[str, Any] | None = None, y: dict[str, Any] | No
 def titled(text: str) -> dict[str, Any]:
     """An axis's title."""
     return {"text": text, "standoff": 8}
+
+
+def log_axis(values: pl.Series, margin: float = 0.12) -> dict[str, Any]:
+    """A logarithmic axis over positive *values*: ticks at 1, 2 and 5, or at whole decades where there are several."""
+    low, high = (log10(float(end)) for end in (values.min(), values.max()))  # type: ignore[arg-type] # numbers
+    margin = max(margin * (high - low), 0.1)
+    return {"type": "log", "range": [low - margin, high + margin], "dtick": 1 if high - low > 2.5 else "D2"}
 
 
 def without(figure: go.Figure, text: str) -> go.Figure:

@@ -59,7 +59,7 @@ def test_a_filter_narrows_the_page_and_its_url_reproduces_it(tab_at: OpenTab, ur
     page = tab.page
     page.locator("#fleet-host").click()
     page.get_by_role("option", name="node-a1").click()
-    tab.until("document.querySelector('#fleet-tile-power').innerText.includes('300')")
+    tab.until("document.querySelector('#fleet-tile-power')?.innerText.includes('300')")
     page.get_by_text("device", exact=True).click()
     page.wait_for_url(re.compile("by=device"))
     assert "host=node-a1" in page.url
@@ -72,9 +72,9 @@ def test_a_filter_narrows_the_page_and_its_url_reproduces_it(tab_at: OpenTab, ur
 def test_back_brings_back_what_was_shown_before(tab_at: OpenTab) -> None:
     tab = tab_at("/fleet?window=15m&by=site")
     tab.page.get_by_text("device", exact=True).click()
-    tab.until("document.querySelector('#fleet-power-legend').innerText.includes('GPU-a1')")
+    tab.until("document.querySelector('#fleet-power-legend')?.innerText.includes('GPU-a1')")
     tab.page.go_back()
-    tab.until("document.querySelector('#fleet-power-legend').innerText.includes('oslo')")
+    tab.until("document.querySelector('#fleet-power-legend')?.innerText.includes('oslo')")
     assert tab.page.locator("#fleet-by input:checked").get_attribute("value") == "site"
 
 
@@ -116,7 +116,7 @@ def test_new_samples_appear_by_themselves(
         assert tile(tab, "power").startswith("Power now – W")
         store.write("device_samples", samples.filter(pl.col("device") == "GPU-a1"))
         tab.page.evaluate("dash_clientside.set_props('fleet-tick', {n_intervals: 1})")
-        tab.until("document.querySelector('#fleet-tile-power').innerText.includes('300')")
+        tab.until("document.querySelector('#fleet-tile-power')?.innerText.includes('300')")
         tab.until("document.querySelector('#fleet-notice').innerText === ''")
         tab.page.goto("about:blank")
 

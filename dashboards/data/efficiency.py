@@ -1,0 +1,114 @@
+"""What the Efficiency page shows: where devices, watts and money went, and who does the same for fewer joules."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, cast
+
+import polars as pl
+
+from analytics.fleet import Fleet
+from analytics.frames_ledger import read_ledger, read_runs
+from analytics.leagues import Axis, Key, Measure, alike, league, pareto
+from analytics.waste import funnel, waste
+from dashboards.controls import Values
+from dashboards.data.stored import Stored, utc
+from dashboards.selection import selection_of, span_of
+
+PER: Final[dict[str, Key]] = {
+    "type": "sku",
+    "model": "model",
+    "driver": "driver_version",
+    "framework": "framework",
+    "team": "team",
+    "site": "site",
+}
+"""What a league is of, as the page calls it."""
+AGAINST: Final[dict[str, Axis]] = {"throughput": "throughput", "first token": "first_token", "p99 latency": "p99"}
+"""What a front has against joules."""
+MEASURES: Final[tuple[Measure, ...]] = ("token", "sample", "step")
+_TABLES: Final = (
+    "device_samples", "workload_samples", "host_samples", "facility_samples", "<devices", "<allocations", "<events",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EfficiencyView:
+    """
+    A window of a selection.
+
+    funnel: as `analytics.waste.funnel`, of the whole. waste: as `analytics.waste.waste`, by cause. funnel_cost and
+    waste_cost: the same by currency, where there are prices (else empty). league: as `analytics.leagues.pareto` of
+    `per` within `within`; `measure` and `axis` are what it was asked for.
+    """
+
+    start: datetime
+    end: datetime
+    length_s: float
+    funnel: pl.DataFrame
+    funnel_cost: pl.DataFrame
+    waste: pl.DataFrame
+    waste_cost: pl.DataFrame
+    league: pl.DataFrame
+    per: Key
+    within: tuple[Key, ...]
+    measure: Measure
+    axis: Axis
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What takes long and is the same whatever is chosen."""
+
+    lines: pl.DataFrame
+    runs: pl.DataFrame
+    length_s: float
+
+
+def view(stored: Stored, values: Values) -> EfficiencyView:
+    """
+    What the page's controls ask for.
+
+    Raises: StoreError, ConfigError (fleet.toml).
+    """
+    selection = selection_of(values)
+    span = span_of(selection, stored.now_ns())
+    told = stored.kept(("efficiency", span, stored.version(_TABLES, *span)), lambda: _told(stored, *span))
+    chosen = [pl.col("site").is_in(selection.sites)] if selection.sites else []
+    chosen += [pl.col("host").is_in(selection.hosts)] if selection.hosts else []
+    lines, runs = told.lines.lazy().filter(*chosen), told.runs.lazy().filter(*chosen)
+    per, axis = PER[str(values["by"])], AGAINST[str(values["against"])]
+    measure, within = cast("Measure", values["measure"]), alike(PER[str(values["by"])])
+    plain = lines.drop("currency", strict=False)
+    priced = "currency" in told.lines.columns
+    length_s = told.length_s or 1.0
+    return EfficiencyView(
+        start=utc(span[0]),
+        end=utc(span[1]),
+        length_s=told.length_s,
+        funnel=funnel(plain, length_s=length_s).collect(),
+        funnel_cost=_priced(funnel(lines, length_s=length_s).collect()) if priced else pl.DataFrame(),
+        waste=waste(plain).collect(),
+        waste_cost=_priced(waste(lines).collect()) if priced else pl.DataFrame(),
+        league=pareto(
+            league(runs, per=per, within=within, measure=measure), axis=axis, measure=measure, within=within
+        ).collect(),
+        per=per,
+        within=within,
+        measure=measure,
+        axis=axis,
+    )
+
+
+def _told(stored: Stored, start_ns: int, end_ns: int) -> _Told:
+    store, fleet = stored.store(), stored.fleet() or Fleet()
+    # Each reads the samples for itself, on a core of its own.
+    with ThreadPoolExecutor(2) as pool:
+        ledger = pool.submit(read_ledger, store, start_ns, end_ns, fleet=fleet)
+        runs = pool.submit(lambda: read_runs(store, start_ns, end_ns, fleet=fleet).collect())
+        lines, length_s = ledger.result()
+        return _Told(lines.collect(), runs.result(), length_s)
+
+
+def _priced(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.filter(pl.col("currency").is_not_null() & pl.col("cost").is_not_null())
