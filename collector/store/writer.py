@@ -15,7 +15,7 @@ from typing import Any
 from collector.errors import StoreError
 from collector.sample import Event, Reading, Severity
 from collector.store.batch import Batch, batch_of, joined
-from collector.store.compaction import STEP_MS, compact
+from collector.store.compaction import GRACE_S, STEP_MS, compact
 from collector.store.engine import Engine, as_store_error
 from collector.store.files import FILES, Files, WriterLock
 from collector.store.rows import Describer, Row, event_row, rows_of
@@ -76,7 +76,6 @@ class Writer:
         spool_rows: int = 200_000,
         host: str | None = None,
         publish: Callable[[], None] | None = None,
-        publish_s: float = 300.0,
         maintain: Callable[[], None] | None = None,
         maintain_s: float = 300.0,
         files: Files = FILES,
@@ -90,7 +89,6 @@ class Writer:
         self._spool_rows = spool_rows
         self._host = host or socket.gethostname()
         self._publish = publish
-        self._publish_s = publish_s
         self._maintain = maintain
         self._maintain_s = maintain_s
         self._files = files
@@ -100,6 +98,7 @@ class Writer:
         self._waiting: deque[tuple[Table, Row]] = deque()
         self._last_times: dict[tuple[Any, ...], int] = {}
         self._held: dict[tuple[str, date, int], list[tuple[Segment, Batch]] | None] = {}
+        self._superseded: deque[tuple[float, Sequence[Segment]]] = deque()
         self._next_ids: dict[str, int] = {}
         self._on_disk_ns: dict[str, int] = {}
         self._status = WriterStatus()
@@ -108,8 +107,7 @@ class Writer:
         self._stop = threading.Event()
         self._lock: WriterLock | None = None
         self._failures = 0
-        self._due_publish = 0.0
-        self._step = -1  # which five minutes it was when segments were merged last
+        self._step = -1  # which five minutes it was when segments were merged and published last
         self._due_maintain = time.monotonic() + maintain_s
         try:
             self._open()
@@ -314,13 +312,11 @@ class Writer:
         if step != self._step:
             self._step = step
             self.compact()
+            if self._publish is not None:
+                self._try(self._publish)
         if self._maintain is not None and now >= self._due_maintain:
             self._due_maintain = now + self._maintain_s
-            self._due_publish = now + self._publish_s  # upkeep ends with publishing
             self._try(self._maintain)
-        if self._publish is not None and now >= self._due_publish:
-            self._due_publish = now + self._publish_s
-            self._try(self._publish)
 
     def compact(self) -> int:
         """Merge what is due of this writer's segments; gives the number of segments made."""
@@ -330,6 +326,7 @@ class Writer:
             now_ns = self._clock_ns()
             try:
                 with as_store_error(self.root), closing(Engine(spill=self.root / f".spill-{self.name}")) as engine:
+                    self._remove_superseded()
                     return self._merge_held(now_ns) + compact(engine, self._files, self.root, self.name, now_ns)
             except StoreError as error:
                 self._failed_aside(error)
@@ -357,8 +354,15 @@ class Writer:
                 segments, batches = zip(*held, strict=True)
                 merged = joined(batches[0].table, batches)
                 self._commit(merged, place[1], segments[0].first, segments[-1].last, generation=1)
+                self._superseded.append((time.monotonic() + GRACE_S, segments))
                 made += 1
         return made
+
+    def _remove_superseded(self) -> None:
+        """Delete the seals that were merged from memory a while ago; what is left by a crash, `maintain` deletes."""
+        while self._superseded and self._superseded[0][0] <= time.monotonic():
+            for segment in self._superseded.popleft()[1]:
+                self._files.remove(segment.path)
 
     def _try(self, upkeep: Callable[[], None]) -> None:
         try:

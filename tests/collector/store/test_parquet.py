@@ -214,3 +214,20 @@ def test_more_rows_than_memory_may_hold_are_read_back_to_be_merged(
     assert writer.compact() == 1
     writer.close()
     assert frames.scan(store, "device_samples").collect().height == 20
+
+
+def test_seals_that_were_merged_from_memory_are_deleted_after_the_grace(
+    store: Store, reading: Make, day_ns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [day_ns]
+    writer = store.writer("agent", background=False, publish=None, clock_ns=lambda: clock[0])
+    seal_each(writer, clock, [reading(second) for second in range(3)])
+    before = [segment.path for segment in store.segments("device_samples")]
+    clock[0] = day_ns + 301 * 10**9
+    monkeypatch.setattr(writer_module, "GRACE_S", 0.0)
+    assert writer.compact() == 1
+    assert all(path.exists() for path in before), "a reader that listed them may still be reading"
+    writer.compact()
+    assert not any(path.exists() for path in before)
+    writer.close()
+    assert frames.scan(store, "device_samples").collect().height == 3
