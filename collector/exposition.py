@@ -222,11 +222,13 @@ class Exposition:
         for group in _GROUPS:
             if names and group.name not in names:
                 continue
-            rows = [line for metric in group.metrics if metric in found for line in found[metric]]
-            rows += [self._own_line(group.name, labels, value) for labels, value in own.get(group.name, ())]
-            if rows:
-                lines.append(_HEADERS[group.name][form])
-                lines += rows
+            start = len(lines)
+            for metric in group.metrics:
+                lines += found.get(metric, ())
+            for labels, value in own.get(group.name, ()):
+                lines.append(self._own_line(group.name, labels, value))
+            if len(lines) > start:
+                lines.insert(start, _HEADERS[group.name][form])
         infos = () if names and INFO not in names else _infos(current)
         if infos:
             lines.append(_INFO_HEADERS[form])

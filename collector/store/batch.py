@@ -49,17 +49,26 @@ def batch_of(table: Table, rows: Iterable[Row]) -> Batch:
         keys = sorted(latest, key=_nulls_last)
     measured = [latest[key].measured for key in keys]
     others = [latest[key].others for key in keys]
-    metrics, names = set[Metric]().union(*measured), set[str]().union(*others)
+    names = set[str]().union(*others)
+    by_metric = _transposed(measured)
     key_columns = dict(zip((*table.keys, "time"), zip(*keys, strict=True), strict=True))
     columns: dict[str, Sequence[Any]] = {}
     for column in table:
         if column.name in key_columns:
             columns[column.name] = key_columns[column.name]
-        elif (metric := column.metric) is not None and metric in metrics:
-            columns[column.name] = _compact([values.get(metric) for values in measured])
+        elif (metric := column.metric) is not None and metric in by_metric:
+            columns[column.name] = _compact(by_metric[metric])
         elif column.name in names:
             columns[column.name] = [values.get(column.name) for values in others]
     return Batch(table, columns)
+
+
+def _transposed(measured: Sequence[Mapping[Metric, float]]) -> Mapping[Metric, Sequence[float | None]]:
+    """The values of each metric, row by row."""
+    shapes = {tuple(values) for values in measured}
+    if len(shapes) == 1:  # usually: then there is nothing to look up
+        return dict(zip(*shapes, zip(*(values.values() for values in measured), strict=True), strict=True))
+    return {metric: [values.get(metric) for values in measured] for metric in set[Metric]().union(*measured)}
 
 
 def joined(table: Table, batches: Sequence[Batch]) -> Batch:
