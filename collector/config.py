@@ -95,7 +95,7 @@ class StoreConfig:
 
     root: str = _option("/var/lib/perfwatt", "Directory of the store; empty: store nothing.")
     seal_s: float = _option(5.0, "Seconds between segments: what a crash can lose.", low=0.1, high=3600)
-    maintain_s: float = _option(600.0, "Seconds between roll-ups, merges and expiry; 0: never.", low=0, high=1e6)
+    maintain_s: float = _option(3600.0, "Seconds between roll-ups, merges and expiry; 0: never.", low=0, high=1e6)
     retain_days: Mapping[str, int] = _option(
         {}, "Days to keep, by table, 0 for ever; 'raw' stands for the tables of samples.", check=_check_retain
     )

@@ -8,8 +8,10 @@ agent for one interpreter lock, and 16 devices are 700 lines.
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import lru_cache
 from math import isfinite
 from typing import Final, Protocol
 
@@ -42,7 +44,14 @@ _INFO_FIELDS: Final = (
     "power_window_s",
 )
 
-_number: Callable[[float], str] = floatToGoString
+_formatted: Callable[[float], str] = floatToGoString
+_remembered: Callable[[float], str] = lru_cache(4096)(floatToGoString)
+
+
+def _number(value: float) -> str:
+    """*value* as Prometheus writes it; most are those of the last scrape, or of another device."""
+    return _remembered(value) if value else _formatted(value)  # there are two zeros, and they are equal
+
 
 Labels = tuple[tuple[str, str], ...]
 OwnSample = tuple[Metric, Mapping[str, str], float]
@@ -70,11 +79,15 @@ class _Live:
         extra = _provenance(self) if metric is POWER else ()
         return (*self.labels, *metric.labels, *extra)
 
-    def start(self, name: str, metric: Metric) -> str:
+    def line(self, metric: Metric, value: float) -> str:
         start = self.starts.get(metric)
         if start is None:
-            start = self.starts[metric] = _start(name, self.labels_of(metric))
-        return start
+            start = self.starts[metric] = _start(metric.prometheus, self.labels_of(metric))
+        return f"{start}{_number(value)}\n"
+
+    def now(self) -> "_Live":
+        """This, as it is now: the next sample does not change it."""
+        return _Live(self.sample, self.arrived_s, self.device, self.labels, self.starts)
 
 
 _Subjects = dict[Scope, dict[str, tuple[_Live, ...]]]
@@ -140,6 +153,7 @@ _INFO_HEADERS: Final = (
     f"# HELP {INFO} {INFO_HELP}\n# TYPE {INFO} gauge\n",
     f"# HELP {INFO.removesuffix('_info')} {INFO_HELP}\n# TYPE {INFO.removesuffix('_info')} info\n",
 )
+_OWN_STARTS: Final = 16_384
 _REPEATED: Final = frozenset(metric for metric in CATALOGUE if metric.unit in (WATT, JOULE))
 
 
@@ -171,6 +185,7 @@ class Exposition:
             scope: {} for scope in Scope if scope is not Scope.AGENT
         }
         self._devices: dict[tuple[str, str], Device] = {}
+        self._own_starts: dict[tuple[str, Labels], str] = {}
 
     def take(self, readings: Sequence[Reading]) -> None:
         """Keep the latest samples; end the series of devices that left."""
@@ -200,17 +215,20 @@ class Exposition:
         """Everything now, in the Prometheus text format or OpenMetrics 1.0; with *names*, only those families."""
         own, current = self._own_points(), self._living()
         form = 1 if openmetrics else 0
+        found: defaultdict[Metric, list[str]] = defaultdict(list)
+        for metric, live, value in _chosen(current):
+            found[metric].append(live.line(metric, value))
         lines: list[str] = []
         for group in _GROUPS:
             if names and group.name not in names:
                 continue
-            rows = [
-                f"{live.start(group.name, metric)}{_number(value)}\n" for metric, live, value in _chosen(group, current)
-            ]
-            rows += [f"{_start(group.name, labels)}{_number(value)}\n" for labels, value in own.get(group.name, ())]
-            if rows:
-                lines.append(_HEADERS[group.name][form])
-                lines += rows
+            start = len(lines)
+            for metric in group.metrics:
+                lines += found.get(metric, ())
+            for labels, value in own.get(group.name, ()):
+                lines.append(self._own_line(group.name, labels, value))
+            if len(lines) > start:
+                lines.insert(start, _HEADERS[group.name][form])
         infos = () if names and INFO not in names else _infos(current)
         if infos:
             lines.append(_INFO_HEADERS[form])
@@ -223,11 +241,11 @@ class Exposition:
     def collect(self) -> Iterator[Family]:
         """The same as families of prometheus_client, for a registry of its own or another's."""
         own, current = self._own_points(), self._living()
+        found: defaultdict[Metric, list[Point]] = defaultdict(list)
+        for metric, live, value in _chosen(current):
+            found[metric].append(Point(metric.prometheus, dict(live.labels_of(metric)), value))
         for group in _GROUPS:
-            points = [
-                Point(group.name, dict(live.labels_of(metric)), value)
-                for metric, live, value in _chosen(group, current)
-            ]
+            points = [point for metric in group.metrics if metric in found for point in found[metric]]
             points += [Point(group.name, dict(labels), value) for labels, value in own.get(group.name, ())]
             if points:
                 yield _family(group.plain_name, group.help, group.kind.value, group.unit, points)
@@ -276,9 +294,17 @@ class Exposition:
                         del subjects[subject]
                 # A copy of each, because the agent may put the next sample in while the lines are written.
                 current[scope] = {
-                    subject: tuple(replace(live) for live in subjects[subject].values()) for subject in sorted(subjects)
+                    subject: tuple([live.now() for live in subjects[subject].values()]) for subject in sorted(subjects)
                 }
         return current
+
+    def _own_line(self, name: str, labels: Labels, value: float) -> str:
+        start = self._own_starts.get((name, labels))
+        if start is None:
+            if len(self._own_starts) >= _OWN_STARTS:  # sources that come and go: begin again rather than grow
+                self._own_starts.clear()
+            start = self._own_starts[name, labels] = _start(name, labels)
+        return f"{start}{_number(value)}\n"
 
     def _own_points(self) -> dict[str, list[tuple[Labels, float]]]:
         points: dict[str, list[tuple[Labels, float]]] = {}
@@ -315,16 +341,20 @@ def _provenance(live: _Live) -> Labels:
     return tuple((key, value) for key, value in (("method", method), ("scope", scope)) if value)
 
 
-def _chosen(group: _Group, current: _Subjects) -> Iterator[tuple[Metric, _Live, float]]:
-    """For each metric of *group* and each subject, the sample that speaks for it."""
-    for metric in group.metrics:
-        for sources in current.get(metric.scope, {}).values():
+def _chosen(current: _Subjects) -> Iterator[tuple[Metric, _Live, float]]:
+    """For each subject and each of its metrics, the sample that speaks for it."""
+    for scope, subjects in current.items():
+        for sources in subjects.values():
+            spoken: set[Metric] = set()
             for live in sources:
-                value = live.sample.values.get(metric)
-                if value is not None and isfinite(value):
-                    if not (metric in _REPEATED and _parent_has(metric, live, current)):
+                partition = live.device is not None and live.device.parent is not None
+                for metric, value in live.sample.values.items():
+                    if metric in spoken or metric.scope is not scope or not isfinite(value):
+                        continue
+                    if len(sources) > 1:
+                        spoken.add(metric)
+                    if not (partition and metric in _REPEATED and _parent_has(metric, live, current)):
                         yield metric, live, value
-                    break
 
 
 def _parent_has(metric: Metric, live: _Live, current: _Subjects) -> bool:

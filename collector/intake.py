@@ -102,7 +102,9 @@ class Intake:
         samples = reading.samples
         if any(sample.scope is Scope.AGENT for sample in samples):
             samples = [sample for sample in samples if not self._own(sample, reading.source)]
-        self._deliver(replace(reading, samples=samples, devices=devices, events=events, gone=gone))
+        if events or gone or reading.devices or devices or samples is not reading.samples:
+            reading = replace(reading, samples=samples, devices=devices, events=events, gone=gone)
+        self._deliver(reading)
 
     def missed(self, name: str, gap: Gap, before_s: float, period_s: float) -> None:
         """Count a *gap* for each tick of *name* up to *before_s* that nobody accounted for."""

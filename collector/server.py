@@ -96,6 +96,7 @@ class Server(ThreadingMixIn, TCPServer):
         self._connections: dict[int, _Connection] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._closing = False
         host, port = _parsed(listen)
         try:
             found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -118,14 +119,15 @@ class Server(ThreadingMixIn, TCPServer):
 
     def start(self) -> None:
         """Answer, in threads of its own."""
-        self._thread = threading.Thread(target=self.serve_forever, name="perfwatt-http", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name="perfwatt-http", daemon=True)
         self._thread.start()
         log.info("listening", extra={"url": self.url})
 
     def close(self) -> None:
         """Stop listening and cut every connection."""
+        self._closing = True
         if self._thread is not None:
-            self.shutdown()
+            _cut(self.socket)  # wakes the thread
             self._thread.join()
         self.server_close()
         with self._lock:
@@ -175,13 +177,20 @@ class Server(ThreadingMixIn, TCPServer):
             self._connections.pop(id(request), None)
         super().shutdown_request(request)
 
-    def service_actions(self) -> None:
-        """Cut the connections whose time is over (twice a second)."""
-        now_s = time.monotonic()
-        with self._lock:
-            for connection in self._connections.values():
-                if connection.deadline_s < now_s:
-                    _cut(connection.socket)
+    def _serve(self) -> None:
+        """Accept connections and cut those whose time is over. (`serve_forever` wakes up twice a second for that.)"""
+        while not self._closing:
+            self.handle_request()
+            now_s = time.monotonic()
+            left_s: list[float] = []
+            with self._lock:
+                for connection in self._connections.values():
+                    if connection.deadline_s < now_s:
+                        _cut(connection.socket)  # its own thread ends with it
+                    else:
+                        left_s.append(connection.deadline_s - now_s)
+            # One that only waited has less time once its request comes, of which nobody tells this thread.
+            self.timeout = min(*left_s, self.request_s / 2) if left_s else None
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - socketserver calls it so
         """Log what went wrong inside; the client sees its connection end."""

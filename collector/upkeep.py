@@ -24,6 +24,10 @@ SAMPLES: Final = ("device_samples", "host_samples", "workload_samples", "facilit
 """What ``raw`` stands for in store.retain_days."""
 
 
+FIRST_S: Final = 600.0
+"""When the first clean-up is due, also where they are further apart: an agent that is often started anew needs them."""
+
+
 class Upkeep:
     """Cleans up the store at *root* every *every_s* seconds, in a process of its own at low priority."""
 
@@ -42,7 +46,9 @@ class Upkeep:
             self._child.kill()
 
     def _run(self) -> None:
-        while not self._stop.wait(self._every_s):
+        wait_s = min(self._every_s, FIRST_S)
+        while not self._stop.wait(wait_s):
+            wait_s = self._every_s
             self._child = subprocess.Popen(self._command, stdin=subprocess.DEVNULL)
             if self._stop.is_set():
                 self._child.kill()

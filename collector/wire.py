@@ -39,6 +39,7 @@ FAILED: Final = 3  # (reason, message): the worker ends
 Message = tuple[Any, ...]
 
 _MARK_BYTES: Final = 256  # length and name; no source's name is longer than a line
+_SHAPES: Final = 4096  # where metrics come and go, what is remembered of them begins again rather than grow
 _LENGTH = struct.Struct("<I")
 _SCOPES: Final = tuple(Scope)
 _SCOPE_NUMBER: Final = {scope: number for number, scope in enumerate(_SCOPES)}
@@ -96,6 +97,8 @@ class Encoder:
 
     def __init__(self) -> None:
         self._devices: dict[tuple[str, str], Device] = {}
+        # A device has the same metrics on every tick: their numbers, by the metrics.
+        self._shapes: dict[tuple[Metric, ...], bytes] = {}
 
     def encode(self, reading: Reading) -> Message:
         """*reading* as a tuple."""
@@ -106,30 +109,37 @@ class Encoder:
             reading.read_s,
             reading.gap and (reading.gap.reason, reading.gap.message),
             tuple(reading.gone),
-            [_encoded(sample) for sample in reading.samples],
+            [self._sample(sample) for sample in reading.samples],
             [_DEVICE.values(device) for device in reading.devices if self._is_news(reading.source, device)],
             [(*_EVENT.values(event), event.severity.value) for event in reading.events],
             [_ALLOCATION.values(allocation) for allocation in reading.allocations],
             [_PROCESS.values(process) for process in reading.processes],
         )
 
+    def _sample(self, sample: Sample) -> Message:
+        return (
+            _SCOPE_NUMBER[sample.scope],
+            sample.subject,
+            sample.host,
+            sample.time_ns,
+            self._shape(tuple(sample.values)),
+            array("d", sample.values.values()).tobytes(),
+            dict(sample.text) or None,
+        )
+
+    def _shape(self, metrics: tuple[Metric, ...]) -> bytes:
+        shape = self._shapes.get(metrics)
+        if shape is None:
+            if len(self._shapes) >= _SHAPES:
+                self._shapes.clear()
+            shape = self._shapes[metrics] = array("H", [_NUMBER[metric] for metric in metrics]).tobytes()
+        return shape
+
     def _is_news(self, source: str, device: Device) -> bool:
         if self._devices.get((source, device.id)) == device:
             return False
         self._devices[source, device.id] = device
         return True
-
-
-def _encoded(sample: Sample) -> Message:
-    return (
-        _SCOPE_NUMBER[sample.scope],
-        sample.subject,
-        sample.host,
-        sample.time_ns,
-        array("H", [_NUMBER[metric] for metric in sample.values]).tobytes(),
-        array("d", sample.values.values()).tobytes(),
-        dict(sample.text) or None,
-    )
 
 
 class _Fields:
@@ -191,7 +201,7 @@ class Decoder:
             (metric, -most if metric.low is None else metric.low, most if metric.high is None else metric.high)
             for metric in metrics
         )
-        if len(self._shapes) >= 4096:  # metrics that come and go: start again rather than grow
+        if len(self._shapes) >= _SHAPES:
             self._shapes.clear()
         self._shapes[shape] = bounded
         return bounded

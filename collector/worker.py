@@ -3,13 +3,15 @@ The process that reads one configured source: ``python -m collector.worker NAME 
 
 The agent starts it, says in a shared page what to read, and can kill it at any moment. It ticks by itself on the
 monotonic clock, at multiples of the period, so that all workers of a machine read together and a replacement falls into
-step; ticks that pass while one runs over are counted, never caught up. It ends when the agent closes the socket, and
-dies with the agent. It imports neither the store nor the exposition.
+step; ticks that pass while one runs over are counted, never caught up. Devices that are read one by one are read by the
+thread that ticks, while the main thread watches it and lets another go on when a read hangs. It ends when the agent
+closes the socket, and dies with the agent. It imports neither the store nor the exposition.
 """
 
 import ctypes
 import gc
 import logging
+import math
 import os
 import select
 import signal
@@ -18,6 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import import_module
 from types import TracebackType
 from typing import Final, NoReturn
@@ -26,7 +29,7 @@ from collector import logs, wire
 from collector.errors import ConfigError, ReadRetry, SourceError
 from collector.sample import Gap, Reading
 from collector.sources import Opener, Sources
-from collector.sources.one_by_one import OneByOne
+from collector.sources.one_by_one import GivenUp, OneByOne
 
 log = logging.getLogger(__name__)
 
@@ -82,12 +85,16 @@ def work(
         with _load(order.opener)(order.options, order.host) as sources:
             names: tuple[str, ...] = ()
             if isinstance(sources, OneByOne):
-                sources.select(skip=order.skip, only=order.only, mark=mark)
+                sources.select(skip=order.skip, only=order.only, mark=mark, watched=True)
                 names = sources.names
             link.send(wire.READY, names)
             gc.collect()
             gc.freeze()  # what was loaded stays: leave it out of every later collection
-            _ticks(order, link, sources, clock)
+            ticks = _Ticks(order, link, sources, clock)
+            if isinstance(sources, OneByOne):
+                _watch(ticks, sources, order.deadline_s)
+            else:
+                ticks.run()
     except ConfigError as error:
         link.send(wire.FAILED, CONFIG_REASON, str(error))
     except ImportError as error:
@@ -96,32 +103,84 @@ def work(
         link.send(wire.FAILED, error.reason, str(error))
 
 
-def _ticks(order: wire.Order, link: Link, sources: Sources, clock: Callable[[], float]) -> None:
-    number, missed = int(clock() / order.period_s), 0  # the first at once: a slow period is not waited for
-    while True:
-        _tick(order, link, sources, number, missed)
-        following = max(number, int(clock() / order.period_s)) + 1
-        missed, number = following - number - 1, following
-        if link.closed_within(number * order.period_s - clock()):
+class _Ticks:
+    """The ticks, one after another; what of one is not sent yet is kept, so that another thread can go on with it."""
+
+    def __init__(self, order: wire.Order, link: Link, sources: Sources, clock: Callable[[], float]) -> None:
+        self._order, self._link, self._sources, self._clock = order, link, sources, clock
+        self._number = int(clock() / order.period_s)  # the first at once: a slow period is not waited for
+        self._missed = 0
+        self._readings: list[Reading] = []
+        self._first_s = 0.0
+        self.alarm: Callable[[float], object] = lambda _after_s: None
+
+    def run(self) -> None:
+        """Tick until the agent closes the link."""
+        period_s = self._order.period_s
+        while True:
+            self.alarm(self._order.deadline_s / 8)
+            self._tick()
+            self.alarm(0.0)
+            following = max(self._number, int(self._clock() / period_s)) + 1
+            self._missed, self._number = following - self._number - 1, following
+            if self._link.closed_within(following * period_s - self._clock()):
+                return
+
+    def _tick(self) -> None:
+        # Readings go out as they come where that takes long, and in one message where it does not.
+        order, sources = self._order, self._sources
+        try:
+            for reading in sources.tick(order.deadline_s):
+                if not self._readings:
+                    self._first_s = time.monotonic()
+                self._readings.append(reading)
+                if len(self._readings) >= _FLUSH_READINGS or time.monotonic() - self._first_s > _FLUSH_S:
+                    self._send(complete=False)
+        except ReadRetry as error:
+            self._readings.append(Reading(source=order.name, gap=Gap(reason=error.reason, message=str(error))))
+        self._send(complete=True)
+
+    def _send(self, *, complete: bool) -> None:
+        stuck = self._sources.stuck() if complete and isinstance(self._sources, OneByOne) else {}
+        self._link.send_tick(self._number, complete, self._missed, self._readings, stuck)
+        self._readings, self._missed = [], 0
+
+
+def _watch(ticks: _Ticks, sources: OneByOne, deadline_s: float) -> None:
+    """
+    Let *ticks* run in a thread of its own, and another go on when a read in it takes long.
+
+    The kernel's timer tells of that, so that this thread need not wake up at each tick to see that all is well.
+    """
+    ended = False
+    errors: list[BaseException] = []
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})  # in every thread that follows: it is waited for below
+    ticks.alarm = partial(signal.setitimer, signal.ITIMER_REAL)
+
+    def run() -> None:
+        nonlocal ended
+        try:
+            ticks.run()
+        except GivenUp:
             return
+        except BaseException as error:  # noqa: BLE001 - it is raised in the main thread, below
+            errors.append(error)
+        ended = True
+        os.kill(os.getpid(), signal.SIGALRM)
 
+    def start() -> None:
+        threading.Thread(target=run, name="ticks", daemon=True).start()
 
-def _tick(order: wire.Order, link: Link, sources: Sources, number: int, missed: int) -> None:
-    # Readings go out as they come where that takes long, and in one message where it does not.
-    readings: list[Reading] = []
-    first_s = 0.0
-    try:
-        for reading in sources.tick(order.deadline_s):
-            if not readings:
-                first_s = time.monotonic()
-            readings.append(reading)
-            if len(readings) >= _FLUSH_READINGS or time.monotonic() - first_s > _FLUSH_S:
-                link.send_tick(number, False, missed, readings, {})
-                readings, missed = [], 0
-    except ReadRetry as error:
-        readings.append(Reading(source=order.name, gap=Gap(reason=error.reason, message=str(error))))
-    stuck = sources.stuck() if isinstance(sources, OneByOne) else {}
-    link.send_tick(number, True, missed, readings, stuck)
+    start()
+    while not ended:
+        signal.sigwait({signal.SIGALRM})
+        again_s = sources.give_up(deadline_s)
+        if again_s is None:
+            start()
+        elif again_s < math.inf:
+            ticks.alarm(max(again_s, 0.001))  # 0 would be no alarm
+    if errors:
+        raise errors[0]
 
 
 class _Once:

@@ -325,6 +325,7 @@ class _Fields:
 
     def __init__(self, library: ctypes.CDLL, handle: Any, fields: Sequence[Field]) -> None:
         self.fields = tuple(fields)
+        self._taken = tuple((field.metric, field.factor, field.group, field.name) for field in fields)
         count = len(self.fields)
         self._array = (pynvml.c_nvmlFieldValue_t * count)()
         for slot, field in zip(self._array, self.fields, strict=True):
@@ -342,19 +343,19 @@ class _Fields:
         sums: Values = {}
         short: set[Metric] = set()
         # The array reuses its memory: every value is taken out before the next call.
-        for field, (_, _, _, _, kind, code, raw) in zip(
-            self.fields, _FIELD_VALUE.iter_unpack(self._array), strict=True
+        for (metric, factor, group, name), (_, _, _, _, kind, code, raw) in zip(
+            self._taken, _FIELD_VALUE.iter_unpack(self._array), strict=True
         ):
             if code:
-                failed(field.name, code)
-                if field.group:
-                    short.add(field.metric)
+                failed(name, code)
+                if group:
+                    short.add(metric)
                 continue
-            value = _DECODE[kind](raw)[0] * field.factor
-            if field.group:
-                sums[field.metric] = sums.get(field.metric, 0.0) + value
+            value = _DECODE[kind](raw)[0] * factor
+            if group:
+                sums[metric] = sums.get(metric, 0.0) + value
             else:
-                values[field.metric] = value
+                values[metric] = value
             good += 1
         # A sum that lacks a part would look like a counter that fell.
         for metric, value in sums.items():

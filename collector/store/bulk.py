@@ -13,6 +13,7 @@ from collector.store import sql
 from collector.store.engine import Engine
 from collector.store.files import Files
 from collector.store.packing import packed_columns
+from collector.store.parquet import parquet
 from collector.store.segments import DAY_NS, day_folder, day_of
 from collector.store.table import Table
 
@@ -73,9 +74,7 @@ def _visible_to(
         lengths = {name: len(column) for name, column in lists.items()}
         if len(set(lengths.values())) > 1:
             raise StoreError(table.name, f"columns of different lengths: {lengths}")
-        # In the schema's order, which is the order in which rows are written.
-        names = tuple(name for name in table.names if name in lists)
-        engine.write_rows(table, names, zip(*(lists[name] for name in names), strict=True), path)
+        path.write_bytes(parquet(table, lists, min(lengths.values())))
         yield f"read_parquet({sql.text(path)})", {}
     finally:
         path.unlink(missing_ok=True)

@@ -37,7 +37,8 @@ GRACE_S = 900.0
 """How long a superseded or expired file stays for readers that listed it; a reader holds on to a listing no longer."""
 # No write takes a day: a temporary file older than that was left by a crash.
 _ABANDONED_S = 86_400.0
-_STEP_MS = 300_000
+STEP_MS = 300_000
+"""Seals are merged by these five minutes first."""
 _HOUR_MS = 3_600_000
 # A day is merged whole once nothing more is expected of it, not while its last rows are still on their way.
 _SETTLED_NS = 900_000_000_000
@@ -58,7 +59,7 @@ def due(segments: Sequence[Segment], now_ns: int) -> list[list[Segment]]:
     ordered = sorted(segments, key=lambda segment: segment.first)
     if (
         now_ns >= day_start_ns(ordered[0].date) + DAY_NS + _SETTLED_NS
-        and now_ns // 1_000_000 - ordered[-1].last > _STEP_MS
+        and now_ns // 1_000_000 - ordered[-1].last > STEP_MS
     ):
         small = sum(segment.bytes for segment in ordered) <= _LARGEST_BYTES
         return [ordered] if len(ordered) > 1 and small else []
@@ -71,7 +72,7 @@ def _runs(ordered: Sequence[Segment], now_ms: int) -> Iterator[list[Segment]]:
     bucket: tuple[int, int] | None = None
     for segment in ordered:
         found = None
-        for width in (_HOUR_MS, _STEP_MS):
+        for width in (_HOUR_MS, STEP_MS):
             index = segment.first // width
             if segment.last // width == index and (index + 1) * width <= now_ms:
                 found = (width, index)

@@ -1,39 +1,45 @@
 """Readings as rows of the tables."""
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
+from collector.catalogue import Metric
 from collector.sample import Allocation, Device, Event, Process, Reading, Sample
-from collector.store.schema import ALLOCATIONS, DEVICES, EVENTS, PROCESSES, SAMPLE_TABLES, SUBJECT
+from collector.store.schema import ALLOCATIONS, DEVICES, EVENTS, PROCESSES, SAMPLE_TABLES
 from collector.store.segments import DAY_NS
 from collector.store.table import Table
 
-Values = dict[str, Any]
-"""A row by column name, without the columns that have no value."""
+
+class Row(NamedTuple):
+    """A row: the values of the table's keys, then its time; what was measured; other columns that have a value."""
+
+    key: tuple[Any, ...]
+    measured: Mapping[Metric, float]
+    others: Mapping[str, Any]
+
+    @property
+    def time_ns(self) -> int:
+        """When it was."""
+        time_ns: int = self.key[-1]
+        return time_ns
 
 
-def sample_row(sample: Sample, source: str) -> Values:
-    """A sample as a row of its scope's table."""
-    row: Values = {metric.column: value for metric, value in sample.values.items()}
-    row.update(sample.text)
-    row[SUBJECT[sample.scope]] = sample.subject
-    row["time"] = sample.time_ns
-    row["source"] = source
-    if sample.host:  # a site's meter is on none
-        row["host"] = sample.host
-    return row
+def sample_row(sample: Sample, source: str) -> Row:
+    """A sample as a row of its scope's table, whose keys are the subject and the source."""
+    # A site's meter is on no host.
+    others = {**sample.text, "host": sample.host} if sample.host else sample.text
+    return Row((sample.subject, source, sample.time_ns), sample.values, others)
 
 
-def device_row(device: Device, source: str, time_ns: int) -> Values:
+def device_row(device: Device, source: str, time_ns: int) -> Row:
     """A device's description as a row."""
-    row = {name: value for name in DEVICES.names if (value := getattr(device, name, None)) is not None}
-    row.update(device=device.id, time=time_ns, source=source)
-    return row
+    columns = {name: getattr(device, name, None) for name in DEVICES.names}
+    return _row(DEVICES, {**columns, "device": device.id, "time": time_ns, "source": source})
 
 
-def event_row(event: Event, source: str) -> Values:
+def event_row(event: Event, source: str) -> Row:
     """An event as a row."""
-    row = {
+    columns = {
         "time": event.time_ns,
         "kind": event.kind,
         "host": event.host,
@@ -44,12 +50,12 @@ def event_row(event: Event, source: str) -> Values:
         "value": event.value,
         "source": source,
     }
-    return {name: value for name, value in row.items() if value is not None}
+    return _row(EVENTS, columns)
 
 
-def allocation_row(allocation: Allocation, source: str) -> Values:
+def allocation_row(allocation: Allocation, source: str) -> Row:
     """An allocation as a row."""
-    row = {
+    columns = {
         "workload": allocation.workload,
         "device": allocation.device,
         "start": allocation.start_ns,
@@ -62,14 +68,18 @@ def allocation_row(allocation: Allocation, source: str) -> Values:
         "team": allocation.team,
         "share": allocation.share,
     }
-    return {name: value for name, value in row.items() if value is not None}
+    return _row(ALLOCATIONS, columns)
 
 
-def process_row(process: Process, source: str) -> Values:
+def process_row(process: Process, source: str) -> Row:
     """A process as a row."""
-    row = {name: value for name in PROCESSES.names if (value := getattr(process, name, None)) is not None}
-    row.update(time=process.time_ns, source=source)
-    return row
+    columns = {name: getattr(process, name, None) for name in PROCESSES.names}
+    return _row(PROCESSES, {**columns, "time": process.time_ns, "source": source})
+
+
+def _row(table: Table, columns: Mapping[str, Any]) -> Row:
+    key = tuple(columns[name] for name in (*table.keys, "time"))
+    return Row(key, {}, {name: value for name, value in columns.items() if value is not None})
 
 
 class Describer:
@@ -93,7 +103,7 @@ class Describer:
 
 def rows_of(
     readings: Iterable[Reading], describer: Describer, clock_ns: Callable[[], int]
-) -> Iterator[tuple[Table, Values]]:
+) -> Iterator[tuple[Table, Row]]:
     """Every row that some readings bring, with its table; the agent's own metrics are not stored."""
     for reading in readings:
         source = reading.source

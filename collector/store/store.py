@@ -123,8 +123,7 @@ class Store:
         with as_store_error(self.root):
             connection = connect(threads=threads, memory=memory)
             try:
-                for statement in views.statements(connection, self.root):
-                    connection.execute(statement).fetchall()
+                views.create(connection, self.root)
                 yield connection
             finally:
                 connection.close()
@@ -137,7 +136,10 @@ class Store:
 
         Raises: StoreError.
         """
-        return views.publish(self.root, self.files)
+        publisher = views.Publisher(self.root, self.files)
+        publisher.publish()
+        publisher.close()
+        return self.root / views.DATABASE
 
     # ------------------------------------------------------------------------------------------------ writing
 
@@ -148,12 +150,9 @@ class Store:
         Raises: StoreError if *name* is in use.
         """
         options.setdefault("files", self.files)
-        options.setdefault("publish", self._publish_once)
+        options.setdefault("publish", views.Publisher(self.root, self.files).publish)
         options.setdefault("maintain", self.maintain)
         return Writer(self.root, name, seal_s=seal_s, spool_rows=spool_rows, **options)
-
-    def _publish_once(self) -> None:
-        self.publish()
 
     def write(
         self, table: str, data: Frame | Columns, writer: str = "import", *, threads: int | None = None

@@ -5,7 +5,8 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -13,10 +14,11 @@ from typing import Any
 
 from collector.errors import StoreError
 from collector.sample import Event, Reading, Severity
-from collector.store.compaction import compact
+from collector.store.batch import Batch, batch_of, joined
+from collector.store.compaction import GRACE_S, STEP_MS, compact
 from collector.store.engine import Engine, as_store_error
 from collector.store.files import FILES, Files, WriterLock
-from collector.store.rows import Describer, Values, event_row, rows_of
+from collector.store.rows import Describer, Row, event_row, rows_of
 from collector.store.schema import EVENTS, TABLES
 from collector.store.segments import (
     Segment,
@@ -37,10 +39,8 @@ log = logging.getLogger(__name__)
 _BATCH_ROWS = 20_000
 # A store that cannot be written is tried again after the usual seconds, then ever later up to this.
 _LONGEST_WAIT_S = 30.0
-
-
-def _nulls_last(key: tuple[Any, ...]) -> tuple[tuple[bool, Any], ...]:
-    return tuple((value is None, "" if value is None else value) for value in key)
+# So many sealed rows of a table are held in memory (8 MB of 50 columns); where there are more, merging reads them back.
+_HELD_ROWS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +77,8 @@ class Writer:
         spool_rows: int = 200_000,
         host: str | None = None,
         publish: Callable[[], None] | None = None,
-        publish_s: float = 300.0,
         maintain: Callable[[], None] | None = None,
         maintain_s: float = 300.0,
-        compact_s: float = 60.0,
         files: Files = FILES,
         clock_ns: Callable[[], int] = time.time_ns,
         on_sealed: Callable[[Segment], None] | None = None,
@@ -92,16 +90,16 @@ class Writer:
         self._spool_rows = spool_rows
         self._host = host or socket.gethostname()
         self._publish = publish
-        self._publish_s = publish_s
         self._maintain = maintain
         self._maintain_s = maintain_s
-        self._compact_s = compact_s
         self._files = files
         self._clock_ns = clock_ns
         self._on_sealed = on_sealed
         self._describer = Describer()
-        self._waiting: deque[tuple[Table, Values]] = deque()
+        self._waiting: deque[tuple[Table, Row]] = deque()
         self._last_times: dict[tuple[Any, ...], int] = {}
+        self._held: dict[tuple[str, date, int], list[tuple[Segment, Batch]] | None] = {}
+        self._superseded: deque[tuple[float, Sequence[Segment]]] = deque()
         self._next_ids: dict[str, int] = {}
         self._on_disk_ns: dict[str, int] = {}
         self._status = WriterStatus()
@@ -109,9 +107,8 @@ class Writer:
         self._sealing = threading.Lock()  # one seal at a time
         self._stop = threading.Event()
         self._lock: WriterLock | None = None
-        self._engine: Engine | None = None
         self._failures = 0
-        self._due_publish = self._due_compact = 0.0
+        self._step = -1  # which five minutes it was when segments were merged and published last
         self._due_maintain = time.monotonic() + maintain_s
         try:
             self._open()
@@ -145,9 +142,6 @@ class Writer:
         if self._publish is not None and self._lock is not None:
             self._try(self._publish)
         with self._sealing:
-            if self._engine is not None:
-                self._engine.close()
-                self._engine = None
             if self._lock is not None:
                 self._lock.close()
                 self._lock = None
@@ -197,9 +191,9 @@ class Writer:
             batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _BATCH_ROWS))]
         if not batch:
             return False
-        by_day: dict[tuple[str, date], list[Values]] = {}
+        by_day: dict[tuple[str, date], list[Row]] = {}
         for table, row in batch:
-            by_day.setdefault((table.name, day_of(row["time"])), []).append(row)
+            by_day.setdefault((table.name, day_of(row.time_ns)), []).append(row)
         done: set[tuple[str, date]] = set()
         try:
             for (name, day), rows in by_day.items():
@@ -210,49 +204,52 @@ class Writer:
                 # Those not sealed go back to where they were: the front.
                 with self._guard:
                     self._waiting.extendleft(
-                        (table, row) for table, row in reversed(batch) if (table.name, day_of(row["time"])) not in done
+                        (table, row) for table, row in reversed(batch) if (table.name, day_of(row.time_ns)) not in done
                     )
                     self._drop_oldest()
         return True
 
-    def _write(self, table: Table, day: date, rows: list[Values]) -> None:
-        if self._engine is None:
-            self._engine = Engine(spill=self.root / f".spill-{self.name}")
-        latest = {(*(row.get(key) for key in table.keys), row["time"]): row for row in rows}
-        used = set().union(*latest.values())
-        names = tuple(name for name in table.names if name in used or name in table.keys)
-        repeats = not table.shared and self._may_repeat(table, latest.keys())
-        times = [row["time"] for row in latest.values()]
+    def _write(self, table: Table, day: date, rows: list[Row]) -> None:
+        batch = batch_of(table, rows)
+        keys = batch.row_keys()
+        repeats = not table.shared and self._may_repeat(table, keys)
         number = max(self._next_ids[table.name], self._clock_ns() // 1_000_000)
-        final = day_folder(self.root, table.name, day) / segment_name(
-            self.name, 0, number, number, min(times), max(times), repeats=repeats
-        )
-        temporary = final.with_name(f".{final.name}.tmp")
-        try:
-            self._files.make_folder(final.parent)
-            ordered = sorted(latest, key=_nulls_last)
-            values = (tuple(map(latest[key].get, names)) for key in ordered)
-            self._engine.write_rows(table, names, values, temporary, ordered=True)
-            self._files.commit(temporary, final)
-        except BaseException:
-            self._remove_quietly(temporary)
-            raise
+        segment = self._commit(batch, day, number, number, repeats=repeats)
         self._next_ids[table.name] = number + 1
-        for *key, at in latest:
+        for *key, at in keys:
             place = (table.name, *key)
             self._last_times[place] = max(self._last_times.get(place, 0), at)
-        size = final.stat().st_size
+        self._hold(segment, batch)
         with self._guard:
             self._status = replace(
                 self._status, sealed=self._status.sealed + len(rows), segments=self._status.segments + 1
             )
         if self._on_sealed is not None:
-            midnight_ns = (min(times), max(times))
-            self._on_sealed(
-                Segment(final, table.name, day, self.name, 0, number, number, *midnight_ns, repeats=repeats, bytes=size)
-            )
+            self._on_sealed(segment)
 
-    def _may_repeat(self, table: Table, keys: Any) -> bool:
+    def _commit(
+        self, batch: Batch, day: date, first: int, last: int, *, generation: int = 0, repeats: bool = False
+    ) -> Segment:
+        """Make *batch* a segment of the seals from *first* to *last*."""
+        table = batch.table.name
+        first_ns, last_ns = min(batch.times_ns), max(batch.times_ns)
+        final = day_folder(self.root, table, day) / segment_name(
+            self.name, generation, first, last, first_ns, last_ns, repeats=repeats
+        )
+        temporary = final.with_name(f".{final.name}.tmp")
+        content = batch.encoded()
+        try:
+            self._files.make_folder(final.parent)
+            temporary.write_bytes(content)
+            self._files.commit(temporary, final)
+        except BaseException:
+            self._remove_quietly(temporary)
+            raise
+        return Segment(
+            final, table, day, self.name, generation, first, last, first_ns, last_ns, repeats, bytes=len(content)
+        )
+
+    def _may_repeat(self, table: Table, keys: Iterable[tuple[Any, ...]]) -> bool:
         """Whether a row may have the keys and time of one sealed before: not later than the last of its series."""
         before = self._on_disk_ns.get(table.name, 0)
         return any(at <= self._last_times.get((table.name, *key), before) for *key, at in keys)
@@ -312,28 +309,61 @@ class Writer:
                 self._tidy(now)
 
     def _tidy(self, now: float) -> None:
-        if now >= self._due_compact:
-            self._due_compact = now + self._compact_s
+        step = self._clock_ns() // 1_000_000 // STEP_MS
+        if step != self._step:
+            self._step = step
             self.compact()
+            if self._publish is not None:
+                self._try(self._publish)
         if self._maintain is not None and now >= self._due_maintain:
             self._due_maintain = now + self._maintain_s
-            self._due_publish = now + self._publish_s  # upkeep ends with publishing
             self._try(self._maintain)
-        if self._publish is not None and now >= self._due_publish:
-            self._due_publish = now + self._publish_s
-            self._try(self._publish)
 
     def compact(self) -> int:
         """Merge what is due of this writer's segments; gives the number of segments made."""
         with self._sealing:
-            if self._engine is None or self._lock is None:
+            if self._lock is None:
                 return 0
+            now_ns = self._clock_ns()
             try:
-                with as_store_error(self.root):
-                    return compact(self._engine, self._files, self.root, self.name, self._clock_ns())
+                with as_store_error(self.root), closing(Engine(spill=self.root / f".spill-{self.name}")) as engine:
+                    self._remove_superseded()
+                    return self._merge_held(now_ns) + compact(engine, self._files, self.root, self.name, now_ns)
             except StoreError as error:
                 self._failed_aside(error)
                 return 0
+
+    def _hold(self, segment: Segment, batch: Batch) -> None:
+        """
+        Keep what was sealed until its five minutes are over, to merge it without reading it back.
+
+        Reading back takes ten times as long. Rows that may repeat others, and those of before a crash, need it.
+        """
+        place = (segment.table, segment.date, segment.first // STEP_MS)
+        held = self._held.setdefault(place, [])
+        if held is not None:
+            held.append((segment, batch))
+            if batch.table.shared or segment.repeats or sum(len(some) for _, some in held) > _HELD_ROWS:
+                self._held[place] = None
+
+    def _merge_held(self, now_ns: int) -> int:
+        """Merge what is held of five minutes that are over; gives the number of segments made."""
+        made = 0
+        for place in [place for place in self._held if (place[2] + 1) * STEP_MS <= now_ns // 1_000_000]:
+            held = self._held.pop(place)
+            if held is not None and len(held) > 1:
+                segments, batches = zip(*held, strict=True)
+                merged = joined(batches[0].table, batches)
+                self._commit(merged, place[1], segments[0].first, segments[-1].last, generation=1)
+                self._superseded.append((time.monotonic() + GRACE_S, segments))
+                made += 1
+        return made
+
+    def _remove_superseded(self) -> None:
+        """Delete the seals that were merged from memory a while ago; what is left by a crash, `maintain` deletes."""
+        while self._superseded and self._superseded[0][0] <= time.monotonic():
+            for segment in self._superseded.popleft()[1]:
+                self._files.remove(segment.path)
 
     def _try(self, upkeep: Callable[[], None]) -> None:
         try:

@@ -10,7 +10,7 @@ import pytest
 from collector.catalogue import POWER, Scope
 from collector.errors import DeviceGone, ReadRetry, SourceUnavailable
 from collector.sample import Device, Reading, Sample
-from collector.sources.one_by_one import OneByOne
+from collector.sources.one_by_one import GivenUp, OneByOne
 
 DEADLINE_S = 0.08
 
@@ -125,6 +125,113 @@ def test_what_a_late_read_brings_is_not_passed_on_as_if_it_were_new(gate: thread
         time.sleep(0.001)
     tick(sources, 5.0)
     assert slow.reads == 2
+
+
+class Watched:
+    """Sources whose ticking thread is watched; `tick` is what a thread brings until it is done or given up."""
+
+    def __init__(self, devices: Sequence[Fake], deadline_s: float = DEADLINE_S, **options: object) -> None:
+        self.sources = OneByOne(devices, **options)  # type: ignore[arg-type]
+        self.sources.select(watched=True)
+        self.deadline_s = deadline_s
+        self.given_up = threading.Event()
+        self.then: Callable[[], None] = lambda: None
+
+    def tick(self) -> dict[str, Reading]:
+        """What one tick brings, whichever threads it takes."""
+        readings: list[Reading] = []
+
+        def run() -> None:
+            try:
+                for reading in self.sources.tick(self.deadline_s):
+                    readings.append(reading)
+            except GivenUp:
+                self.given_up.set()
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        while thread.is_alive():
+            thread.join(0.001)
+            if self.sources.give_up(self.deadline_s) is None:
+                self.then()
+                thread = threading.Thread(target=run)
+                thread.start()
+        assert len({reading.source for reading in readings}) == len(readings), "a source was read twice"
+        return {reading.source: reading for reading in readings}
+
+
+def test_the_thread_that_ticks_reads_by_itself_where_it_is_watched() -> None:
+    seen: list[int] = []
+
+    class Noting(Fake):
+        def read(self) -> Reading:
+            seen.append(threading.get_ident())
+            return super().read()
+
+    sources = OneByOne([Noting("a"), Noting("b")], rescan=lambda: [Noting("c")], rescan_s=0.0)
+    sources.select(watched=True)
+    assert list(tick(sources, 5.0)) == ["a", "b"]
+    assert list(tick(sources, 5.0)) == ["a", "b", "c"]
+    assert set(seen) == {threading.get_ident()}
+    assert sources.give_up(0.0) == float("inf")
+
+
+def test_a_watched_thread_that_hangs_is_given_up_and_the_rest_are_read_in_the_same_tick(gate: threading.Event) -> None:
+    devices = [Fake("a"), Fake("b", gate=gate), Fake("c"), Fake("d")]
+    watched = Watched(devices)
+    for _ in range(3):
+        readings = watched.tick()
+        assert gaps(readings) == {"b": "timeout"}
+        assert set(readings) == set("abcd")
+        assert list(watched.sources.stuck()) == ["b"]
+    assert [device.reads for device in devices] == [3, 1, 3, 3]
+    assert not watched.given_up.is_set()
+    gate.set()
+    assert watched.given_up.wait(30), "the thread that hung went on as if nothing had happened"
+    assert gaps(watched.tick()) == {}
+    assert watched.sources.stuck() == {}
+
+
+def test_a_watched_tick_ends_within_two_deadlines_when_everything_hangs(gate: threading.Event) -> None:
+    watched = Watched([Fake(f"d{number}", gate=gate) for number in range(16)], deadline_s=1.0)
+    began = time.monotonic()
+    readings = watched.tick()
+    assert time.monotonic() - began < 2.0
+    assert set(gaps(readings).values()) == {"timeout"}
+    assert len(readings) == 16
+
+
+def test_a_slow_read_that_answers_before_its_deadline_is_no_gap_though_its_thread_was_given_up(
+    gate: threading.Event,
+) -> None:
+    watched = Watched([Fake("a"), Fake("b", gate=gate), Fake("c")], deadline_s=4.0)
+    watched.then = gate.set
+    readings = watched.tick()
+    assert gaps(readings) == {}
+    assert set(readings) == set("abc")
+    assert watched.given_up.wait(30)
+
+
+def test_a_watched_rescan_that_hangs_delays_nobody(gate: threading.Event) -> None:
+    def rescan() -> list[Fake]:
+        gate.wait(30)
+        return []
+
+    watched = Watched([Fake("a"), Fake("b")], rescan=rescan, rescan_s=0.0)
+    for _ in range(3):
+        assert gaps(watched.tick()) == {}
+    assert list(watched.sources.stuck()) == ["rescan"]
+
+
+def test_a_bug_in_a_watched_source_is_its_gap_and_the_thread_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[type[BaseException]] = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: seen.append(args.exc_type))
+    sources = OneByOne([Fake("a", error=KeyError("x")), Fake("b")])
+    sources.select(watched=True)
+    readings = tick(sources)
+    assert gaps(readings) == {"a": "error"}
+    assert readings["b"].samples
+    assert seen == [KeyError]
 
 
 def test_a_retry_is_a_gap_with_the_reason_of_the_error() -> None:

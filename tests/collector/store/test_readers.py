@@ -1,5 +1,6 @@
 """Readers beside a writer: they never wait for it, never fail for it, and see each sealed row once."""
 
+import re
 import subprocess
 import sys
 import time
@@ -10,9 +11,11 @@ from typing import Any
 import duckdb
 import pytest
 
-from collector.sample import Reading
-from collector.store import Store
+from collector.sample import Event, Reading, Severity
+from collector.store import Store, views
 from collector.store.compaction import sweep
+from collector.store.schema import TABLES
+from collector.store.views import Publisher
 
 RUN_S = 60.0
 
@@ -91,3 +94,66 @@ def test_a_listing_made_before_a_merge_can_be_read_after_it(
     sweep(store.files, store.root, grace_s=0)
     assert not any(segment.path.exists() for segment in before)
     writer.close()
+
+
+def test_what_is_published_is_what_there_is_whoever_published_in_between(
+    store: Store, reading: Callable[..., Reading]
+) -> None:
+    def shown() -> list[tuple[int, ...]]:
+        with duckdb.connect(str(store.root / "perfwatt.duckdb"), read_only=True) as connection:
+            return connection.execute(
+                "SELECT (SELECT count(*) FROM device_samples), (SELECT count(*) FROM events), "
+                "(SELECT count(*) FROM devices_now)"
+            ).fetchall()
+
+    publisher = Publisher(store.root, store.files)
+    publisher.publish()
+    assert shown() == [(0, 0, 0)]
+    writer = store.writer("agent", background=False, publish=None)
+    writer.take([reading(0)])
+    writer.seal()
+    publisher.publish()
+    assert shown() == [(1, 0, 1)]
+    event = Event(time_ns=1, kind="xid", host="h", severity=Severity.INFO)
+    writer.take([Reading(source="s", events=[event])])
+    writer.seal()
+    store.publish()  # somebody else
+    writer.take([reading(1)])
+    writer.seal()
+    publisher.publish()
+    assert shown() == [(2, 1, 1)]
+    (store.root / "perfwatt.duckdb").unlink()
+    publisher.publish()
+    assert shown() == [(2, 1, 1)]
+    writer.close()
+    publisher.close()
+
+
+def test_views_that_did_not_change_are_not_made_anew(
+    store: Store, reading: Callable[..., Reading], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    whole = views.connect
+
+    class Noting:
+        def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+            self._connection = connection
+
+        def execute(self, statement: str) -> duckdb.DuckDBPyConnection:
+            made.extend(re.findall(r'VIEW "(\w+)"', statement))
+            return self._connection.execute(statement)
+
+        def close(self) -> None:
+            self._connection.close()
+
+    monkeypatch.setattr(views, "connect", lambda **options: Noting(whole(**options)))
+    publisher = Publisher(store.root, store.files)
+    publisher.publish()
+    assert len(made) == len(TABLES) + 2
+    made.clear()
+    writer = store.writer("agent", background=False, publish=None)
+    writer.take([Reading(source="nvml", samples=reading(0).samples)])
+    writer.close()
+    publisher.publish()
+    assert made == ["device_samples"]
+    publisher.close()

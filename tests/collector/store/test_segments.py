@@ -136,6 +136,8 @@ def test_a_merge_that_would_lose_rows_changes_nothing(
         clock[0] += 10**9
         writer.take([reading(second)])
         writer.seal()
+    writer.close()
+    writer = store.writer("agent", background=False, clock_ns=lambda: clock[0])  # it has to read what it merges
     from collector.store import sql
 
     whole = sql.copy
