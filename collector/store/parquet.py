@@ -36,7 +36,9 @@ class _Kind:
 
 
 # After the physical type: field 6, the converted type, or field 10, the logical one.
+_BOOLEAN: Final = _Kind(0, "", b"")
 _KINDS: Final = {
+    "BOOLEAN": _BOOLEAN,
     "DOUBLE": _Kind(5, "d", b""),
     "INTEGER": _Kind(1, "i", b"\x25\x22"),
     "BIGINT": _Kind(2, "q", b"\x25\x24"),
@@ -104,6 +106,10 @@ def _packed(column: Column, values: Sequence[Any]) -> tuple[bytes, bool]:
 def _plain(kind: _Kind, values: Sequence[Any]) -> bytes:
     if kind.code:
         return array(kind.code, values).tobytes()
+    if kind is _BOOLEAN:
+        if any(value not in (True, False) for value in values):
+            raise ValueError("neither true nor false")
+        return _bits(values)
     # A lone surrogate (a path or name that was no UTF-8) must not cost the seal.
     words = {word: str(word).encode("utf-8", "replace") for word in set(values)}
     packed = {word: len(data).to_bytes(4, "little") + data for word, data in words.items()}
@@ -112,10 +118,14 @@ def _plain(kind: _Kind, values: Sequence[Any]) -> bytes:
 
 def _levels(values: Sequence[Any]) -> bytes:
     """Which values are there, a bit each from the lowest, as one run, in front of which its length stands."""
-    groups = (len(values) + 7) // 8
-    bits = int("".join("0" if value is None else "1" for value in reversed(values)), 2)
-    run = _varint(groups << 1 | 1) + bits.to_bytes(groups, "little")
+    run = _varint((len(values) + 7) // 8 << 1 | 1) + _bits([value is not None for value in values])
     return len(run).to_bytes(4, "little") + run
+
+
+def _bits(flags: Sequence[Any]) -> bytes:
+    """A bit for each flag, from the lowest of the first byte on."""
+    bits = "".join("1" if flag else "0" for flag in reversed(flags))
+    return int(bits or "0", 2).to_bytes((len(flags) + 7) // 8, "little")
 
 
 def _shape(count: bytes, size: int) -> tuple[bytes, bytes]:

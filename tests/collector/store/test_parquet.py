@@ -18,11 +18,12 @@ from collector.sample import Reading
 from collector.store import Store, sql
 from collector.store import writer as writer_module
 from collector.store.batch import batch_of, joined
+from collector.store.derived import JOB_RUNS
 from collector.store.engine import Engine
 from collector.store.extents import extents
 from collector.store.parquet import parquet
 from collector.store.rows import Row
-from collector.store.schema import ALLOCATIONS, DEVICE_SAMPLES, EVENTS, PROCESSES, TABLES
+from collector.store.schema import ALLOCATIONS, DEVICE_ROLLUPS, DEVICE_SAMPLES, EVENTS, PROCESSES, TABLES
 from collector.store.table import Table
 
 Make = Callable[..., Reading]
@@ -33,13 +34,14 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "BIGINT": st.integers(-(2**63), 2**63 - 1),
     "TIMESTAMP_NS": st.integers(0, 2**62),
     "VARCHAR": WORDS,
+    "BOOLEAN": st.booleans(),
 }
 
 
 @st.composite
 def columns(draw: st.DrawFn) -> tuple[Table, dict[str, list[Any]], int]:
     """A table with some of its columns, of which some values are null."""
-    table = draw(st.sampled_from([DEVICE_SAMPLES, ALLOCATIONS, PROCESSES, TABLES["device_rollups"]]))
+    table = draw(st.sampled_from([DEVICE_SAMPLES, ALLOCATIONS, PROCESSES, DEVICE_ROLLUPS, JOB_RUNS]))
     rows = draw(st.integers(1, 40))
     chosen = draw(st.lists(st.sampled_from(table.columns), min_size=1, max_size=20, unique=True))
     return (
@@ -101,6 +103,8 @@ def test_a_value_of_another_type_is_refused_by_its_column() -> None:
         parquet(PROCESSES, {"pid": [2**63]}, 1)
     with pytest.raises(StoreError, match="device_samples: column power_w is DOUBLE"):
         parquet(DEVICE_SAMPLES, {"power_w": ["high"]}, 1)
+    with pytest.raises(StoreError, match="job_runs: column changed is BOOLEAN"):
+        parquet(JOB_RUNS, {"changed": ["yes"]}, 1)
 
 
 def test_a_name_that_is_no_unicode_does_not_stop_the_sealing(store: Store, reading: Make) -> None:
