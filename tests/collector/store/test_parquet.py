@@ -95,7 +95,7 @@ def test_no_rows_are_a_file_too(tmp_path: Path) -> None:
     path = tmp_path / "x.parquet"
     path.write_bytes(parquet(DEVICE_SAMPLES, {"device": [], "time": [], "power_w": []}, 0))
     assert pl.read_parquet(path).shape == (0, 3)
-    assert duckdb.execute(f"SELECT count(*) FROM '{path}'").fetchone() == (0,)
+    assert duckdb.sql(f"SELECT count(*) FROM '{path}'").fetchall() == [(0,)]
 
 
 def test_a_value_of_another_type_is_refused_by_its_column() -> None:
