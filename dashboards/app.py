@@ -11,9 +11,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dashboards import frame, twins
 from dashboards.data.stored import Stored
-from dashboards.pages import efficiency, fleet, quality, results
+from dashboards.pages import efficiency, fleet, job, jobs, quality, results
 
-PAGES: Final = (fleet.PAGE, quality.PAGE, efficiency.PAGE, results.PAGE)
+PAGES: Final = (fleet.PAGE, quality.PAGE, efficiency.PAGE, jobs.PAGE, job.PAGE, results.PAGE)
 """The pages, in the order of the navigation; the first is also at "/"."""
 
 _INDEX: Final = """<!DOCTYPE html>

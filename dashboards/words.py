@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 ABSENT: Final = "–"
+J_PER_WH: Final = 3600.0
 _PREFIXES: Final = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -36,6 +37,11 @@ def number(value: float | None) -> str:
         return ABSENT
     rounded = float(f"{value:.3g}")
     return f"{rounded:,.0f}" if abs(rounded) >= 100 else f"{rounded:.3g}"
+
+
+def watt_hours(joules: float | None) -> float | None:
+    """Joules as watt-hours; what was not measured stays so."""
+    return None if joules is None else joules / J_PER_WH
 
 
 def joined(value: float | None, unit: str) -> str:

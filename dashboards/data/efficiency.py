@@ -13,7 +13,7 @@ from analytics.leagues import Axis, Key, Measure, alike, league, pareto
 from analytics.waste import funnel, waste
 from dashboards.controls import Values
 from dashboards.data.stored import Stored, utc
-from dashboards.selection import selection_of, span_of
+from dashboards.selection import Selection, selection_of, span_of
 
 PER: Final[dict[str, Key]] = {
     "type": "sku",
@@ -57,9 +57,17 @@ class EfficiencyView:
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
-    """What takes long and is the same whatever is chosen."""
+class Told:
+    """
+    A window of the store, whatever is chosen of it: what takes long.
 
+    lines: of the ledger, as `analytics.frames_ledger.read_ledger` gives them. runs: as `read_runs` does. length_s: of
+    the window, as far as there are samples. key: what changes when any of it does.
+    """
+
+    key: object
+    start: datetime
+    end: datetime
     lines: pl.DataFrame
     runs: pl.DataFrame
     length_s: float
@@ -72,8 +80,7 @@ def view(stored: Stored, values: Values) -> EfficiencyView:
     Raises: StoreError, ConfigError (fleet.toml).
     """
     selection = selection_of(values)
-    span = span_of(selection, stored.now_ns())
-    told = stored.kept(("efficiency", span, stored.version(_TABLES, *span)), lambda: _told(stored, *span))
+    told = told_of(stored, selection)
     chosen = [pl.col("site").is_in(selection.sites)] if selection.sites else []
     chosen += [pl.col("host").is_in(selection.hosts)] if selection.hosts else []
     lines, runs = told.lines.lazy().filter(*chosen), told.runs.lazy().filter(*chosen)
@@ -83,8 +90,8 @@ def view(stored: Stored, values: Values) -> EfficiencyView:
     priced = "currency" in told.lines.columns
     length_s = told.length_s or 1.0
     return EfficiencyView(
-        start=utc(span[0]),
-        end=utc(span[1]),
+        start=told.start,
+        end=told.end,
         length_s=told.length_s,
         funnel=funnel(plain, length_s=length_s).collect(),
         funnel_cost=_priced(funnel(lines, length_s=length_s).collect()) if priced else pl.DataFrame(),
@@ -100,14 +107,25 @@ def view(stored: Stored, values: Values) -> EfficiencyView:
     )
 
 
-def _told(stored: Stored, start_ns: int, end_ns: int) -> _Told:
+def told_of(stored: Stored, selection: Selection) -> Told:
+    """
+    What the window of *selection* holds, whatever else it says.
+
+    Raises: StoreError, ConfigError (fleet.toml).
+    """
+    span = span_of(selection, stored.now_ns())
+    key = ("efficiency", span, stored.version(_TABLES, *span))
+    return stored.kept(key, lambda: _read(stored, key, *span))
+
+
+def _read(stored: Stored, key: object, start_ns: int, end_ns: int) -> Told:
     store, fleet = stored.store(), stored.fleet() or Fleet()
     # Each reads the samples for itself, on a core of its own.
     with ThreadPoolExecutor(2) as pool:
         ledger = pool.submit(read_ledger, store, start_ns, end_ns, fleet=fleet)
         runs = pool.submit(lambda: read_runs(store, start_ns, end_ns, fleet=fleet).collect())
         lines, length_s = ledger.result()
-        return _Told(lines.collect(), runs.result(), length_s)
+        return Told(key, utc(start_ns), utc(end_ns), lines.collect(), runs.result(), length_s)
 
 
 def _priced(rows: pl.DataFrame) -> pl.DataFrame:

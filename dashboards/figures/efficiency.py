@@ -10,7 +10,6 @@ from analytics.leagues import AXES
 from dashboards.data.efficiency import EfficiencyView
 from dashboards.figures.style import (
     COLOURS,
-    J_PER_WH,
     REST,
     REST_COLOUR,
     STRONG,
@@ -21,7 +20,7 @@ from dashboards.figures.style import (
     titled,
     without,
 )
-from dashboards.words import joined, percent
+from dashboards.words import joined, percent, watt_hours
 
 CAUSES: Final = ("failed", "unallocated", "unmeasured", "idle", "stalled", "underused", "throttled")
 """The causes of waste, in the order in which they are asked."""
@@ -153,8 +152,3 @@ def axis_title(view: EfficiencyView) -> str:
 def cause_of(row: Mapping[str, Any]) -> str:
     """A cause and its reason as people say them."""
     return f"{row['cause']} ({row['reason'].replace('_', ' ')})" if row["reason"] else str(row["cause"])
-
-
-def watt_hours(joules: float | None) -> float | None:
-    """Joules as watt-hours."""
-    return None if joules is None else joules / J_PER_WH

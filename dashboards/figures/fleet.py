@@ -9,7 +9,6 @@ import polars as pl
 from collector.catalogue import ENERGY, POWER, UTILIZATION
 from dashboards.data.fleet import View
 from dashboards.figures.style import (
-    J_PER_WH,
     REST,
     REST_COLOUR,
     SHOWN,
@@ -21,6 +20,7 @@ from dashboards.figures.style import (
     titled,
     without,
 )
+from dashboards.words import J_PER_WH
 
 _DAY_S: Final = 86_400
 TOKENS_PER_JOULE: Final = "Tokens per joule (tokens/J)"

@@ -25,8 +25,6 @@ STRONG: Final = {"light": "#c92a2a", "dark": "#ff8787"}
 """For one line that must not be overlooked: a peak, a limit, a front."""
 _GRID: Final = {"light": "#e9ecef", "dark": "#3b3f45"}
 
-J_PER_WH: Final = 3600.0
-
 
 def axis(metric: Metric, unit: str | None = None) -> str:
     """An axis title from the catalogue, with another unit of the same quantity where people use one."""

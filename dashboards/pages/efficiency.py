@@ -13,13 +13,13 @@ from dashboards.data import fleet
 from dashboards.data.efficiency import EfficiencyView
 from dashboards.data.stored import Stored
 from dashboards.figures import efficiency as figures
-from dashboards.figures.efficiency import cause_of, watt_hours
+from dashboards.figures.efficiency import cause_of
 from dashboards.figures.style import legend_of
 from dashboards.grids import Column, Grid
 from dashboards.page import Content, Drawn, Offer, Page, no_samples
 from dashboards.parts import chart, funnel, panel, small_table, tile, twins
 from dashboards.selection import selection_of
-from dashboards.words import ABSENT, apart, joined, length, number, percent, scaled, when
+from dashboards.words import ABSENT, apart, joined, length, number, percent, scaled, watt_hours, when
 
 _CONTROLS: Final = (
     Choice("window", "Window", tuple(WINDOWS), "6h"),

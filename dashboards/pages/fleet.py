@@ -11,12 +11,12 @@ from dashboards.data import fleet
 from dashboards.data.fleet import View
 from dashboards.data.stored import Stored
 from dashboards.figures import fleet as figures
-from dashboards.figures.style import J_PER_WH, legend_of
+from dashboards.figures.style import legend_of
 from dashboards.grids import Column, Grid
 from dashboards.page import Content, Drawn, Offer, Page, no_samples
 from dashboards.parts import chart, panel, tile, twins
 from dashboards.selection import BYS, selection_of
-from dashboards.words import apart, joined, length, percent, scaled, when
+from dashboards.words import apart, joined, length, percent, scaled, watt_hours, when
 
 _CONTROLS: Final = (WINDOW, Choice("by", "Group by", BYS, "host"), UNTIL, SITES, HOSTS, DEVICES)
 _CHARTS: Final = {
@@ -127,7 +127,7 @@ def _tiles(view: View) -> list[Any]:
         tile(
             "fleet-tile-energy",
             "Energy",
-            *scaled(None if totals.energy_j is None else totals.energy_j / J_PER_WH, "Wh"),
+            *scaled(watt_hours(totals.energy_j), "Wh"),
             [covered, counted] if totals.energy_j is not None else [covered],
             warning=hint,
         ),
@@ -161,16 +161,13 @@ def _captions(view: View) -> list[str]:
         f"{rows.height} {by}s" if rows.height <= drawn else f"the {drawn} of {rows.height} {by}s that used most energy"
     )
     hatched = " Hatched: modelled, not measured." if totals.modelled_ratio else ""
+    most = joined(watt_hours(first["energy_j"]), "Wh")
     return [
         f"Stacked means by {by}; from {lowest} to {joined(totals.power_peak_w, 'W')}, peaks included.",
-        f"{first['group']} used most: {joined(_wh(first['energy_j']), 'Wh')}, {percent(share)} of the whole.{hatched}",
+        f"{first['group']} used most: {most}, {percent(share)} of the whole.{hatched}",
         f"Mean of each {by}'s devices; {named}.",
         f"All tokens generated over all energy, idle included; {named}.",
     ]
-
-
-def _wh(joules: float | None) -> float | None:
-    return None if joules is None else joules / J_PER_WH
 
 
 def _extreme(frame: pl.DataFrame, column: str, *, lowest: bool) -> float | None:

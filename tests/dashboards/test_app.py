@@ -23,6 +23,8 @@ SEEN = "until=2026-03-04T12:00:00Z&window=15m"
 def address(name: str) -> str:
     page = next(page for page in PAGES if page.name == name)
     keys = {control.key for control in page.controls}
+    if "id" in keys:
+        return f"/{name}?id=vllm"
     return f"/{name}?{SEEN}" if {"until", "window"} <= keys else f"/{name}"
 
 
