@@ -112,7 +112,7 @@ class Choices:
             limit=200,
             size="sm",
             nothingFoundMessage="there is none",
-            clearButtonProps={"aria-label": f"Clear {self.label.lower()}", "tabIndex": 0},
+            clearButtonProps={"aria-label": f"Clear {self.label.lower()}"},
         )
         return html.Div(select, className="pw-choices")
 
@@ -152,7 +152,7 @@ class One:
             limit=200,
             size="sm",
             nothingFoundMessage="there is none",
-            clearButtonProps={"aria-label": f"Clear {self.label.lower()}", "tabIndex": 0},
+            clearButtonProps={"aria-label": f"Clear {self.label.lower()}"},
         )
         return html.Div(select, className="pw-choices")
 

@@ -25,7 +25,8 @@ def address(name: str) -> str:
     keys = {control.key for control in page.controls}
     if "id" in keys:
         return f"/{name}?id=vllm"
-    return f"/{name}?{SEEN}" if {"until", "window"} <= keys else f"/{name}"
+    site = "&site=oslo" if "site" in keys else ""
+    return f"/{name}?{SEEN}{site}" if {"until", "window"} <= keys else f"/{name}"
 
 
 @pytest.mark.browser

@@ -91,7 +91,7 @@ def test_from_the_table_to_the_report(tab_at: OpenTab) -> None:
     assert "user unknown" in tab.text("#job-facts")
     assert "0.3 J/token" in tab.text("#job-facts")
     assert "low activity" in tab.text("#job-findings")
-    assert tab.text("#job-waste").startswith("Where its time went Cause Share Device time Energy Cost underused 100 %")
+    assert tab.text("#job-waste").startswith("Where its time went Cause Share Device time Energy Cost underused 99.9 %")
 
 
 @pytest.mark.browser
