@@ -12,7 +12,19 @@ from typing import Any, Final
 
 import polars as pl
 
-from analytics.anomalies.rules import EventRule, MissingRule, Rule, Rules, ScoreRule, ThresholdRule, Value
+from analytics.anomalies.rules import (
+    NODE_DAYS,
+    NODE_KW,
+    NODE_WORDS,
+    EventRule,
+    HeadroomRule,
+    MissingRule,
+    Rule,
+    Rules,
+    ScoreRule,
+    ThresholdRule,
+    Value,
+)
 from collector.moments import NS
 
 STEP_S: Final = 300
@@ -107,18 +119,9 @@ def value_of(values: Sequence[Value]) -> pl.Expr:
 
 def _beyond(frame: pl.DataFrame, rule: ThresholdRule, until_ns: int) -> Iterator[Stretch]:
     value = pl.col("value")
-    raised, cleared = (
-        (value > rule.raise_limit, value <= rule.clear_limit)
-        if rule.above
-        else (value < rule.raise_limit, value >= rule.clear_limit)
-    )
-    if rule.clear_limit != rule.raise_limit:
-        cleared = value < rule.clear_limit if rule.above else value > rule.clear_limit
     told = frame.select("device", "time", "host", *rule.shows, value=value_of(rule.values)).filter(value.is_not_null())
     told = told.with_columns(run=_runs(told, STEP_NS))
-    # Between both limits it is as it was.
-    state = pl.when(raised).then(True).when(cleared).then(False).forward_fill().over("run")
-    told = told.with_columns(state=state).filter("state")
+    told = told.filter(_state(rule).over("run"))
     told = told.with_columns(run=_runs(told, STEP_NS))
     worst = value.arg_max() if rule.above else value.arg_min()
     runs = told.group_by("run", maintain_order=True).agg(
@@ -145,6 +148,16 @@ def _beyond(frame: pl.DataFrame, rule: ThresholdRule, until_ns: int) -> Iterator
             observed=row["worst"],
             expected=(None, None, rule.raise_limit) if rule.above else (rule.raise_limit, None, None),
         )  # fmt: skip
+
+
+def _state(rule: ThresholdRule | HeadroomRule) -> pl.Expr:
+    """Whether *value* is beyond: from the one limit to the other; between both it is as it was, at first within."""
+    value = pl.col("value")
+    raised = value > rule.raise_limit if rule.above else value < rule.raise_limit
+    cleared = value <= rule.clear_limit if rule.above else value >= rule.clear_limit
+    if rule.clear_limit != rule.raise_limit:
+        cleared = value < rule.clear_limit if rule.above else value > rule.clear_limit
+    return pl.when(raised).then(True).when(cleared).then(False).forward_fill().fill_null(False)
 
 
 def _runs(frame: pl.DataFrame, step_ns: int, *keys: str) -> pl.Series:
@@ -372,6 +385,54 @@ def _odd(frame: pl.DataFrame, rule: ScoreRule, until_ns: int) -> Iterator[Stretc
 _OBSERVED: Final = ("observed", "expected_mid", "expected_low", "expected_high")
 
 
+# ------------------------------------------------------------------------------------------------------------ capacity
+
+
+def overloads(headroom: pl.LazyFrame, rules: Sequence[HeadroomRule], until_ns: int) -> list[Stretch]:
+    """
+    Where a node's headroom or runway is beyond a limit: from the row that says so to the next that does not.
+
+    In:  headroom: the table of that name, up to *until_ns*; its rows are states, so the last one holds.
+    """
+    time = pl.col("time").to_physical()
+    days = {name: (pl.col(column).to_physical() - time) / SEEN_NS for name, column in NODE_DAYS.items()}
+    frame = headroom.filter(time < until_ns).sort("node", "time").with_columns(**days).collect()
+    return [stretch for rule in rules for stretch in _of_nodes(frame, rule, until_ns)]
+
+
+def _of_nodes(frame: pl.DataFrame, rule: HeadroomRule, until_ns: int) -> Iterator[Stretch]:
+    value = pl.col("value")
+    told = frame.with_columns(value=value_of(rule.values)).with_columns(beyond=_state(rule).over("node"))
+    told = told.with_columns(
+        run=(pl.col("beyond").ne_missing(pl.col("beyond").shift(1).over("node"))).cum_sum().over("node"),
+        next=pl.col("time").shift(-1).over("node"),
+    ).filter("beyond")
+    worst = value.arg_max() if rule.above else value.arg_min()
+    runs = told.group_by("node", "run", maintain_order=True).agg(
+        start=pl.col("time").min(), next=pl.col("next").last(), windows=pl.len(),
+        **{name: pl.col(name).get(worst) for name in ("kind", "value", *NODE_WORDS, *NODE_KW.values())},
+    )  # fmt: skip
+    for row in _nanoseconds(runs).iter_rows(named=True):
+        watts = {name: row[column] for name, column in NODE_KW.items()}
+        yield Stretch(
+            rule=rule,
+            scope=row["kind"] if row["kind"] in {"site", "rack"} else "domain",
+            name=row["node"],
+            host=None,
+            start_ns=row["start"],
+            end_ns=until_ns if row["next"] is None else row["next"],
+            ongoing=row["next"] is None,
+            windows=row["windows"],
+            says={
+                "value": row["value"], "limit": rule.raise_limit, **{name: row[name] for name in NODE_WORDS},
+                **{name: None if watt is None else watt / 1000.0 for name, watt in watts.items()},
+            },
+            metric=rule.values[0].left,
+            observed=row["value"],
+            expected=(None, None, rule.raise_limit) if rule.above else (rule.raise_limit, None, None),
+        )  # fmt: skip
+
+
 # ----------------------------------------------------------------------------------------------------- what they share
 
 
@@ -386,6 +447,7 @@ def findings(
     windows: pl.LazyFrame,
     events_found: pl.LazyFrame,
     anomaly_scores: pl.LazyFrame,
+    headroom: pl.LazyFrame,
     partitions: Iterable[str],
     until_ns: int,
     now_ns: int,
@@ -398,5 +460,6 @@ def findings(
         *(one for rule in rules.of(MissingRule)
           for one in missing(windows, partitions, rule, until_ns, now_ns, standing)),
         *scores(anomaly_scores, rules.of(ScoreRule), until_ns),
+        *overloads(headroom, rules.of(HeadroomRule), until_ns),
     ]  # fmt: skip
     return sorted(found, key=lambda stretch: (stretch.start_ns, stretch.rule.name, stretch.name))

@@ -36,6 +36,8 @@ class Places:
         hosts = sorted(set(self.host_of.values()))
         self.rack_of = fleet.rack_of(hosts)
         self.site_of = fleet.site_of(hosts)
+        self._racks = {rack.name: rack for rack in fleet.racks}
+        self._domains = {domain.name: domain for domain in fleet.domains}
         self._chains: dict[Place, frozenset[Place]] = {}
 
     def above(self, place: Place) -> list[Place]:
@@ -84,10 +86,10 @@ class Places:
             rack = self.rack_of.get(place.name)
             return _places("rack", [rack]) or _places("site", [self.site_of.get(place.name)])
         if place.scope == "rack":
-            told = self.fleet.rack(place.name)
-            return _places("domain", told.feeds) or _places("site", [told.site])
+            told = self._racks.get(place.name)
+            return [] if told is None else _places("domain", told.feeds) or _places("site", [told.site])
         if place.scope == "domain":
-            domains = [self.fleet.domain(part.name) for part in place.parts()]
+            domains = [one for part in place.parts() if (one := self._domains.get(part.name)) is not None]
             above = [name for domain in domains for name in domain.parents]
             return _places("domain", above) or _places("site", [domain.site for domain in domains])
         return []

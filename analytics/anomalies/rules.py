@@ -17,6 +17,7 @@ from typing import Any, Final, Literal, TypeVar
 from analytics.tables import Keys, read_toml
 from collector.errors import ConfigError
 from collector.moments import NS, parse_span
+from collector.store.derived import HEADROOM
 from collector.store.schema import DEVICE_ROLLUPS
 
 Severity = Literal["critical", "warning", "info"]
@@ -30,6 +31,17 @@ LONGEST_FOR_S: Final = 6 * 3600.0
 LONGEST_QUIET_S: Final = 7 * 86_400.0
 
 _COLUMNS: Final = frozenset({"tdp_w", *(column.name for column in DEVICE_ROLLUPS if column.type == "DOUBLE")})
+NODE_DAYS: Final = {"runway_p10_days": "runway_p10", "runway_p50_days": "runway_p50", "order_days": "order_by"}
+"""What rules know of a node's dates: how many days are left, by column of headroom."""
+NODE_KW: Final = {
+    "load_kw": "load_w", "derated_kw": "derated_w", "failure_load_kw": "failure_load_w", "safe_kw": "safe_w",
+    "headroom_kw": "headroom_w",
+}  # fmt: skip
+"""Kilowatts that a text can say, by column of headroom."""
+NODE_WORDS: Final = ("worst_failure", "binding")
+_NODE_COLUMNS: Final = frozenset(
+    {*NODE_DAYS, *(column.name for column in HEADROOM if column.type in {"DOUBLE", "BIGINT"})}
+)
 _VALUE: Final = re.compile(r"(?P<left>\w+)(?: (?P<sign>[/-]) (?P<right>\w+))?")
 
 
@@ -83,6 +95,16 @@ class ThresholdRule(Rule):
     raise_limit: float
     clear_limit: float
     shows: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadroomRule(Rule):
+    """A value of a node's headroom or runway beyond a limit, and until it is within another."""
+
+    values: tuple[Value, ...]
+    above: bool
+    raise_limit: float
+    clear_limit: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,7 +239,19 @@ def _xid(_: Keys, name: str) -> dict[str, Any]:
 
 
 def _threshold(keys: Keys, _: str) -> dict[str, Any]:
-    values = tuple(_value(keys, text) for text in keys.texts("value", "columns", or_one=True))
+    shows = keys.texts("shows", "columns")
+    for column in shows:
+        _column(keys, "shows", column, _COLUMNS, "device_rollups")
+    return {**_limits(keys, _COLUMNS, "device_rollups"), "shows": shows}
+
+
+def _headroom(keys: Keys, _: str) -> dict[str, Any]:
+    return _limits(keys, _NODE_COLUMNS, "headroom")
+
+
+def _limits(keys: Keys, columns: frozenset[str], table: str) -> dict[str, Any]:
+    """What is looked at, where it begins, and where it ends."""
+    values = tuple(_value(keys, text, columns, table) for text in keys.texts("value", "columns", or_one=True))
     if not values:
         raise keys.wrong("value", "is missing")
     raised = {key: keys.number(key, low=None) for key in ("raise_above", "raise_below")}
@@ -239,27 +273,24 @@ def _threshold(keys: Keys, _: str) -> dict[str, Any]:
     if clear > limit if above else clear < limit:
         key, word = ("clear_below", "above") if above else ("clear_above", "below")
         raise keys.wrong(key, f"is {clear:g}, {word} {limit:g}, where it begins: it would end before it begins")
-    shows = keys.texts("shows", "columns")
-    for column in shows:
-        _column(keys, "shows", column)
-    return {"values": values, "above": above, "raise_limit": limit, "clear_limit": clear, "shows": shows}
+    return {"values": values, "above": above, "raise_limit": limit, "clear_limit": clear}
 
 
-def _value(keys: Keys, text: str) -> Value:
+def _value(keys: Keys, text: str, columns: frozenset[str], table: str) -> Value:
     found = _VALUE.fullmatch(text)
     if found is None:
         raise keys.wrong("value", f"is {text!r}; write a column, 'a / b' or 'a - b'")
     for column in (found["left"], found["right"]):
         if column is not None:
-            _column(keys, "value", column)
+            _column(keys, "value", column, columns, table)
     return Value(left=found["left"], sign=found["sign"], right=found["right"])
 
 
-def _column(keys: Keys, key: str, column: str) -> None:
-    if column not in _COLUMNS:
-        near = get_close_matches(column, _COLUMNS, n=3)
+def _column(keys: Keys, key: str, column: str, columns: frozenset[str], table: str) -> None:
+    if column not in columns:
+        near = get_close_matches(column, columns, n=3)
         hint = f"; there are {', '.join(near)}" if near else ""
-        raise keys.wrong(key, f"has {column!r}, which is no column of numbers of device_rollups{hint}")
+        raise keys.wrong(key, f"has {column!r}, which is no column of numbers of {table}{hint}")
 
 
 def _score(keys: Keys, _: str) -> dict[str, Any]:
@@ -277,6 +308,11 @@ _SORTS: Final[dict[str, tuple[type[Rule], Callable[[Keys, str], dict[str, Any]],
     "xid": (EventRule, _xid, _COUNTED),
     "event": (EventRule, _event, _COUNTED),
     "threshold": (ThresholdRule, _threshold, dict.fromkeys(("value", "mean", "sum", "limit"), 1.5)),
+    "headroom": (
+        HeadroomRule,
+        _headroom,
+        {**dict.fromkeys(("value", "limit", *NODE_KW), 1.5), **dict.fromkeys(NODE_WORDS, "words")},
+    ),
     "score": (ScoreRule, _score, dict.fromkeys(("observed", "expected", "low", "high", "p"), 1.5)),
     "missing": (MissingRule, _missing, {}),
 }

@@ -38,12 +38,22 @@ def power_series(
     """
 
     def of_part(part: pl.LazyFrame) -> pl.LazyFrame:
-        found = energy(part, by=f"{step_s}s", devices=devices).filter(pl.col("modelled_j") == 0)
-        return found.select("device", "host", "window", "energy_j", "covered_s")
+        found = energy(part, by=f"{step_s}s", devices=devices)
+        return found.select("device", "host", "window", "energy_j", "covered_s", "modelled_j")
 
+    return power_of_windows(over(of_part, parts).lazy(), step_s=step_s, place=place, hosts=hosts)
+
+
+def power_of_windows(
+    windows: pl.LazyFrame, *, step_s: int, place: Place = "site", hosts: Mapping[str, str] | None = None
+) -> pl.LazyFrame:
+    """
+    As `power_series`, from the energy of devices.
+
+    In:  device, host, window (of *step_s*), energy_j, covered_s, modelled_j.
+    """
     return (
-        over(of_part, parts)
-        .lazy()
+        windows.filter(pl.col("modelled_j") == 0)
         .with_columns(group=group_of(place, hosts))
         .group_by("group", "window")
         .agg(

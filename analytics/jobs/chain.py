@@ -3,7 +3,9 @@ The chain: every job, one entry each. Nothing is imported until a job runs.
 
     samples ─▶ rollups
        └─────▶ energy ─▶ device_energy, job_energy, efficiency
-    rollups, events, anomaly_scores, energy ─▶ incidents
+       ├─────▶ capacity ─▶ headroom, recommendations
+    rollups, events, anomaly_scores, headroom, energy ─▶ incidents
+    device_energy, efficiency ─▶ forecasts
 """
 
 from typing import Final
@@ -14,6 +16,7 @@ ROLLUPS: Final = "rollups"
 """The one job that is upkeep of the store: it knows itself which hours are due."""
 
 _HOUR_S: Final = 3600.0
+_DAY_S: Final = 86_400.0
 # A counter bridges a gap of up to an hour, and a step that crosses an edge belongs to both sides.
 _SAMPLES: Final = Input("device_samples", _HOUR_S, _HOUR_S)
 
@@ -50,16 +53,48 @@ JOBS: Final = (
             # A device is missed for a day, and a condition may have begun hours before it has lasted long enough.
             Input("device_rollups", 24 * _HOUR_S),
             Input("events", 6 * _HOUR_S),
-            Input("anomaly_scores", 6 * _HOUR_S),
+            Input("anomaly_scores", 6 * _HOUR_S, needed=False),
+            Input("headroom", None, needed=False),
             Input("incidents", None),
             Input("devices", None),
-            Input("device_energy"),
-            Input("job_energy"),
-            Input("efficiency", 48 * _HOUR_S),
+            # What incidents cost; without it they are raised all the same.
+            Input("device_energy", needed=False),
+            Input("job_energy", needed=False),
+            Input("efficiency", 48 * _HOUR_S, needed=False),
             Input("facility_samples", _HOUR_S),
         ),
         output="incidents",
         needs=("fleet", "rules"),
         always=True,
+    ),
+    Job(
+        name="forecasts",
+        function="analytics.forecasts.job:forecasts",
+        inputs=(
+            Input("device_energy", 28 * _DAY_S),
+            Input("efficiency", 28 * _DAY_S),
+            Input("allocations", None),
+        ),
+        output="forecasts",
+        needs=("fleet",),
+        only_last=True,
+        rest_s=_HOUR_S,
+    ),
+    Job(
+        name="capacity",
+        function="analytics.capacity.job:capacity",
+        inputs=(
+            Input("device_samples", 30 * _DAY_S),
+            Input("host_samples", 30 * _DAY_S),
+            Input("facility_samples", 30 * _DAY_S),
+            Input("devices", None),
+        ),
+        output="headroom",
+        also=("recommendations",),
+        needs=("fleet",),
+        by_device=True,
+        only_last=True,
+        # It looks at the minutes of a month, of which some more hours change little.
+        rest_s=6 * _HOUR_S,
     ),
 )

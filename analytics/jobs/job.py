@@ -37,12 +37,14 @@ class Input:
     A table that a job reads, from `look_back_s` before its window to `look_ahead_s` after.
 
     Rows that come to that stretch make the window due again. With a look_back_s of None the job reads everything before
-    the window's end, and only rows of the window itself make it due: for what changes seldom and holds for long.
+    the window's end, and only rows of the window itself make it due: for what changes seldom and holds for long. What
+    is not `needed` is read as it is where it could not be made.
     """
 
     table: str
     look_back_s: float | None = 0.0
     look_ahead_s: float = 0.0
+    needed: bool = True
 
     def reads(self, window: Window) -> tuple[int | None, int]:
         """From when until when rows are read."""
@@ -70,7 +72,8 @@ class Job:
     `analytics.anomalies.rules.Rules`; a change of either file makes every window due), and ``root``, the store's
     folder, for who keeps models there. With `by_device` the first input comes as a list of LazyFrames that hold devices
     whole (see `analytics.frames.by_device`), which bounds memory. `always`: there is something to find also where
-    nothing came in, so windows go on until a day after the last row.
+    nothing came in, so windows go on until a day after the last row. `only_last`: it tells how things stand, so only
+    the last window is done. A window is done again no sooner than `rest_s` after it was done last.
     """
 
     name: str
@@ -82,6 +85,8 @@ class Job:
     also: tuple[str, ...] = ()
     by_device: bool = False
     always: bool = False
+    only_last: bool = False
+    rest_s: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.inputs or not set(self.needs) <= set(NEEDS):

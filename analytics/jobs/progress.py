@@ -14,7 +14,7 @@ from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 
-from analytics.jobs.job import DAY_NS, HOUR_NS, Job, Jobs, Window
+from analytics.jobs.job import DAY_NS, HOUR_NS, NS, Job, Jobs, Window
 from collector.store import Segment, Store
 from collector.store.derived import JOB_RUNS
 from collector.store.files import FILES, Files
@@ -112,6 +112,8 @@ class State:
                     found.append(window)
             if not hours:
                 found.append(Window(first_ns, first_ns + DAY_NS, self.now_ns))
+        if job.only_last:
+            found = found[-1:]
         return [
             window
             for window in found
@@ -124,6 +126,8 @@ class State:
         done = self.progress[job.name].windows.get(window.start_ns)
         if done is None or done.end_ns != window.end_ns:
             return marks
+        if 0 <= self.now_ns - done.at_ns < job.rest_s * NS:
+            return None
         # While it runs, the passing of time is news to a job that looks for what did not come.
         if job.always and window.end_ns > self.now_ns and done.at_ns < self.now_ns:
             return marks

@@ -167,7 +167,7 @@ class _Chain:
             for item in job.inputs:
                 start_ns, end_ns = item.depends(window)
                 meets = outcome.window.start_ns < end_ns and outcome.window.end_ns > start_ns
-                if item.table in outputs and (meets or outcome.job == ROLLUPS):
+                if item.needed and item.table in outputs and (meets or outcome.job == ROLLUPS):
                     return f"needs {outcome.job} of {_day(outcome.window)}, which {_WHAT[outcome.state]}"
         return None
 
@@ -240,10 +240,11 @@ def status(
     """
     How each job stands, in the order in which they run.
 
-    Out: job, table, state (``failed``: the last run of some window failed; ``due``; ``done``; ``empty``: nothing to
-    do), done, due, failed (windows), oldest_due (start of the oldest window that is due), last_success (when its last
-    good run was), age_s (since then), took_s, rows (of its last run), error (of the last failure that stands). What is
-    due is told of the inputs as they are: what a job that is due itself will bring is not known yet.
+    Out: job, table, state (``failed``: the last run of some window failed; ``due``; ``waiting``: for enough data;
+    ``done``; ``empty``: nothing to do), done, due, failed (windows), oldest_due (start of the oldest window that is
+    due), last_success (when its last good run was), age_s (since then), took_s, rows (of its last run), error (of the
+    last failure that stands, or what it waits for). What is due is told of the inputs as they are: what a job that is
+    due itself will bring is not known yet.
 
     Raises: StoreError.
     """
@@ -273,8 +274,11 @@ def _standing(job: Job, state: State, runs: pl.DataFrame) -> tuple[object, ...]:
         count = len(done)
     word = "failed" if failed.height else "due" if due else "done" if count else "empty"
     last = runs.tail(1)
+    error = failed["error"].last()
+    if word == "done" and last["state"].first() == SKIPPED:
+        word, error = "waiting", last["error"].first()
     return (
         job.name, job.output, word, count, len(due), failed.height, due[0].start_ns if due else None, last_ns,
         None if last_ns is None else (state.now_ns - last_ns) / NS, last["took_s"].first(), last["rows"].first(),
-        failed["error"].last(),
+        error,
     )  # fmt: skip

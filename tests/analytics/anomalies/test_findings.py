@@ -13,20 +13,32 @@ from analytics.anomalies.findings import (
     Stretch,
     events,
     missing,
+    overloads,
     scores,
     thresholds,
     value_of,
     windows_of,
 )
-from analytics.anomalies.rules import EventRule, MissingRule, ScoreRule, ThresholdRule, Value, parse_rules
+from analytics.anomalies.rules import (
+    EventRule,
+    HeadroomRule,
+    MissingRule,
+    ScoreRule,
+    ThresholdRule,
+    Value,
+    parse_rules,
+)
 from analytics.frames import schema
 from collector.moments import NS
-from collector.store.derived import ANOMALY_SCORES
+from collector.store.derived import ANOMALY_SCORES, HEADROOM
 from collector.store.schema import DEVICE_ROLLUPS, EVENTS
 
 START_NS = 1_767_225_600 * NS
 MINUTE_NS = 60 * NS
 DAY_NS = 86_400 * NS
+
+
+Row = dict[str, Any]
 
 
 def frame(rows: Sequence[Mapping[str, Any]], table: Any) -> pl.LazyFrame:
@@ -294,3 +306,48 @@ def test_another_metric_and_another_subject_are_apart() -> None:
         ("b", "power_high"),
         ("a", "temperature_high"),
     ]
+
+
+# ------------------------------------------------------------------------------------------------------------ capacity
+
+
+def node(at_h: float, headroom_w: float | None, name: str = "row-a", kind: str = "row", **more: Any) -> Row:
+    return {
+        "node": name, "time": START_NS + round(at_h * 60 * MINUTE_NS), "kind": kind, "safe_w": 1000.0,
+        "derated_w": 1250.0, "load_w": 800.0, "failure_load_w": None if headroom_w is None else 1000.0 - headroom_w,
+        "headroom_w": headroom_w, "worst_failure": "ups-b", **more,
+    }  # fmt: skip
+
+
+def short(rows: Sequence[Row], hours: float = 24) -> list[tuple[str, str, str, float, float, bool]]:
+    until_ns = START_NS + round(hours * 60 * MINUTE_NS)
+    told = overloads(frame(rows, HEADROOM), parse_rules().of(HeadroomRule), until_ns)
+    return [
+        (one.rule.name, one.scope, one.name, *spans([one])[0][1:], one.ongoing) for one in told
+    ]  # fmt: skip
+
+
+def test_a_node_is_short_from_the_row_that_says_so_to_the_next_that_does_not() -> None:
+    rows = [node(0, 200.0), node(6, -50.0), node(12, -10.0), node(18, 100.0)]
+    assert short(rows) == [
+        ("overload_on_failure", "domain", "row-a", 360, 1080, False),
+        ("headroom_short", "domain", "row-a", 360, 1080, False),
+    ]
+    assert short(rows, hours=15) == [
+        ("overload_on_failure", "domain", "row-a", 360, 900, True),
+        ("headroom_short", "domain", "row-a", 360, 900, True),
+    ]
+
+
+def test_what_is_not_known_of_a_node_raises_nothing_and_a_rack_is_a_rack() -> None:
+    assert short([node(0, None), node(6, None)]) == []
+    told = short([node(0, -5.0, name="r1", kind="rack"), node(0, 500.0, name="oslo", kind="site")])
+    assert {(scope, name) for _, scope, name, *_ in told} == {("rack", "r1")}
+
+
+def test_runway_and_orders_are_told_in_days_from_their_row() -> None:
+    soon = {"runway_p50": START_NS + 40 * DAY_NS, "order_by": START_NS - 3 * DAY_NS, "binding": "power"}
+    told = overloads(frame([node(0, 500.0, **soon)], HEADROOM), parse_rules().of(HeadroomRule), UNTIL_NS)
+    assert {one.rule.name: one.says["value"] for one in told} == {"runway_short": 40.0, "order_due": -3.0}
+    later = {"runway_p50": START_NS + 400 * DAY_NS, "order_by": START_NS + 30 * DAY_NS}
+    assert short([node(0, 500.0, **later)]) == []

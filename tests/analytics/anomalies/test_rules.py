@@ -72,7 +72,7 @@ NEW = 'severity = "warning"\nsays = "it is"\naction = "Do it."\n'
 @pytest.mark.parametrize(
     ("text", "key", "message"),
     [
-        ('[[rule]]\nname = "x"', "rule", "is not a key; known: event, missing, score, threshold, xid"),
+        ('[[rule]]\nname = "x"', "rule", "is not a key; known: event, headroom, missing, score, threshold, xid"),
         ("x = = 1", "rules.toml", "is not TOML"),
         ('[[threshold]]\nname = "hot"\nraise_above = 3', "threshold[0].raise_above", "and raise_below are both there"),
         (f'[[threshold]]\nname = "x"\nvalue = "power_max_w"\n{NEW}', "threshold[0].raise_above", "is missing"),
@@ -111,6 +111,12 @@ NEW = 'severity = "warning"\nsays = "it is"\naction = "Do it."\n'
         ('[[event]]\nname = "device_gone"\ncolour = 1', "event[0].colour", "is not a key"),
         ('[[missing]]\nname = "absent"\nafter = "1m"', "missing[0].after", "shorter than the least of 300 s"),
         ('[[missing]]\nname = "absent"\nenabled = "no"', "missing[0].enabled", "not true or false"),
+        (
+            '[[headroom]]\nname = "overload"\nvalue = "lod_w"',
+            "headroom[0].value",
+            "no column of numbers of headroom; there are load_w",
+        ),
+        ('[[headroom]]\nname = "overload"\nsays = "{power}"', "headroom[0].says", "has {power}; there are {value}"),
         ('[[score]]\nname = "power_high"\np_below = 2', "score[0].p_below", "above the most of 1"),
         ('[[score]]\nname = "power_high"\nwaste = "some"', "score[0].waste", "not one of all, excess, slow"),
         (f'[[score]]\nname = "x"\nmetric = "power_w"\np_below = 0.1\n{NEW}', "score[0].side", "is missing"),

@@ -257,6 +257,24 @@ def test_a_job_that_looks_for_what_did_not_come_goes_on_for_a_day(store: Store) 
     assert ran(go(store, [always], now_ns=later + 40 * DAY_NS)) == []
 
 
+def test_a_job_about_how_things_stand_does_the_last_window_only_and_rests(store: Store) -> None:
+    last = replace(HOURS, every="day", only_last=True, rest_s=7200.0)
+    assert ran(go(store, [last])) == [("hours", 2)]
+    start_ns = START_NS + 2 * DAY_NS
+    store.write("device_samples", samples(start_ns, start_ns + HOUR_NS, more_w=1.0), writer="more")
+    assert go(store, [last], now_ns=NOW_NS + 7199 * NS) == []
+    assert ran(go(store, [last], now_ns=NOW_NS + 7200 * NS)) == [("hours", 2)]
+
+
+def test_what_is_not_needed_does_not_hold_a_job_up(store: Store) -> None:
+    broken = replace(HOURS, function="fake_jobs:broken", every="day")
+    energy = Input("device_energy", needed=False)
+    outcomes = go(store, [broken, replace(COUNTED, inputs=(*COUNTED.inputs, energy))])
+    assert [outcome.state for outcome in outcomes if outcome.job == "counted"] == ["done"] * 3
+    outcomes = go(store, [broken, replace(COUNTED, inputs=(*COUNTED.inputs, Input("device_energy")))], force=True)
+    assert [outcome.state for outcome in outcomes if outcome.job == "counted"] == ["done", "skipped", "skipped"]
+
+
 def test_two_runs_at_once_are_one_too_many(store: Store) -> None:
     with WriterLock(store.root, LOCK), pytest.raises(StoreBusy, match=f"in process {os.getpid()}"):
         go(store)
