@@ -9,6 +9,7 @@ import base64
 import binascii
 import contextlib
 import logging
+import queue
 import socket
 import threading
 import time
@@ -36,6 +37,8 @@ REQUEST_S: Final = 10.0
 """How long a connection may take over its handshake, its request and the sending of the answer."""
 IDLE_S: Final = 75.0
 """How long a connection is kept between requests: above the usual scrape interval of a minute."""
+IDLE_THREADS: Final = 2
+"""Threads that are kept for the next connections."""
 
 _PAGE: Final = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>perfwatt agent</title></head>
@@ -97,6 +100,8 @@ class Server(ThreadingMixIn, TCPServer):
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closing = False
+        self._accepted: queue.SimpleQueue[tuple[Any, Any] | None] = queue.SimpleQueue()  # None: there will be no more
+        self._idle = 0  # threads that wait for a connection
         host, port = _parsed(listen)
         try:
             found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -132,8 +137,11 @@ class Server(ThreadingMixIn, TCPServer):
         self.server_close()
         with self._lock:
             connections = list(self._connections.values())
+            idle, self._idle = self._idle, 0
         for connection in connections:
             _cut(connection.socket)
+        for _ in range(idle):
+            self._accepted.put(None)
 
     def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002 - socketserver calls it so
         """Whether there is room for one more; a connection that only waits makes room for it."""
@@ -147,6 +155,22 @@ class Server(ThreadingMixIn, TCPServer):
                 _cut(longest.socket)
             self._connections[id(request)] = _Connection(request, time.monotonic() + self.request_s)
         return True
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Let a thread serve a connection, one that waits for it where there is one: to start one takes a while."""
+        with self._lock:
+            waiting, self._idle = self._idle, max(0, self._idle - 1)
+        self._accepted.put((request, client_address))
+        if not waiting:
+            threading.Thread(target=self._work, name="perfwatt-http", daemon=True).start()
+
+    def _work(self) -> None:
+        while (accepted := self._accepted.get()) is not None:
+            self.process_request_thread(*accepted)
+            with self._lock:
+                if self._idle >= IDLE_THREADS or self._closing:
+                    return
+                self._idle += 1
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         """In the connection's own thread: the handshake, then its requests."""

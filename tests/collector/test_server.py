@@ -26,7 +26,7 @@ from collector.catalogue import ENERGY, POWER, Scope, metrics
 from collector.errors import ConfigError
 from collector.exposition import Exposition
 from collector.sample import Device, Reading, Sample
-from collector.server import Server
+from collector.server import IDLE_THREADS, Server
 
 PASSWORD = "a long enough one"
 HASHED = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
@@ -180,6 +180,23 @@ def test_one_connection_serves_many_scrapes() -> None:
         connection.request("POST", "/metrics", body=b"GET /metrics HTTP/1.1\r\n\r\n")
         response = connection.getresponse()
         assert (response.status, response.headers["Allow"]) == (405, "GET, HEAD")
+
+
+def test_threads_that_served_a_connection_serve_the_next_and_end_with_the_server() -> None:
+    before = set(threading.enumerate())
+
+    def ours() -> set[threading.Thread]:
+        return {thread for thread in threading.enumerate() if thread not in before}
+
+    with serving() as server:
+        for _ in range(20):
+            assert get(server.url).status == 200
+        # The one that accepts and those that wait for a connection.
+        until(lambda: len(ours()) <= 1 + IDLE_THREADS)
+        held_ones = ours()
+        assert get(server.url).status == 200
+        assert ours() <= held_ones
+    until(lambda: not ours())
 
 
 def test_an_address_that_cannot_be_had_is_a_wrong_configuration() -> None:
