@@ -61,8 +61,11 @@ def documents() -> Documents:
 @pytest.fixture(scope="module")
 def judged(filled: Store, documents: Documents) -> Store:
     outcomes = run(filled.root, documents=documents, now_ns=LATER_NS)
-    assert {outcome.state for outcome in outcomes} == {"done"}
-    assert {outcome.job for outcome in outcomes} == {job.name for job in JOBS}
+    states = {outcome.job: outcome.state for outcome in outcomes}
+    assert states.keys() == {job.name for job in JOBS}
+    # A day of power is too little to tell how long the rest of it will last.
+    assert states.pop("capacity") == "skipped"
+    assert set(states.values()) == {"done"}
     return filled
 
 
