@@ -1,17 +1,19 @@
-"""The commands of capacity: capacity, fleet check, fleet show."""
+"""The commands of capacity and plans: capacity, fleet check, fleet show, fit, plan."""
 
 # ruff: noqa: ARG001 (the options --quiet and --config act by themselves, when they are read)
 
 import time
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
 from analytics.commands import answer
 from collector.errors import ConfigError, NotEnoughData, QueryError
 from collector.options import (
+    AT_FAULT,
     CheckOption,
     ConfigOption,
     FileOption,
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
     from analytics.capacity.assessment import Assessment
     from analytics.fleet import Fleet, Sku
+    from analytics.planning.result import Plan
 
 app = typer.Typer(rich_markup_mode=None)
 fleet_app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="What fleet.toml says the fleet is.")
@@ -59,6 +62,14 @@ class Peak(StrEnum):
     MAX = "max"
 
 
+class ShowPlan(StrEnum):
+    """What a plan is shown as."""
+
+    PLACEMENTS = "placements"
+    PROOF = "proof"
+    BINDING = "binding"
+
+
 RATIO = {Peak.P95: 0.95, Peak.P99: 0.99, Peak.P999: 0.999, Peak.MAX: 1.0}
 WINDOW_DAYS = 30
 
@@ -70,6 +81,13 @@ PeakOption = Annotated[Peak, typer.Option("--peak", help="Which load counts, of 
 DaysOption = Annotated[
     float, typer.Option("--min-days", min=0.0, metavar="DAYS", help="Refuse sites with fewer days of power.")
 ]
+MeasuredOption = Annotated[
+    bool, typer.Option("--measured/--unmeasured", help="By what the store measured, or by nameplates without a store.")
+]
+ShowPlanOption = Annotated[
+    ShowPlan, typer.Option("--show", help="Placements; the proof, case by case; what limits the plan.")
+]
+KeepOption = Annotated[bool, typer.Option("--keep", help="Keep the plan in the store, for pages and decisions.")]
 
 
 @app.command()
@@ -117,7 +135,7 @@ def capacity(
     from analytics.capacity.ledger import ledger
 
     asked, root = request(output, file, limit, since, until, tz), store_root(store)
-    found = _assessed(root, asked, fleet, site, peak=peak, min_days=min_days)
+    found = _ready(root, asked, fleet, site, peak=peak, min_days=min_days).found
     server = _server(found.fleet, sku)
     if show is Show.CASES:
         frame = pl.concat(cases(one) for one in found.surveys)
@@ -136,6 +154,91 @@ _BRIEF = (
     "node", "kind", "load_p50_w", "load_p99_w", "load_max_w", "derated_w", "safe_w", "failure_load_w", "worst_failure",
     "headroom_w", "free_w", "servers", "runway_p10", "runway_p50", "runway_p90", "binding", "order_by",
 )  # fmt: skip
+
+
+@app.command()
+def fit(
+    sku: Annotated[str, typer.Option("--sku", help="Which servers, as fleet.toml calls them.")],
+    count: Annotated[int, typer.Option("--count", min=1, max=100_000, help="How many.")],
+    store: StoreOption = None,
+    fleet: FleetOption = None,
+    site: Annotated[list[str] | None, typer.Option("--site", help="Only there; may be repeated.")] = None,
+    by: Annotated[
+        str | None,
+        typer.Option("--by", metavar="DATE", help="When they are to stand there; else after their lead time."),
+    ] = None,
+    nameplate: Annotated[
+        bool,
+        typer.Option("--nameplate", help="Plan a server with its nameplate, not with the most it was seen to draw."),
+    ] = False,
+    measured: MeasuredOption = True,
+    show: ShowPlanOption = ShowPlan.PLACEMENTS,
+    peak: PeakOption = Peak.P99,
+    min_days: DaysOption = 7.0,
+    keep: KeepOption = False,
+    output: OutputOption = Format.TABLE,
+    file: FileOption = None,
+    limit: LimitOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    tz: TzOption = "UTC",
+    check: CheckOption = None,
+    quiet: QuietOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """
+    Where the next servers fit, safe in every single failure: the racks, the proof, what limits it and the next best.
+
+    Where they do not fit, the constraints in conflict are named, and the exit code is 1.
+    """
+    from analytics.planning.plan import fit as fit_of
+
+    asked, root = request(output, file, limit, since, until, tz), store_root(store)
+    ready = _ready(root, asked, fleet, site, peak=peak, min_days=min_days, measured=measured)
+    server = _server(ready.found.fleet, sku)
+    assert server is not None
+    start = datetime.now(UTC).date() + timedelta(days=server.lead_days) if by is None else _day(by)
+    told = fit_of(ready.found, server, count, start=start, sites=site or (), nameplate=nameplate, pue=ready.pue)
+    _give_plan(told, root, asked, check, show, keep=keep)
+
+
+@app.command()
+def plan(
+    ask: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan.toml: periods, budget and demands.")],
+    store: StoreOption = None,
+    fleet: FleetOption = None,
+    measured: MeasuredOption = True,
+    show: ShowPlanOption = ShowPlan.PLACEMENTS,
+    peak: PeakOption = Peak.P99,
+    min_days: DaysOption = 7.0,
+    gap: Annotated[
+        float, typer.Option("--gap", min=0.0, max=0.5, metavar="RATIO", help="How far from the best is near enough.")
+    ] = 0.001,
+    seconds: Annotated[float, typer.Option("--seconds", min=1.0, help="How long to look for the best.")] = 60.0,
+    keep: KeepOption = False,
+    output: OutputOption = Format.TABLE,
+    file: FileOption = None,
+    limit: LimitOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    tz: TzOption = "UTC",
+    check: CheckOption = None,
+    quiet: QuietOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """
+    The cheapest plan for the demands of PLAN: which servers go where and when, safe in every single failure.
+
+    Where the demands cannot be met, the constraints in conflict are named, and the exit code is 1.
+    """
+    from analytics.frames import read_plan
+    from analytics.planning.plan import plan as plan_of
+
+    asked, root = request(output, file, limit, since, until, tz), store_root(store)
+    ready = _ready(root, asked, fleet, None, peak=peak, min_days=min_days, measured=measured)
+    wanted = read_plan(ask, ready.found.fleet)
+    told = plan_of(ready.found, wanted, pue=ready.pue, gap_ratio=gap, time_s=seconds)
+    _give_plan(told, root, asked, check, show, keep=keep)
 
 
 @fleet_app.command("check")
@@ -170,7 +273,7 @@ def show_fleet(
     from analytics.capacity.drawing import drawing
 
     asked = request(Format.TABLE, None, None, since, until, tz)
-    found = _assessed(store_root(store), asked, fleet, site, peak=peak, min_days=min_days)
+    found = _ready(store_root(store), asked, fleet, site, peak=peak, min_days=min_days).found
     for one in found.surveys:
         typer.echo(drawing(one))
 
@@ -192,34 +295,82 @@ def fleet_of(root: Path, file: Path | None) -> "Fleet":
     return read_fleet(path)
 
 
-def _assessed(
-    root: Path, asked: Request, file: Path | None, sites: list[str] | None, *, peak: Peak, min_days: float
-) -> "Assessment":
+class _Ready(NamedTuple):
+    """The sites surveyed, and the PUE of those where it is measured."""
+
+    found: "Assessment"
+    pue: dict[str, float]
+
+
+def _ready(
+    root: Path,
+    asked: Request,
+    file: Path | None,
+    sites: list[str] | None,
+    *,
+    peak: Peak,
+    min_days: float,
+    measured: bool = True,
+) -> _Ready:
     """
-    The sites surveyed over the window; those with too little data are named on stderr.
+    The sites surveyed over the window, or by nameplates alone; those with too little data are named on stderr.
 
     Raises: ConfigError, StoreError, NotEnoughData.
     """
     from analytics.attribution import measured_pue
     from analytics.capacity.assessment import assess
+    from analytics.capacity.load import no_minutes
     from analytics.frames import power_minutes, scan
 
-    fleet = fleet_of(root, file)
+    fleet, pue = fleet_of(root, file), {}
     for name in sites or ():
         if name not in {one.name for one in fleet.sites}:
             raise ConfigError("--site", f"is {name!r}; there are {', '.join(one.name for one in fleet.sites)}")
-    told = power_minutes(root, asked.start_ns, asked.end_ns, days=WINDOW_DAYS, now_ns=time.time_ns())
-    pue = measured_pue(scan(root, "facility_samples", told.start_ns, told.end_ns)).select("site", "pue").collect()
-    found = assess(
-        fleet.only(sites) if sites else fleet,
-        told,
-        pue=dict(pue.iter_rows()),
-        percentile=RATIO[peak],
-        min_days=min_days,
-    )
+    told = no_minutes(time.time_ns())
+    if measured:
+        told = power_minutes(root, asked.start_ns, asked.end_ns, days=WINDOW_DAYS, now_ns=time.time_ns())
+        facility = scan(root, "facility_samples", told.start_ns, told.end_ns)
+        pue = dict(measured_pue(facility).select("site", "pue").collect().iter_rows())
+    chosen = fleet.only(sites) if sites else fleet
+    found = assess(chosen, told, pue=pue, percentile=RATIO[peak], min_days=min_days)
     for reason in found.refused.values():
         warn(reason)
-    return found
+    return _Ready(found, pue)
+
+
+def _day(text: str) -> date:
+    """
+    A date.
+
+    Raises: ConfigError.
+    """
+    try:
+        return date.fromisoformat(text)
+    except ValueError as error:
+        raise ConfigError("--by", f"is {text!r}, not a date; write 2027-03-01") from error
+
+
+def _give_plan(
+    told: "Plan", root: Path, asked: Request, check: list[str] | None, show: ShowPlan, *, keep: bool
+) -> None:
+    """Say what a plan comes to, keep it, write it; one that cannot be met ends with 1."""
+    import polars as pl
+
+    from analytics.planning.result import table
+    from collector.store import Store
+
+    for line in told.said():
+        say(line)
+    if told.violations:
+        raise QueryError(f"the plan does not hold, which is a fault of perfwatt: {'; '.join(told.violations)}")
+    if keep:
+        Store(root).write("plans", table(told, time_ns=time.time_ns()), writer="plan")
+    if not told.found:
+        warn(told.refusal())
+        raise typer.Exit(AT_FAULT)
+    frames = [told.placements, *([told.runner_up.placements] if told.runner_up is not None else [])]
+    frame = {ShowPlan.PLACEMENTS: pl.concat(frames), ShowPlan.PROOF: told.proof, ShowPlan.BINDING: told.binding}[show]
+    answer(f"plan.{show.value}", frame.lazy(), asked, check)
 
 
 def _server(fleet: "Fleet", name: str | None) -> "Sku | None":

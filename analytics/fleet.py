@@ -248,6 +248,11 @@ class Sku:
         back = self.capex * capital_recovery(self.discount_ratio, self.life_years) / HOURS_A_YEAR
         return back + (self.opex_per_h or 0.0)
 
+    @property
+    def lead_days(self) -> float:
+        """How long after its order a server is there; 0 where nobody told."""
+        return (self.server.lead_days if self.server is not None else None) or 0.0
+
     def over(self, other: "Sku | None") -> "Sku":
         """This one with what only *other* tells."""
         if other is None:

@@ -14,6 +14,7 @@ import polars as pl
 from analytics.capacity.load import Minutes, device_minutes, minutes_of
 from analytics.fleet import Fleet
 from analytics.fleet_toml import parse_fleet
+from analytics.planning.request import Request, parse_plan
 from collector.errors import ConfigError, StoreError
 from collector.store import Segment, Store
 from collector.store.extents import Extent
@@ -90,11 +91,23 @@ def read_fleet(path: Path) -> Fleet:
 
     Raises: ConfigError.
     """
+    return parse_fleet(_text(path, "fleet.toml"), path=path)
+
+
+def read_plan(path: Path, fleet: Fleet) -> Request:
+    """
+    What the file *path* asks a plan for.
+
+    Raises: ConfigError.
+    """
+    return parse_plan(_text(path, "plan.toml"), fleet, path=path)
+
+
+def _text(path: Path, name: str) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("fleet.toml", f"cannot be read: {error}", path=path) from error
-    return parse_fleet(text, path=path)
+        raise ConfigError(name, f"cannot be read: {error}", path=path) from error
 
 
 def power_minutes(

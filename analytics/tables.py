@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import date, datetime
 from math import isfinite
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 from collector.errors import ConfigError
@@ -73,6 +74,13 @@ class Keys:
             raise self.wrong(key, f"is {value!r}, not text")
         return value
 
+    def flag(self, key: str) -> bool | None:
+        """True or false."""
+        value = self.take(key)
+        if value is not None and not isinstance(value, bool):
+            raise self.wrong(key, f"is {value!r}, not true or false")
+        return value
+
     def one_of(self, key: str, choices: Collection[str]) -> str | None:
         """One of some words."""
         value = self.text(key)
@@ -87,7 +95,7 @@ class Keys:
             raise self.wrong(key, f"is {value!r}, not a date; write 2027-03-01, without quotes")
         return value
 
-    def some(self, key: str, kind: type, words: str) -> list[Any] | None:
+    def some(self, key: str, kind: type | UnionType, words: str) -> list[Any] | None:
         """A list of values of a type."""
         value = self.take(key)
         if value is None:

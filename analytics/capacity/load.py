@@ -181,6 +181,13 @@ def minutes_of(
     )
 
 
+def no_minutes(now_ns: int) -> Minutes:
+    """Nothing measured: what is planned by nameplates alone."""
+    schema = {"time": pl.Datetime("ns"), POWER.column: pl.Float64(), "modelled_w": pl.Float64(), "devices": pl.Int64()}
+    hosts, meters = (pl.DataFrame(schema={name: pl.String(), **schema}) for name in ("host", "meter"))
+    return Minutes(devices=hosts, hosts=hosts, meters=meters, models={}, start_ns=now_ns, end_ns=now_ns)
+
+
 def load_of(tree: Tree, fleet: Fleet, told: Minutes) -> Load:
     """
     The load of each leaf of *tree*.

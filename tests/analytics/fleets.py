@@ -1,10 +1,12 @@
 """Small fleets for tests: drawn by Hypothesis, or written by hand."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from hypothesis import strategies as st
 
 from analytics.fleet import Domain, Fleet, Rack, Rating, Site
+from analytics.planning.proof import walk
 
 
 def rating(watts: float | None, derating: float = 1.0) -> Rating | None:
@@ -68,3 +70,23 @@ def draws(fleet: Fleet) -> st.SearchStrategy[Mapping[str, float]]:
     """What each rack draws."""
     watts = st.floats(0, 15e3).map(lambda value: round(value, 1))
     return st.fixed_dictionaries({rack.name: watts for rack in fleet.racks})
+
+
+class Case(NamedTuple):
+    """A failure case at one moment."""
+
+    load_w: dict[str, float]
+    capacity_w: dict[str, float | None]
+    dark: set[str]
+
+
+def walked(fleet: Fleet, watts: Mapping[str, float]) -> dict[tuple[str, str], Case]:
+    """Every failure case of every site, walked one by one."""
+    found = {}
+    for told in walk(fleet, watts):
+        for at, case in enumerate(told.cases):
+            load = {node: float(row[at, 0]) for node, row in told.load_w.items()}
+            limits = {node: float(told.capacity_w[node][at]) if node in told.capacity_w else None for node in load}
+            dark = {rack for rack, off in told.dark.items() if off[at, 0]}
+            found[told.site, case] = Case(load, limits, dark)
+    return found

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 import cli
+from analytics.frames import scan
 from collector.store import Store
 
 T0 = 1_767_225_600_000_000_000  # 2026-01-01T00:00:00Z
@@ -181,3 +182,88 @@ def test_fleet_check_accepts_what_is_right_and_names_what_is_not(store: Path) ->
     wrong = run("fleet", "check", store / "fleet.toml")
     assert wrong.exit_code == 2
     assert "rack[0].units: is 420, above the most of 100" in wrong.stderr
+
+
+MONEY = """
+currency = "EUR"
+discount_ratio = 0.1
+life_years = 5
+"""
+PLAN = """
+start = 2027-01-01
+periods = 2
+currency = "EUR"
+[[demand]]
+name = "more"
+sku = "X"
+amount = [1, 1]
+"""
+
+
+def priced(store: Path) -> Path:
+    """The fleet with prices, and without the machine of which nothing is known."""
+    text = FLEET.replace('hosts = ["n3"]\n', "").replace(
+        'name = "dub"', 'name = "dub"\npue = 1.2\ncurrency = "EUR"\nprice_per_kwh = 0.1'
+    )
+    text = text.replace("tdp_w = 300", f"tdp_w = 300{MONEY}").replace("peak_w = 900", "peak_w = 900\ncapex = 1000")
+    (store / "fleet.toml").write_text(text, encoding="utf-8")
+    return store
+
+
+def test_fit_places_servers_proves_it_and_tells_the_next_best(store: Path) -> None:
+    base = ("fit", "--store", priced(store), "--sku", "x", "--count", "2", "--min-days", "0", "--by", "2027-03-01")
+    result = run(*base, "-o", "json")
+    found = rows(result)
+    assert sum(row["servers"] for row in found if row["option"] == 1) == 2
+    assert {row["option"] for row in found} == {1, 2}
+    assert found[0]["start"] == "2027-03-01T00:00:00Z"
+    assert "safe in each of 8 failure cases of 1 sites, walked through one by one" in result.stderr
+    proof = rows(run(*base, "--show", "proof", "-o", "json"))
+    assert {row["case"] for row in proof} >= {"none", "a", "b", "r1: cord to a", "r2: cord to a"}
+    assert min(row["margin_w"] for row in proof) == pytest.approx(200.0)
+    limits = rows(run(*base, "--show", "binding", "-o", "json"))
+    assert {row["constraint"] for row in limits} == {"power of a"}
+
+
+def test_what_does_not_fit_is_refused_with_the_constraints_in_conflict(store: Path) -> None:
+    result = run("fit", "--store", priced(store), "--sku", "X", "--count", "3", "--min-days", "0")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "in conflict are demand X; power of a. At most 2 of X" in result.stderr
+
+
+def test_a_plan_is_kept_in_the_store_for_those_who_decide(store: Path, tmp_path: Path) -> None:
+    file = tmp_path / "plan.toml"
+    file.write_text(PLAN, encoding="utf-8")
+    found = rows(run("plan", file, "--store", priced(store), "--min-days", "0", "--keep", "-o", "json"))
+    assert [(row["period"], row["servers"]) for row in found if row["option"] == 1] == [(0, 1), (1, 1)]
+    kept = scan(store, "plans").filter(pl.col("option") == 1).collect()
+    assert kept["servers"].sum() == 2
+    assert set(kept["status"]) == {"optimal"}
+    assert json.loads(kept["request"][0])["periods"] == 2
+    file.write_text(PLAN.replace("[1, 1]", "[1, 9]"), encoding="utf-8")
+    refused = run("plan", file, "--store", store, "--min-days", "0", "--keep")
+    assert refused.exit_code == 1
+    last = scan(store, "plans").filter(pl.col("status") == "infeasible").collect()
+    assert last["conflict"].to_list() == ["demand more; power of a"]
+
+
+def test_without_a_store_a_plan_is_made_by_nameplates(store: Path, tmp_path: Path) -> None:
+    text = (
+        priced(store).joinpath("fleet.toml").read_text(encoding="utf-8").replace("units = 42", "units = 42\nsku = 'X'")
+    )
+    fleet = tmp_path / "fleet.toml"
+    fleet.write_text(text, encoding="utf-8")
+    base = ("fit", "--unmeasured", "--fleet", fleet, "--store", tmp_path / "none", "--sku", "X", "--count")
+    assert sum(row["servers"] for row in rows(run(*base, "1", "-o", "json")) if row["option"] == 1) == 1
+    # Two machines of 1 kW by nameplate, and 3 kW are safe.
+    assert "At most 1 of X" in run(*base, "2").stderr
+
+
+def test_a_plan_that_lacks_a_price_says_which(store: Path, tmp_path: Path) -> None:
+    file = tmp_path / "plan.toml"
+    file.write_text(PLAN, encoding="utf-8")
+    result = run("plan", file, "--store", store, "--min-days", "0")
+    assert (result.exit_code, "sku X: has no capex, and a plan is made by cost" in result.stderr) == (2, True), (
+        result.stderr
+    )
+    assert run("fit", "--store", store, "--sku", "X", "--count", "1", "--by", "soon", "--min-days", "0").exit_code == 2

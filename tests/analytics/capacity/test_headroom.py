@@ -15,9 +15,8 @@ from analytics.capacity.load import Leaf, Load
 from analytics.capacity.tree import trees
 from analytics.fleet import Fleet, Server, Sku
 from analytics.fleet_toml import parse_fleet
-from analytics.planning.proof import walk
 from collector.errors import NotEnoughData
-from tests.analytics.fleets import fleets
+from tests.analytics.fleets import fleets, walked
 
 START_NS = 1_772_409_600_000_000_000
 PAIR = """
@@ -90,13 +89,13 @@ def test_headroom_is_the_worst_of_every_case_walked_minute_by_minute(data: st.Da
     minutes = data.draw(st.lists(st.tuples(*[st.integers(0, 20_000)] * len(fleet.racks)), min_size=1, max_size=4))
     watts = {rack.name: [float(m[at]) for m in minutes] for at, rack in enumerate(fleet.racks)}
     found = headroom(surveyed(fleet, watts))
-    walked = [list(walk(fleet, {name: row[at] for name, row in watts.items()})) for at in range(len(minutes))]
+    told = [list(walked(fleet, {name: row[at] for name, row in watts.items()}).values()) for at in range(len(minutes))]
     for one in found.filter(~found["kind"].is_in(["rack", "group"])).iter_rows(named=True):
         margins = []
-        for at in range(len(walked[0])):
-            limit = walked[0][at].capacity_w[one["node"]]
+        for at in range(len(told[0])):
+            limit = told[0][at].capacity_w[one["node"]]
             if limit is not None:
-                margins.append(limit - max(minute[at].load_w[one["node"]] for minute in walked))
+                margins.append(limit - max(minute[at].load_w[one["node"]] for minute in told))
         if margins:
             assert one["headroom_w"] == pytest.approx(min(margins), abs=1e-6)
         else:

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from analytics.capacity.tree import Tree, trees
 from analytics.fleet import Domain, Fleet, Rack, Site
 from analytics.fleet_toml import parse_fleet
-from analytics.planning.proof import walk
-from tests.analytics.fleets import draws, fleets, rating
+from tests.analytics.fleets import draws, fleets, rating, walked
 
 
 def loads(tree: Tree, fleet: Fleet, watts: Mapping[str, float]) -> dict[str, dict[str, float]]:
@@ -39,14 +38,14 @@ def loads(tree: Tree, fleet: Fleet, watts: Mapping[str, float]) -> dict[str, dic
 def test_every_node_carries_in_every_case_what_a_walk_through_the_tree_finds(data: st.DataObject) -> None:
     fleet = data.draw(fleets(sites=2))
     watts = data.draw(draws(fleet))
-    walked = {(one.site, one.case): one for one in walk(fleet, watts)}
+    told = walked(fleet, watts)
     for tree in trees(fleet):
         found = loads(tree, fleet, watts)
         for case, load in found.items():
-            one = walked[tree.site.name, case]
+            one = told[tree.site.name, case]
             assert load == pytest.approx({name: one.load_w[name] for name in load}, abs=1e-6)
         # A cord that is no case of its own is no worse for any node than its feed, or than nothing.
-        for (site, case), one in walked.items():
+        for (site, case), one in told.items():
             if site == tree.site.name and case not in found:
                 _, feed = case.split(": cord to ")
                 for name in tree.at:
@@ -59,15 +58,15 @@ def test_every_node_carries_in_every_case_what_a_walk_through_the_tree_finds(dat
 def test_capacities_and_dark_racks_are_those_of_the_walk(data: st.DataObject) -> None:
     fleet = data.draw(fleets())
     (tree,) = trees(fleet)
-    walked = {one.case: one for one in walk(fleet, {rack.name: 1.0 for rack in fleet.racks})}
+    told = {case: one for (_, case), one in walked(fleet, {rack.name: 1.0 for rack in fleet.racks}).items()}
     for case in tree.cases:
-        one = walked[case.name]
+        one = told[case.name]
         limits = dict(zip(tree.at, tree.capacity_w(case).tolist(), strict=True))
         for name, limit in limits.items():
             known = one.capacity_w[name]
             assert np.isnan(limit) if known is None else limit == pytest.approx(known)
         if case.rack is None:
-            assert {rack for rack, pool in tree.racks.items() if pool in tree.dark(case)} == set(one.dark)
+            assert {rack for rack, pool in tree.racks.items() if pool in tree.dark(case)} == one.dark
 
 
 def test_a_transfer_switch_loads_the_generator_only_when_the_utility_is_lost() -> None:
