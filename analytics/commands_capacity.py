@@ -129,22 +129,23 @@ def capacity(
     """
     import polars as pl
 
-    from analytics.capacity.advice import advice
     from analytics.capacity.assessment import nodes
     from analytics.capacity.headroom import cases
     from analytics.capacity.ledger import ledger
+    from analytics.planning.decisions import decisions
 
     asked, root = request(output, file, limit, since, until, tz), store_root(store)
-    found = _ready(root, asked, fleet, site, peak=peak, min_days=min_days).found
+    found, pue = _ready(root, asked, fleet, site, peak=peak, min_days=min_days)
     server = _server(found.fleet, sku)
     if show is Show.CASES:
         frame = pl.concat(cases(one) for one in found.surveys)
     elif show is Show.LEDGER:
         frame = pl.concat(ledger(one, server) for one in found.surveys)
     else:
-        frame = nodes(found, sku=server, paths=_paths(found, paths, horizon))
+        ahead = _paths(found, paths, horizon)
+        frame = nodes(found, sku=server, paths=ahead)
         if show is Show.ADVICE:
-            frame = advice(found, frame, sku=server)
+            frame = decisions(found, frame, sku=server, paths=ahead, pue=pue)
         elif asked.output.format is Format.TABLE:
             frame = frame.select(_BRIEF).with_columns(pl.col(pl.Datetime).dt.date())
     answer(f"capacity.{show.value}", frame.lazy(), asked, check)

@@ -6,7 +6,7 @@ Power that is moved or left free costs no performance, so there is no risk to te
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import datetime
 from typing import Any, Final
 
@@ -36,11 +36,14 @@ SOON_DAYS: Final = 90
 """How far ahead an order has to be due to be recommended."""
 
 
-def advice(found: Assessment, rows: pl.DataFrame, *, sku: Sku | None = None) -> pl.DataFrame:
+def advice(
+    found: Assessment, rows: pl.DataFrame, *, sku: Sku | None = None, without: Collection[str] = ()
+) -> pl.DataFrame:
     """
     Recommendations from an assessment.
 
-    In:  rows: `analytics.capacity.assessment.nodes` of it; *sku*: the server that is to fit.
+    In:  rows: `analytics.capacity.assessment.nodes` of it; *sku*: the server that is to fit. *without*: nodes
+         whose overload something else ends.
     Out: `ADVICE`, the columns of the table recommendations. Kinds: ``move`` (a node is overloaded in a failure case),
          ``cord`` (a rack has one feed, or two that fail together), ``buy`` (it runs out within the horizon), ``plan``
          (what planning by measured load instead of nameplates makes usable), ``measure`` (hosts of which too little
@@ -49,21 +52,28 @@ def advice(found: Assessment, rows: pl.DataFrame, *, sku: Sku | None = None) -> 
     told: list[dict[str, Any]] = []
     for one in found.surveys:
         own = rows.filter(site=one.tree.site.name)
-        for part in (_overloads(one, own), _cords(one), _purchases(one, own), _padding(one, sku), _gaps(one)):
+        over = own.filter(~pl.col("node").is_in(list(without)))
+        for part in (_overloads(one, over), _cords(one), _purchases(one, own), _padding(one, sku), _gaps(one)):
             told.extend(part)
     for site, reason in found.refused.items():
         told.append(_needs_data(site, reason))
     return pl.DataFrame(told, schema=ADVICE, orient="row")
 
 
-def _row(found: Survey, kind: str, scope: str, name: str, **values: Any) -> dict[str, Any]:
+def recommendation(found: Survey, kind: str, scope: str, name: str, *, key: str = "", **values: Any) -> dict[str, Any]:
+    """
+    A row of `ADVICE` about a place, of the window that was looked at; *values* are its columns.
+
+    `show` names what `perfwatt capacity` shows as evidence, where no query does; *key* tells rows of one kind and name
+    apart.
+    """
     site, load = found.tree.site.name, found.load
     window = f"--since @{load.start_ns // 1_000_000_000} --until @{load.end_ns // 1_000_000_000}"
     samples = int(load.power_w.size) if load.measured else 0
     return {
         **dict.fromkeys(ADVICE.names()),
-        "recommendation": _id(kind, scope, name), "time": load.end_ns, "kind": kind, "scope": scope, "name": name,
-        "site": site, "start": load.start_ns, "end": load.end_ns, "samples": samples,
+        "recommendation": _id(kind, scope, f"{name}/{key}" if key else name), "time": load.end_ns, "kind": kind,
+        "scope": scope, "name": name, "site": site, "start": load.start_ns, "end": load.end_ns, "samples": samples,
         "covered_ratio": load.covered_ratio, "effect_unit": "W", "method_version": METHOD,
         "query": f"perfwatt capacity --show {values.pop('show', 'nodes')} {window}", "state": "new", **values,
     }  # fmt: skip
@@ -73,7 +83,8 @@ def _id(kind: str, scope: str, name: str) -> str:
     return hashlib.blake2b(f"{kind}/{scope}/{name}".encode(), digest_size=8).hexdigest()
 
 
-def _kw(watts: float) -> str:
+def kw(watts: float) -> str:
+    """Watts in kilowatts."""
     return f"{watts / 1000.0:,.1f} kW"
 
 
@@ -83,11 +94,11 @@ def _overloads(found: Survey, rows: pl.DataFrame) -> Iterator[dict[str, Any]]:
         minutes = _worst_minutes(found, name, one["worst_failure"])
         low, high = (max(0.0, float(np.quantile(minutes, q)) - safe) for q in (0.95, 1.0))
         case = "as it is" if one["worst_failure"] == NOTHING else f"with {one['worst_failure']} lost"
-        yield _row(
+        yield recommendation(
             found, "move", one["kind"], name,
-            summary=f"{name} carries {_kw(one['failure_load_w'])} {case} and may carry {_kw(safe)}: "
-                    f"move {_kw(over)} elsewhere; overloaded so in {100 * one['exceedance_ratio']:.1f} % of minutes",
-            baseline=f"{_kw(one['failure_load_w'])} {case}", proposed=f"at most {_kw(safe)}",
+            summary=f"{name} carries {kw(one['failure_load_w'])} {case} and may carry {kw(safe)}: "
+                    f"move {kw(over)} elsewhere; overloaded so in {100 * one['exceedance_ratio']:.1f} % of minutes",
+            baseline=f"{kw(one['failure_load_w'])} {case}", proposed=f"at most {kw(safe)}",
             effect_low=min(low, over), effect_mid=over, effect_high=max(high, over), show="nodes",
         )  # fmt: skip
 
@@ -107,21 +118,21 @@ def _cords(found: Survey) -> Iterator[dict[str, Any]]:
             continue
         lost = [case.name for case in found.tree.cases if tuple(rack.feeds) in found.tree.dark(case)]
         minutes = found.rows[rack.name]
-        effect = {
+        effect: dict[str, Any] = {
             "effect_low": float(np.quantile(minutes, 0.5)),
             "effect_mid": peak,
             "effect_high": float(minutes.max()),
         }
         if len(rack.feeds) > 1 and lost:
-            yield _row(
+            yield recommendation(
                 found, "cord", "rack", rack.name, baseline=f"both feeds fail with {lost[0]}", show="cases",
-                summary=f"{rack.name} ({_kw(peak)}) has feeds {' and '.join(rack.feeds)}, and both fail with {lost[0]}",
+                summary=f"{rack.name} ({kw(peak)}) has feeds {' and '.join(rack.feeds)}, and both fail with {lost[0]}",
                 proposed="feeds that nothing takes away together", **effect,
             )  # fmt: skip
         elif len(rack.feeds) == 1 and paired:
-            yield _row(
+            yield recommendation(
                 found, "cord", "rack", rack.name, baseline=f"one feed, {rack.feeds[0]}", show="cases",
-                summary=f"{rack.name} ({_kw(peak)}) hangs on {rack.feeds[0]} alone, where others here have two feeds",
+                summary=f"{rack.name} ({kw(peak)}) hangs on {rack.feeds[0]} alone, where others here have two feeds",
                 proposed="a second feed", **effect,
             )  # fmt: skip
 
@@ -133,17 +144,18 @@ def _purchases(found: Survey, rows: pl.DataFrame) -> Iterator[dict[str, Any]]:
     for one in due.iter_rows(named=True):
         if one["binding"].startswith("power of "):
             continue
-        dates = " / ".join(_day(one[f"runway_p{percent}"]) for percent in (10, 50, 90))
-        yield _row(
+        dates = " / ".join(day(one[f"runway_p{percent}"]) for percent in (10, 50, 90))
+        yield recommendation(
             found, "buy", one["kind"], one["node"], baseline=f"runs out {dates} (p10/p50/p90)",
             summary=f"{one['node']}: {one['binding']} runs out {dates} (p10/p50/p90), in "
-                    f"{100 * one['runs_out_ratio']:.0f} % of {one['paths']} paths up to {_day(one['horizon'])}; "
-                    f"order by {_day(one['order_by'])}, {one['lead_days']:g} days ahead",
-            proposed=f"more {one['binding']} by {_day(one['runway_p10'])}", effect_unit=None,
+                    f"{100 * one['runs_out_ratio']:.0f} % of {one['paths']} paths up to {day(one['horizon'])}; "
+                    f"order by {day(one['order_by'])}, {one['lead_days']:g} days ahead",
+            proposed=f"more {one['binding']} by {day(one['runway_p10'])}", effect_unit=None,
         )  # fmt: skip
 
 
-def _day(moment: datetime | None) -> str:
+def day(moment: datetime | None) -> str:
+    """A date; none is beyond what is known."""
     return "beyond" if moment is None else f"{moment:%Y-%m-%d}"
 
 
@@ -153,12 +165,12 @@ def _padding(found: Survey, sku: Sku | None) -> Iterator[dict[str, Any]]:
     lines = dict(ledger(found, sku).select("cause", "power_w").iter_rows())
     padding = lines.get("nameplate", 0.0)
     if padding > 0:
-        yield _row(
+        yield recommendation(
             found, "plan", "site", found.tree.site.name, show="ledger",
-            summary=f"{found.tree.site.name}: planned by measured peaks instead of nameplates, {_kw(padding)} more can "
+            summary=f"{found.tree.site.name}: planned by measured peaks instead of nameplates, {kw(padding)} more can "
                     f"be used by servers of {sku.name}, safe in every single failure",
-            baseline=f"{_kw(lines['deployable'])} by nameplates",
-            proposed=f"{_kw(lines['deployable'] + padding)} by measured peaks",
+            baseline=f"{kw(lines['deployable'])} by nameplates",
+            proposed=f"{kw(lines['deployable'] + padding)} by measured peaks",
             effect_low=padding, effect_mid=padding, effect_high=padding,
         )  # fmt: skip
 
@@ -170,7 +182,7 @@ def _gaps(found: Survey) -> Iterator[dict[str, Any]]:
                          (sorted(found.load.partial), "only the accelerators are known")):  # fmt: skip
         if hosts:
             few = ", ".join(hosts[:3]) + (" ..." if len(hosts) > 3 else "")
-            row = _row(
+            row = recommendation(
                 found, "measure", "site", site, summary=f"{site}: of {len(hosts)} hosts ({few}) {lacks}",
                 baseline=lacks, effect_unit=None,
                 proposed="read the platform's power, or give [sku.server] or nameplate_w in fleet.toml",

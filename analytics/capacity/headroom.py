@@ -8,7 +8,7 @@ sum of what hangs on it, minute by minute, moved as the failure moves it. Peaks 
 added up, and a redundant feed is never counted as capacity: with either of two feeds lost the other carries all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -96,6 +96,16 @@ class Survey:
             return row
         row = self.weights[self.tree.cases.index(case), node] @ self.pools_w
         return row
+
+    def carried_w(self, racks_w: Mapping[str, float]) -> Floats:
+        """What the nodes carry of so many watts in some racks: cases by nodes."""
+        carried = np.zeros((len(self.tree.cases), len(self.tree.nodes)))
+        for rack, watts in racks_w.items():
+            carried += self.weights[:, :, self.tree.pools.index(self.tree.racks[rack])] * watts
+            for at, case in enumerate(self.tree.cases):
+                if case.rack == rack:
+                    carried[at] += (self.tree.rack_weights(rack, case) - self._rack_column(rack)) * watts
+        return carried
 
     @cached_property
     def slack_w(self) -> Floats:

@@ -7,7 +7,6 @@ from typing import Any, Final
 import polars as pl
 
 from analytics.attribution import measured_pue
-from analytics.capacity.advice import advice
 from analytics.capacity.assessment import Assessment, assess, nodes
 from analytics.capacity.ledger import smallest_server
 from analytics.capacity.load import device_minutes, minutes_of
@@ -15,6 +14,7 @@ from analytics.capacity.paths import daily_peaks, paths
 from analytics.fleet import Fleet
 from analytics.frames import over_devices
 from analytics.jobs.job import NS, Window
+from analytics.planning.decisions import decisions
 from collector.errors import NotEnoughData
 
 DAYS: Final = 30
@@ -24,7 +24,8 @@ _MINUTE_NS: Final = 60 * NS
 
 def capacity(frames: Mapping[str, Any], window: Window, fleet: Fleet) -> dict[str, pl.DataFrame]:
     """
-    Headroom and runway of each node, and recommendations; see `analytics.capacity.assessment`.
+    Headroom and runway of each node (`analytics.capacity.assessment`), and recommendations
+    (`analytics.planning.decisions`).
 
     Out: the tables headroom and recommendations, as of the last whole minute that is known of the window.
 
@@ -44,9 +45,10 @@ def capacity(frames: Mapping[str, Any], window: Window, fleet: Fleet) -> dict[st
     pue = dict(measured_pue(frames["facility_samples"]).select("site", "pue").collect().iter_rows())
     found = assess(fleet, told, pue=pue)
     sku = smallest_server(fleet)
-    rows = nodes(found, sku=sku, paths=_ahead(found))
+    ahead = _ahead(found)
+    rows = nodes(found, sku=sku, paths=ahead)
     moment = pl.lit(max(window.start_ns, end_ns - _MINUTE_NS)).cast(pl.Datetime("ns"))
-    made = {"headroom": rows, "recommendations": advice(found, rows, sku=sku)}
+    made = {"headroom": rows, "recommendations": decisions(found, rows, sku=sku, paths=ahead, pue=pue)}
     return {table: frame.with_columns(time=moment) for table, frame in made.items()}
 
 

@@ -112,6 +112,8 @@ class Leaf:
     rack_units: int | None = None
     ports: int | None = None
     """Rack units and ports that its hosts take, where their SKU tells."""
+    hosts: int = 0
+    """How many hosts stand in it, where it is a rack."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,6 +261,7 @@ class _Series:
         servers = [sku.server if sku is not None else None for sku in (self._server(host, rack) for host in hosts)]
         return replace(
             leaf,
+            hosts=len(hosts),
             rack_units=rack.units_used
             if rack.units_used is not None
             else _whole(None if s is None else s.rack_units for s in servers),

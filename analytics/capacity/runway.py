@@ -40,12 +40,15 @@ class _Limit:
     whole: float
 
 
-def runway(found: Survey, paths: pl.DataFrame, fleet: Fleet) -> pl.DataFrame:
+def runway(
+    found: Survey, paths: pl.DataFrame, fleet: Fleet, *, placed_w: Mapping[str, float] | None = None
+) -> pl.DataFrame:
     """
     One row for each node and rack of a site.
 
     In:  paths: node, path, time, power_w (see `analytics.capacity.paths.PATHS`), of nodes, of racks, or of the site; a
-         node without paths grows as the nearest node above it that has some.
+         node without paths grows as the nearest node above it that has some. *placed_w*: what more some racks draw, of
+         servers that are to come and do not grow.
     Out: `RUNWAY`: runway_p10, p50, p90 (a tenth, half, nine tenths of the paths run out before; null: not within the
          horizon), runs_out_ratio (of the paths, within the horizon), binding (what is reached first in most paths:
          power, power of NODE above, space, ports, cooling), binding_ratio (of the paths that run out), lead_days (of
@@ -54,9 +57,11 @@ def runway(found: Survey, paths: pl.DataFrame, fleet: Fleet) -> pl.DataFrame:
     Growth is over the median of the paths' first day.
     """
     growth = _Growth(found, paths)
+    more_w = dict(placed_w or {})
+    added = found.carried_w(more_w)
     rows = []
     for name in [*found.tree.at, *(rack.name for rack in found.racks)]:
-        limits = _limits(found, name)
+        limits = _limits(found, name, added, more_w.get(name, 0.0))
         first = np.full(growth.count, NEVER)
         which = np.full(growth.count, -1)
         for number, limit in enumerate(limits):
@@ -104,19 +109,27 @@ def _parents(found: Survey, name: str) -> tuple[str, ...]:
     return found.tree.racks.get(name) or (found.tree.site.name,)
 
 
-def _limits(found: Survey, name: str) -> list[_Limit]:
+def grown(found: Survey, paths: pl.DataFrame, until: datetime, ratio: float) -> float:
+    """By how much the site's load grows up to a day at the most in a share of *ratio* of the paths; at least 1."""
+    growth = _Growth(found, paths)
+    days = max(1, int((growth.times <= until).sum()))
+    highest = growth.of(found.tree.site.name)[:, :days].max(axis=1)
+    return max(1.0, float(np.quantile(highest, ratio, method="higher")))
+
+
+def _limits(found: Survey, name: str, added: Floats, more_w: float) -> list[_Limit]:
     """What can run out at a node: its own first, then what is above it."""
     limits: list[_Limit] = []
     if name in found.tree.at:
         inside = [rack for rack in found.racks if _hangs(found, rack, name)]
-        limits += _power(found, name, "power")
+        limits += _power(found, name, "power", added)
     else:
         inside = [rack for rack in found.racks if rack.name == name]
         safe = found.rack_safe_w(inside[0])
         if safe is not None:
-            limits.append(_Limit("power", name, found.peak_w(name), safe))
+            limits.append(_Limit("power", name, found.peak_w(name), safe - more_w))
     for above in sorted(_above(found, name) - {name}, key=found.tree.at.__getitem__):
-        limits += _power(found, above, f"power of {above}")
+        limits += _power(found, above, f"power of {above}", added)
     limits += _shared("space", name, [(rack.units, found.free_units(rack)) for rack in inside])
     limits += _shared("ports", name, [(rack.ports, found.free_ports(rack)) for rack in inside])
     cooled = [(found.peak_w(rack.name), rack.cooling_w) for rack in inside]
@@ -128,11 +141,13 @@ def _limits(found: Survey, name: str) -> list[_Limit]:
     return limits
 
 
-def _power(found: Survey, node: str, what: str) -> list[_Limit]:
+def _power(found: Survey, node: str, what: str, added: Floats) -> list[_Limit]:
     at = found.tree.at[node]
-    worst = int(found.worst[at])
-    whole = float(found.capacity_w[worst, at])
-    return [] if np.isnan(whole) else [_Limit(what, node, float(found.load_w[worst, at]), whole)]
+    slack = found.slack_w[:, at] - added[:, at]
+    if np.isnan(slack).all():
+        return []
+    worst = int(np.nanargmin(slack)) if added[:, at].any() else int(found.worst[at])
+    return [_Limit(what, node, float(found.load_w[worst, at]), float(found.capacity_w[worst, at] - added[worst, at]))]
 
 
 def _shared(what: str, node: str, racks: list[tuple[int | None, int | None]]) -> list[_Limit]:
