@@ -16,6 +16,7 @@ from analytics import (
     commands_forecast,
     commands_incidents,
     commands_jobs,
+    commands_models,
     commands_quality,
     commands_report,
     commands_results,
@@ -71,6 +72,7 @@ app.add_typer(commands_jobs.app)
 app.add_typer(commands_capacity.app)
 app.add_typer(commands_forecast.app)
 app.add_typer(commands_incidents.app)
+app.add_typer(commands_models.app)
 app.add_typer(dashboards_commands.app)
 app.add_typer(import_commands.app)
 app.add_typer(collector_commands.config_app)

@@ -11,7 +11,8 @@ The error tree.
     │   └── StoreBusy           another process writes under that name now: try again later
     ├── ImportFailed            a file of history cannot be taken in as it is
     ├── QueryError              a statement was refused, failed or ran over a limit
-    └── NotEnoughData           the measurements do not suffice for an answer: measure more, or otherwise
+    ├── NotEnoughData           the measurements do not suffice for an answer: measure more, or otherwise
+    └── OverBudget              a change would cost more than its limits allow: what is in use stays
 
 A class exists because a caller acts differently on it.
 """
@@ -88,3 +89,7 @@ class QueryError(TelemetryError):
 
 class NotEnoughData(TelemetryError):
     """The measurements do not suffice for an answer; its text says what is there and what is needed."""
+
+
+class OverBudget(TelemetryError):
+    """A change would cost more than its limits allow, so that what is in use stays; its text says which."""

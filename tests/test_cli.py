@@ -39,6 +39,7 @@ COMMANDS = {
     "doctor", "config", "calibrate", "sensors", "attribution", "cost", "focus", "funnel", "waste", "quality",
     "jobs", "compare", "changes", "pue", "report", "capacity", "fleet", "fit", "plan",
     "incidents", "results", "forecast",
+    "models",
 }  # fmt: skip
 HEAVY = ("polars", "duckdb", "dash", "plotly", "sklearn", "numpy", "aiohttp", "prometheus_client", "rich", "yaml")
 

@@ -1,0 +1,160 @@
+"""
+Ensembles of trees as arrays: what scikit-learn fitted, predicted by numpy alone.
+
+A model is kept for years and read by another version of the library than wrote it, so its trees are numbers of ours:
+for each node the feature and threshold that divide it, its children, and the value of a leaf. A leaf is its own child,
+which a row that has come to it never leaves.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Final, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+
+Floats = NDArray[np.float64]
+
+_ROWS: Final = 4096
+"""Rows that are predicted at once, so that what is looked at of each tree stays in the processor's cache."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trees:
+    """
+    Trees one after another in arrays over all their nodes; children are positions in these arrays.
+
+    roots: the first node of each tree. baseline: what the trees add to. logistic: whether the sum is the logit of a
+    probability. features: how many columns a row has.
+    """
+
+    feature: NDArray[np.int32]
+    threshold: Floats
+    missing_left: NDArray[np.bool_]
+    left: NDArray[np.int32]
+    right: NDArray[np.int32]
+    value: Floats
+    roots: NDArray[np.int32]
+    baseline: float
+    logistic: bool
+    features: int
+
+    def predict(self, rows: NDArray[np.floating[Any]]) -> Floats:
+        """
+        The expected value of each row, or of a classifier the probability of its second class.
+
+        In:  (rows, features); NaN is what was not measured.
+        Out: (rows,), to the last bit what the ensemble itself predicts.
+
+        Raises: ValueError (another number of columns).
+        """
+        values = np.ascontiguousarray(rows, dtype=np.float64)
+        if values.ndim != 2 or values.shape[1] != self.features:
+            raise ValueError(f"rows of {values.shape[1:]} columns; the model has {self.features}")
+        depths = self._depths()
+        raw = np.full(len(values), self.baseline)
+        for start in range(0, len(values), _ROWS):
+            part = values[start : start + _ROWS]
+            missing = np.isnan(part)
+            any_missing = bool(missing.any())
+            at = np.arange(len(part))
+            # In the order of the library, since a sum of floats depends on it.
+            for root, depth in zip(self.roots, depths, strict=True):
+                node = np.full(len(part), root)
+                for _ in range(depth):
+                    column = self.feature[node]
+                    goes_left = part[at, column] <= self.threshold[node]
+                    if any_missing:
+                        goes_left |= missing[at, column] & self.missing_left[node]
+                    node = np.where(goes_left, self.left[node], self.right[node])
+                raw[start : start + _ROWS] += self.value[node]
+        return expit(raw) if self.logistic else raw
+
+    def arrays(self, prefix: str = "") -> dict[str, NDArray[Any]]:
+        """The trees as a model's arrays; *prefix* tells several ensembles of one model apart."""
+        return {f"{prefix}{field.name}": np.asarray(getattr(self, field.name)) for field in fields(self)}
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, NDArray[Any]], prefix: str = "") -> "Trees":
+        """
+        The trees of a model's arrays.
+
+        Raises: ValueError (an array is missing, or the arrays are no trees: a child before its parent or out of range).
+        """
+        missing = [field.name for field in fields(cls) if f"{prefix}{field.name}" not in arrays]
+        if missing:
+            raise ValueError(f"no array {prefix}{missing[0]}: these are no trees")
+        held: dict[str, Any] = {field.name: arrays[f"{prefix}{field.name}"] for field in fields(cls)}
+        for name, plain in (("baseline", float), ("logistic", bool), ("features", int)):
+            if held[name].shape != ():
+                raise ValueError(f"array {prefix}{name} is of {held[name].shape}, not one number")
+            held[name] = plain(held[name])
+        found = cls(**held)
+        found._check()
+        return found
+
+    def _check(self) -> None:
+        nodes = np.arange(len(self.value))
+        for name in ("feature", "threshold", "missing_left", "left", "right", "value"):
+            if getattr(self, name).shape != nodes.shape:
+                raise ValueError(f"array {name} is of {getattr(self, name).shape}, not of {nodes.shape}")
+        kinds = {"feature": "i", "left": "i", "right": "i", "roots": "i", "threshold": "f", "value": "f"}
+        for name, kind in {**kinds, "missing_left": "b"}.items():
+            if getattr(self, name).dtype.kind != kind:
+                raise ValueError(f"array {name} is of {getattr(self, name).dtype}")
+        leaf = (self.left == nodes) & (self.right == nodes)
+        # Children come after their parents, so that every way ends.
+        inner = (self.left > nodes) & (self.right > nodes)
+        inside = (self.left < len(nodes)) & (self.right < len(nodes))
+        if not bool(((leaf | inner) & inside).all()):
+            raise ValueError("a node has a child that is before it or not there")
+        for name, low, high in (("feature", 0, self.features), ("roots", 0, len(nodes))):
+            array = getattr(self, name)
+            if array.size and not (low <= array.min() and array.max() < high):
+                raise ValueError(f"array {name} has {array.min()} to {array.max()}, not {low} to {high - 1}")
+        if self.roots.ndim != 1 or not np.isfinite(self.value).all() or not np.isfinite(self.baseline):
+            raise ValueError("a value of a leaf is no number")
+
+    def _depths(self) -> list[int]:
+        """How many steps it takes from each root to its furthest leaf."""
+        below = np.zeros(len(self.value), dtype=np.int64)
+        nodes = np.arange(len(self.value))
+        for node in nodes[self.left != nodes][::-1]:
+            below[node] = 1 + max(below[self.left[node]], below[self.right[node]])
+        return [int(depth) for depth in below[self.roots]]
+
+
+def trees(fitted: HistGradientBoostingRegressor | HistGradientBoostingClassifier) -> Trees:
+    """
+    A fitted ensemble as arrays.
+
+    Raises: ValueError (more than two classes, features that are categories, a loss whose sum is neither the value nor
+    a logit).
+    """
+    raw = cast("Any", fitted)
+    link = type(raw._loss.link).__name__
+    if raw.n_trees_per_iteration_ != 1 or link not in {"IdentityLink", "LogitLink"}:
+        raise ValueError(f"an ensemble of {raw.n_trees_per_iteration_} trees at a time with {link} is not supported")
+    every = [step[0].nodes for step in raw._predictors]
+    if any(bool(nodes["is_categorical"].any()) for nodes in every):
+        raise ValueError("features that are categories are not supported: give them as numbers")
+    sizes = np.array([len(nodes) for nodes in every], dtype=np.int64)
+    firsts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    nodes = np.concatenate(every)
+    own = np.arange(len(nodes))
+    first = np.repeat(firsts, sizes)
+    leaf = nodes["is_leaf"].astype(bool)
+    return Trees(
+        feature=np.where(leaf, 0, nodes["feature_idx"]).astype(np.int32),
+        threshold=np.where(leaf, 0.0, nodes["num_threshold"]),
+        missing_left=nodes["missing_go_to_left"].astype(bool),
+        left=np.where(leaf, own, first + nodes["left"]).astype(np.int32),
+        right=np.where(leaf, own, first + nodes["right"]).astype(np.int32),
+        value=np.where(leaf, nodes["value"], 0.0),
+        roots=firsts.astype(np.int32),
+        baseline=float(raw._baseline_prediction[0, 0]),
+        logistic=link == "LogitLink",
+        features=int(raw.n_features_in_),
+    )
