@@ -218,7 +218,7 @@ class _Bootstrap:
         self.times = rng.multinomial(self.count, np.full(self.count, 1 / self.count), size=draws)
 
     def sums(self, values: NDArray[Any]) -> Floats:
-        return np.bincount(self.block, weights=values, minlength=self.count)
+        return np.bincount(self.block, weights=values.astype(np.float64), minlength=self.count).astype(np.float64)
 
     def bounds(self, part: Floats, whole: Floats) -> tuple[float | None, float | None]:
         """Of the sums by block of a numerator and a denominator, the bounds of their ratio."""
@@ -263,7 +263,7 @@ def _errors(
 ) -> list[Figure]:
     """The mean error of the candidate beside the champion's, and their ratio, which has the limit."""
     if trial.champion_error is not None and trial.candidate_error is not None:
-        theirs, mine, counted = trial.champion_error, trial.candidate_error, np.ones(len(known))
+        theirs, mine, counted = trial.champion_error, trial.candidate_error, np.ones_like(known)
     else:
         theirs, mine, counted = (known & ~was_right).astype(float), (known & ~is_right).astype(float), known
     total = float(counted.sum())
