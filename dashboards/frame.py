@@ -103,7 +103,7 @@ def connect(app: Dash, pages: Sequence[Page], stored: Stored) -> None:
     @app.callback(Output("page", "children"), Output("trouble", "children"), Input("turned", "data"))
     def turn(wanted: dict[str, str] | None) -> Any:
         path, search = (wanted or {}).get("path", "/"), (wanted or {}).get("search", "")
-        page = next((page for page in pages if path == page.path), pages[0] if path == "/" else None)
+        page = next((page for page in pages if path == page.path), None)
         return (_lost(path, pages[0]) if page is None else page.layout(stored, search)), None
 
     named = [

@@ -51,11 +51,11 @@ class Page:
     """
     A page.
 
-    `name` begins its ids and is its path; `label` and `group` are its place in the navigation (no label: none).
-    `body` gives what is below the tiles, with the charts, grids and slots that are named here. `content` fills it,
-    `offer` says what there is to choose from, and `twins` are its tables as a program takes them, by the name of the
-    chart or grid they belong to; the first is the page's own; `linked` are those that are
-    linked elsewhere on it. A page without a label is `within` another.
+    `name` begins its ids and is its path, unless it is `at` another; `label` and `group` are its place in the
+    navigation (no label: none), where a page without a label is `within` another. `body` gives what is below the tiles,
+    with the charts, grids and slots that are named here. `content` fills it, `offer` says what there is to choose from,
+    and `twins` are its tables as a program takes them, by the name of the chart or grid they belong to; the first is
+    the page's own; `linked` are those that are linked elsewhere on it.
     """
 
     name: str
@@ -74,11 +74,12 @@ class Page:
     linked: tuple[str, ...] = ()
     within: str = ""
     live: bool = False
+    at: str = ""
 
     @property
     def path(self) -> str:
         """Where it is."""
-        return f"/{self.name}"
+        return self.at or f"/{self.name}"
 
     def layout(self, stored: Stored, search: str) -> Any:
         """The page as its URL's query says it, still empty."""
@@ -137,7 +138,7 @@ class Page:
         def remember(*given: Any) -> tuple[Any, ...]:
             values = self._values(given)
             query = write(self.controls, values)
-            hrefs = (f"{self.path}/{part}.{form}{query}" for part in linked for form in ("csv", "json"))
+            hrefs = (f"/{self.name}/{part}.{form}{query}" for part in linked for form in ("csv", "json"))
             return query, f"{given[-1]}{query}", not self._follows(values), *hrefs
 
         offered = [control for control in self.controls if control.offered]

@@ -6,6 +6,8 @@ from typing import Any, Final
 import dash_mantine_components as dmc
 from dash import dcc, html
 
+from dashboards.data.derived import Standing
+
 REFRESH_S: Final = 10
 """How often a page that follows the clock asks again."""
 
@@ -16,13 +18,23 @@ def labelled(text: str) -> dict[str, Any]:
 
 
 def tile(
-    id: str, label: str, number: str, unit: str, notes: Sequence[str], *, warning: str = "", href: str = ""
+    id: str,
+    label: str,
+    number: str,
+    unit: str,
+    notes: Sequence[str],
+    *,
+    warning: str = "",
+    href: str = "",
+    below: Any = None,
 ) -> Any:
-    """One number with its unit, and below it the window, the coverage and what to know of it."""
+    """One number with its unit, and below it the window, the coverage and what to know of it; at its foot *below*."""
     value = [html.Span(number, className="pw-number"), html.Span(unit, className="pw-unit")]
     lines = [dmc.Text(note, size="xs", c="dimmed") for note in notes]
     if warning:
         lines.append(html.Div(warning, className="pw-warning"))
+    if below is not None:
+        lines.append(below)
     title = dmc.Anchor(label, href=href, size="sm", fw=600) if href else dmc.Text(label, size="sm", fw=600)
     return dmc.Paper(
         [title, html.Div(value, className="pw-value"), *lines],
@@ -92,6 +104,18 @@ def legend(entries: Mapping[str, str]) -> list[Any]:
 def notice(title: str, text: Any, *, color: str = "blue") -> Any:
     """A message in place of what cannot be shown, or above what needs an explanation."""
     return dmc.Alert(text, title=title, color=color, variant="light")
+
+
+def unmade(standing: Standing) -> Any:
+    """What to know of a table that is missing or old, with the command that makes it; None where all is well."""
+    if not standing.says:
+        return None
+    return html.Div([standing.says, " ", html.Code(standing.command)], className="pw-unmade")
+
+
+def badge(word: str) -> Any:
+    """A word that says how much something matters, or what kind it is."""
+    return html.Span(word.replace("_", " "), className=f"pw-badge pw-badge-{word}")
 
 
 def small_table(

@@ -20,7 +20,7 @@ def serve(server: FastAPI, pages: Sequence[Page], stored: Stored) -> None:
     for page in pages:
         for at, name in enumerate(page.twins):
             for form in _TYPES:
-                paths = [f"{page.path}/{name}.{form.value}", *([f"{page.path}.{form.value}"] if at == 0 else [])]
+                paths = [f"/{page.name}/{name}.{form.value}", *([f"/{page.name}.{form.value}"] if at == 0 else [])]
                 for path in paths:
                     server.add_api_route(path, _twin(page, name, form, stored), methods=["GET"])
 

@@ -68,6 +68,16 @@ def percent(ratio: float | None) -> str:
     return f"{ratio * 100:.1f} %" if ratio < 0.1 and ratio > 0 else f"{ratio * 100:.0f} %"
 
 
+def money(amount: float, currency: str | None) -> str:
+    """
+    An amount with as many digits as matter.
+
+    >>> money(0.054, "EUR"), money(1234.5, "USD"), money(12.3, None)
+    ('0.05 EUR', '1,234 USD', '12.30')
+    """
+    return f"{amount:,.{2 if abs(amount) < 100 else 0}f} {currency or ''}".rstrip()
+
+
 def apart(text: str) -> tuple[str, str]:
     """A number and its unit, apart, as a tile has them: ``apart(percent(0.5))``."""
     number, _, unit = text.partition(" ")

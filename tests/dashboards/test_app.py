@@ -24,9 +24,11 @@ def address(name: str) -> str:
     page = next(page for page in PAGES if page.name == name)
     keys = {control.key for control in page.controls}
     if "id" in keys:
-        return f"/{name}?id=vllm"
-    site = "&site=oslo" if "site" in keys else ""
-    return f"/{name}?{SEEN}{site}" if {"until", "window"} <= keys else f"/{name}"
+        return f"{page.path}?id=vllm"
+    site = "site=oslo" if "site" in keys else ""
+    window = SEEN if {"until", "window"} <= keys else ""
+    query = "&".join(filter(None, (window, site)))
+    return f"{page.path}?{query}" if query else page.path
 
 
 @pytest.mark.browser
