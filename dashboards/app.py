@@ -11,9 +11,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dashboards import frame, twins
 from dashboards.data.stored import Stored
-from dashboards.pages import efficiency, fleet, home, job, jobs, quality, results
+from dashboards.pages import efficiency, fleet, home, incident, incidents, job, jobs, quality, results
 
-PAGES: Final = (home.PAGE, fleet.PAGE, quality.PAGE, efficiency.PAGE, jobs.PAGE, job.PAGE, results.PAGE)
+PAGES: Final = (
+    home.PAGE,
+    fleet.PAGE,
+    incidents.PAGE,
+    incident.PAGE,
+    quality.PAGE,
+    efficiency.PAGE,
+    jobs.PAGE,
+    job.PAGE,
+    results.PAGE,
+)
 """The pages, in the order of the navigation; the first is the one to begin with."""
 
 _INDEX: Final = """<!DOCTYPE html>

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import dash_mantine_components as dmc
 import polars as pl
-from dash import html
+from dash import dcc, html
 
 from dashboards.controls import SITES, Values
 from dashboards.data import home as data
@@ -181,7 +181,7 @@ def _wrong(view: HomeView) -> Any:
         return parts
     parts.append(html.Ul([_incident(row) for row in rows.head(_SHOWN).iter_rows(named=True)], className="pw-list"))
     if rows.height > _SHOWN:
-        parts.append(dmc.Text(f"{rows.height - _SHOWN} more are open.", size="sm"))
+        parts.append(dcc.Link(f"{rows.height - _SHOWN} more are open", href="/incidents", className="pw-link"))
     return parts
 
 
@@ -189,7 +189,13 @@ def _incident(row: Mapping[str, Any]) -> Any:
     cost = cost_so_far(row)
     return html.Li(
         [
-            html.Div([badge(row["severity"]), html.Span(row["evidence"])], className="pw-list-head"),
+            html.Div(
+                [
+                    badge(row["severity"]),
+                    dcc.Link(row["evidence"], href=f"/incident?id={row['incident']}", className="pw-plain"),
+                ],
+                className="pw-list-head",
+            ),
             html.Div(f"So far {cost}.", className="pw-list-cost") if cost else None,
             html.Div(row["action"], className="pw-list-note"),
         ]

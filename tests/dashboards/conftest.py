@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 
 from collector.store import Store
+from tests.dashboards import told
 
 NS = 1_000_000_000
 END_NS = int(datetime(2026, 3, 4, 12, 0, tzinfo=UTC).timestamp()) * NS
@@ -139,6 +140,7 @@ def store_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs, power = results()
     store.write("results", runs)
     store.write("host_samples", power)
+    store.write("incidents", told.framed(store, "incidents", told.INCIDENTS))
     (root / "fleet.toml").write_text(FLEET, encoding="utf-8")
     return root
 

@@ -19,12 +19,15 @@ NAMES = [page.name for page in PAGES]
 SEEN = "until=2026-03-04T12:00:00Z&window=15m"
 """The window in which the store of conftest.py has something."""
 
+SUBJECTS = {"job": "vllm", "incident": "i1"}
+"""Whom the pages of one thing are about."""
+
 
 def address(name: str) -> str:
     page = next(page for page in PAGES if page.name == name)
     keys = {control.key for control in page.controls}
     if "id" in keys:
-        return f"{page.path}?id=vllm"
+        return f"{page.path}?id={SUBJECTS[name]}"
     site = "site=oslo" if "site" in keys else ""
     window = SEEN if {"until", "window"} <= keys else ""
     query = "&".join(filter(None, (window, site)))

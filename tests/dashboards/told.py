@@ -10,6 +10,7 @@ from analytics.frames import schema
 from collector.store import Store
 
 END = datetime(2026, 3, 4, 12, 0)
+NOW_NS = int(END.replace(tzinfo=UTC).timestamp()) * 1_000_000_000
 FLEET = """
 [[site]]
 name = "oslo"
@@ -143,4 +144,14 @@ def framed(store: Store, table: str, rows: Sequence[Mapping[str, Any]]) -> pl.Da
     return pl.DataFrame(list(rows), schema=schema(store.table(table)))
 
 
-NOW_NS = int(END.replace(tzinfo=UTC).timestamp()) * 1_000_000_000
+def hot() -> list[dict[str, Any]]:
+    """Ten hours of a device in windows of five minutes: for an hour of them heat held its clocks down half the time."""
+    rows = []
+    for window in range(120):
+        time = END - timedelta(minutes=5) * (window + 1)
+        held = END - timedelta(hours=9) <= time < END - timedelta(hours=8)
+        rows.append(
+            {"device": "GPU-a1", "host": "node-a1", "source": "test", "time": time, "window_s": 300, "rows": 60,
+             "covered_s": 300.0, "power_mean_w": 310.0, "throttle_thermal_increase_s": 150.0 if held else 0.0}
+        )  # fmt: skip
+    return rows
