@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test lint bench metrics lock clean
+.PHONY: demo test lint bench screenshots metrics lock clean
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -40,6 +40,11 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.bench
 	sh tests/debian-packages.sh bench
 	$(BIN)/python -m benchmarks
+
+# Every page at two widths, light and dark, as pictures in screenshots/.
+screenshots: $(VENV)/.dev
+	sh tests/debian-packages.sh
+	$(BIN)/python -m tests.screenshots
 
 metrics: $(VENV)/.run
 	$(BIN)/python -m collector.metrics_page

@@ -11,13 +11,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dashboards import frame, twins
 from dashboards.data.stored import Stored
-from dashboards.pages import efficiency, fleet, home, incident, incidents, job, jobs, quality, results
+from dashboards.pages import device, efficiency, fleet, home, incident, incidents, job, jobs, quality, results
 
 PAGES: Final = (
     home.PAGE,
     fleet.PAGE,
     incidents.PAGE,
     incident.PAGE,
+    device.PAGE,
     quality.PAGE,
     efficiency.PAGE,
     jobs.PAGE,

@@ -32,7 +32,8 @@ _TURN: Final = """function(path, search, written) {
 # What the pages share of a URL goes along from one to the next; the menu of a narrow screen closes behind a choice.
 _LINKS: Final = """function(path, search) {
     const pages = %s, asked = new URLSearchParams(search);
-    const here = pages.find(page => page.path === path) || {title: "perfwatt"};
+    const here = pages.find(page => page.path === path || (page.of && path.startsWith(page.path + "/")))
+        || {title: "perfwatt"};
     document.title = here.title === "perfwatt" ? here.title : here.title + " · perfwatt";
     const hrefs = pages.filter(page => page.label).map(page => {
         const kept = new URLSearchParams([...asked].filter(([key, _]) => page.keys.includes(key)));
@@ -103,8 +104,8 @@ def connect(app: Dash, pages: Sequence[Page], stored: Stored) -> None:
     @app.callback(Output("page", "children"), Output("trouble", "children"), Input("turned", "data"))
     def turn(wanted: dict[str, str] | None) -> Any:
         path, search = (wanted or {}).get("path", "/"), (wanted or {}).get("search", "")
-        page = next((page for page in pages if path == page.path), None)
-        return (_lost(path, pages[0]) if page is None else page.layout(stored, search)), None
+        page = next((page for page in pages if page.holds(path)), None)
+        return (_lost(path, pages[0]) if page is None else page.layout(stored, search, path)), None
 
     named = [
         {
@@ -113,6 +114,7 @@ def connect(app: Dash, pages: Sequence[Page], stored: Stored) -> None:
             "title": page.title,
             "name": page.name,
             "within": page.within,
+            "of": page.of,
             "keys": [control.key for control in page.controls if control.key in _SHARED],
         }
         for page in pages

@@ -18,7 +18,8 @@ class Column:
     A column of a grid: a column of the frame, its heading, and how it reads.
 
     `form` is a d3 format for numbers (None: text) and `scale` what a value is multiplied by to be in the heading's
-    unit. `link` is the beginning of an address, such as ``/job?id=``, that the value, encoded, is appended to.
+    unit. `link` is the beginning of an address, such as ``/job?id=``, that the value, encoded, is appended to; where
+    `link_of` names a column, that one's value, and where that is null there is no link.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Column:
     pinned: bool = False
     filter: bool = False
     link: str = ""
+    link_of: str = ""
     note: str = ""
 
     def definition(self) -> dict[str, Any]:
@@ -50,7 +52,7 @@ class Column:
             shown = f"params.value == null ? '–' : d3.format('{self.form}')(params.value)"
             found |= {"type": "rightAligned", "valueFormatter": {"function": shown}}
         elif self.link:
-            found |= {"cellRenderer": "Link", "cellRendererParams": {"to": self.link}}
+            found |= {"cellRenderer": "Link", "cellRendererParams": {"to": self.link, "of": self.link_of}}
         else:
             found |= {
                 "tooltipField": self.name,
@@ -95,8 +97,9 @@ class Grid:
 
     def rows(self, frame: pl.DataFrame) -> list[dict[str, Any]]:
         """The rows of *frame* as the grid shows them: in its headings' units, to seven digits."""
-        key = [] if self.key in {column.name for column in self.columns} else [pl.col(self.key)]
-        return frame.select(*(self._shown(column, frame) for column in self.columns), *key).to_dicts()
+        hidden = {self.key, *(column.link_of for column in self.columns if column.link_of)}
+        hidden -= {column.name for column in self.columns}
+        return frame.select(*(self._shown(column, frame) for column in self.columns), *sorted(hidden)).to_dicts()
 
     def _shown(self, column: Column, frame: pl.DataFrame) -> pl.Expr:
         value = pl.col(column.name)

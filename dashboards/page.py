@@ -7,6 +7,7 @@ A page is a value: it says what it can be asked, which parts it has and how they
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
+from urllib.parse import quote, unquote
 
 import dash_mantine_components as dmc
 import plotly.graph_objects as go
@@ -55,7 +56,8 @@ class Page:
     navigation (no label: none), where a page without a label is `within` another. `body` gives what is below the tiles,
     with the charts, grids and slots that are named here. `content` fills it, `offer` says what there is to choose from,
     and `twins` are its tables as a program takes them, by the name of the chart or grid they belong to; the first is
-    the page's own; `linked` are those that are linked elsewhere on it.
+    the page's own; `linked` are those that are linked elsewhere on it. A page `of` something has it behind its path:
+    the value of the control of that key.
     """
 
     name: str
@@ -75,15 +77,22 @@ class Page:
     within: str = ""
     live: bool = False
     at: str = ""
+    of: str = ""
 
     @property
     def path(self) -> str:
         """Where it is."""
         return self.at or f"/{self.name}"
 
-    def layout(self, stored: Stored, search: str) -> Any:
-        """The page as its URL's query says it, still empty."""
+    def holds(self, path: str) -> bool:
+        """Whether *path* is the page's, or of something that the page is of."""
+        return path == self.path or bool(self.of and path.startswith(f"{self.path}/"))
+
+    def layout(self, stored: Stored, search: str, path: str = "") -> Any:
+        """The page as its URL says it, still empty."""
         values = read(self.controls, search)
+        if self.of and path.startswith(f"{self.path}/"):
+            values[self.of] = unquote(path.removeprefix(f"{self.path}/"))
         offer = self._offer(stored, values)
         head = [
             control.component(self.id(control.key), values[control.key], offer.get(control.key, ()))
@@ -126,7 +135,10 @@ class Page:
         def show(*given: Any) -> tuple[Any, ...]:
             return self._shown(stored, self._values(given), given[len(asked)] or "light")
 
+        addressed = [Output("url", "pathname", allow_duplicate=True)] if self.of else []
+
         @app.callback(
+            *addressed,
             Output("url", "search", allow_duplicate=True),
             Output("written", "data", allow_duplicate=True),
             Output(self.id("tick"), "disabled"),
@@ -138,15 +150,20 @@ class Page:
         def remember(*given: Any) -> tuple[Any, ...]:
             values = self._values(given)
             query = write(self.controls, values)
-            hrefs = (f"/{self.name}/{part}.{form}{query}" for part in linked for form in ("csv", "json"))
-            return query, f"{given[-1]}{query}", not self._follows(values), *hrefs
+            hrefs = [f"/{self.name}/{part}.{form}{query}" for part in linked for form in ("csv", "json")]
+            if not self.of:
+                return query, f"{given[-1]}{query}", not self._follows(values), *hrefs
+            query = write([control for control in self.controls if control.key != self.of], values)
+            path = f"{self.path}/{quote(str(values[self.of]), safe='')}" if values[self.of] else self.path
+            return path, query, f"{path}{query}", not self._follows(values), *hrefs
 
         offered = [control for control in self.controls if control.offered]
         if offered:
             fixed = [self.id(control.key) for control in self.controls if not control.offered]
 
             @app.callback(
-                *(Output(self.id(control.key), "data") for control in offered),
+                # A list also where there is one: Dash takes a lone output's answer as it is.
+                [Output(self.id(control.key), "data") for control in offered],
                 Input(self.id("tick"), "n_intervals"),
                 *(Input(id, "value") for id in fixed),
                 *(State(id, "value") for id in asked),

@@ -34,6 +34,16 @@ def power_tree(rows: pl.DataFrame, *, label: str) -> Any:
     return html.Div(table, className="pw-scroll", tabIndex=0, role="region", **labelled(label))
 
 
+def kind_of(word: str) -> str:
+    """
+    What a node is, as people call it.
+
+    >>> kind_of("ups"), kind_of("transfer_switch"), kind_of("row")
+    ('UPS', 'transfer switch', 'row')
+    """
+    return _KINDS.get(word, word)
+
+
 def key() -> Any:
     """What the parts of a bar mean."""
     entries = (
@@ -49,7 +59,7 @@ def key() -> Any:
 
 def _row(row: Mapping[str, Any]) -> Any:
     also = html.Span(f" + {row['also']}", className="pw-tree-also") if row["also"] else None
-    kind = html.Span(_KINDS.get(row["kind"], row["kind"]), className="pw-tree-kind")
+    kind = html.Span(kind_of(row["kind"]), className="pw-tree-kind")
     name = html.Th(
         [html.Span(row["node"], className="pw-tree-name"), also, kind],
         scope="row",

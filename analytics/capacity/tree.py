@@ -131,6 +131,15 @@ class Tree:
         column: Floats = self.weights(case)[:, self.pools.index(pool)]
         return column
 
+    def carried_w(self, racks: Mapping[str, float], *, loose_w: float = 0.0) -> dict[str, float]:
+        """What each node carries while all stands, where racks draw so much, and hosts in no rack *loose_w*."""
+        pools = np.zeros(len(self.pools))
+        for rack, watts in racks.items():
+            pools[self.pools.index(self.racks[rack])] += watts
+        pools[self.pools.index(())] += loose_w
+        carried = self._whole @ pools
+        return {node.name: float(carried[at]) for at, node in enumerate(self.nodes)}
+
     def capacity_w(self, case: Case) -> Floats:
         """What each node may carry in *case*; NaN where no limit is known."""
         values = [

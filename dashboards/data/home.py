@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-import numpy as np
 import polars as pl
 
 from analytics.anomalies.listed import listed
@@ -416,21 +415,16 @@ def _order(tree: Tree) -> Iterator[tuple[str, int, str]]:
 def _loads_now(fleet: Fleet, tree: Tree, hosts: Mapping[str, float]) -> dict[str, float]:
     """What each node carries now: of what is measured, by host, shared over the feeds as the tree says."""
     site_of, rack_of = fleet.site_of(hosts), fleet.rack_of(hosts)
-    racks = dict.fromkeys(tree.racks, 0.0)
-    pools = np.zeros(len(tree.pools))
-    known = False
-    for host, watts in hosts.items():
-        if site_of.get(host) != tree.site.name:
-            continue
-        known = True
-        rack = rack_of.get(host)
-        if rack is not None:
-            racks[rack] += watts
-        pools[tree.pools.index(tree.racks[rack] if rack is not None else ())] += watts
-    if not known:
+    mine = {host: watts for host, watts in hosts.items() if site_of.get(host) == tree.site.name}
+    if not mine:
         return {}
-    carried = tree.weights(tree.cases[0]) @ pools
-    return {**{node.name: float(carried[at]) for at, node in enumerate(tree.nodes)}, **racks}
+    racks, loose_w = dict.fromkeys(tree.racks, 0.0), 0.0
+    for host, watts in mine.items():
+        if host in rack_of:
+            racks[rack_of[host]] += watts
+        else:
+            loose_w += watts
+    return tree.carried_w(racks, loose_w=loose_w) | racks
 
 
 def _number(value: object) -> float | None:

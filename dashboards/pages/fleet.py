@@ -30,7 +30,7 @@ _GRID: Final = Grid(
     title="The same in numbers",
     key="group",
     columns=(
-        Column(name="group", heading="Group", width=130, flex=2, pinned=True),
+        Column(name="group", heading="Group", width=130, flex=2, pinned=True, link="/devices/", link_of="device"),
         Column(name="devices", heading="Devices", form=",.0f"),
         Column(name="power_now_w", heading="Power now (kW)", form=",.3f", scale=1e-3),
         Column(name="power_mean_w", heading="Mean power (kW)", form=",.3f", scale=1e-3),
@@ -76,8 +76,14 @@ def _content(stored: Stored, values: Values, theme: str) -> Content:
             name: Drawn(figure=figure, words=words[name], legend=legend_of(figure))
             for name, figure in figures_drawn.items()
         },
-        grids={"groups": view.table},
+        grids={"groups": _linked(view)},
     )
+
+
+def _linked(view: View) -> pl.DataFrame:
+    """The groups with the device of each, where they are devices."""
+    device = pl.col("group") if view.selection.by == "device" else pl.lit(None, pl.String)
+    return view.table.with_columns(device=device)
 
 
 def _offer(stored: Stored, values: Values) -> Offer:

@@ -28,7 +28,7 @@ _GRID: Final = Grid(
     title="Its devices",
     key="device",
     columns=(
-        Column(name="device", heading="Device", width=180, flex=2, pinned=True),
+        Column(name="device", heading="Device", width=180, flex=2, pinned=True, link="/devices/"),
         Column(name="host", heading="Host", width=130),
         Column(name="sku", heading="Model", width=130),
         Column(name="power_mean_w", heading="Mean power (W)", form=",.0f"),

@@ -27,7 +27,7 @@ _GRID: Final = Grid(
     title="Devices, the least to be trusted first",
     key="device",
     columns=(
-        Column(name="device", heading="Device", width=180, flex=2, pinned=True, filter=True),
+        Column(name="device", heading="Device", width=180, flex=2, pinned=True, filter=True, link="/devices/"),
         Column(name="verdict", heading="Verdict", width=86, filter=True),
         Column(name="reason", heading="Why", width=320, flex=4, filter=True),
         Column(name="host", heading="Host", width=130, filter=True),

@@ -19,7 +19,7 @@ NAMES = [page.name for page in PAGES]
 SEEN = "until=2026-03-04T12:00:00Z&window=15m"
 """The window in which the store of conftest.py has something."""
 
-SUBJECTS = {"job": "vllm", "incident": "i1"}
+SUBJECTS = {"job": "vllm", "incident": "i1", "device": "GPU-a1"}
 """Whom the pages of one thing are about."""
 
 
@@ -27,7 +27,9 @@ def address(name: str) -> str:
     page = next(page for page in PAGES if page.name == name)
     keys = {control.key for control in page.controls}
     if "id" in keys:
-        return f"{page.path}?id={SUBJECTS[name]}"
+        window = f"&{SEEN}" if "until" in keys else ""
+        of = f"/{SUBJECTS[name]}" if page.of else ""
+        return f"{page.path}{of}?id={SUBJECTS[name]}{window}"
     site = "site=oslo" if "site" in keys else ""
     window = SEEN if {"until", "window"} <= keys else ""
     query = "&".join(filter(None, (window, site)))

@@ -1,0 +1,146 @@
+"""What the Device page draws."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, Final
+
+import plotly.graph_objects as go
+import polars as pl
+
+from collector.catalogue import POWER, TEMPERATURE, UTILIZATION, Metric
+from dashboards.data.device import CLOCKS, TEMPERATURES, USE, DeviceView
+from dashboards.figures.style import COLOURS, STRONG, axis, colours, empty, titled, without
+
+_DAY: Final = timedelta(days=1)
+_HZ_PER_MHZ: Final = 1e6
+
+
+def power(view: DeviceView, theme: str) -> go.Figure:
+    """Mean power with the least and the most of each step, and the limit."""
+    rows = _with_gaps(view, view.power)
+    if not rows["power_mean_w"].count():
+        return without(empty(theme), "not measured in this window")
+    figure = _over_time(view, axis(POWER), theme, tickformat="~s", rangemode="tozero")
+    times, colour = rows["window"].to_list(), COLOURS[theme][0]
+    for column, fill in (("power_min_w", None), ("power_max_w", "tonexty")):
+        figure.add_scatter(
+            x=times,
+            y=rows[column].to_list(),
+            mode="lines",
+            line={"width": 0, "color": colour},
+            fill=fill,
+            fillcolor=f"rgba({int(colour[1:3], 16)}, {int(colour[3:5], 16)}, {int(colour[5:7], 16)}, 0.22)",
+            connectgaps=False,
+            hoverinfo="skip",
+        )
+    figure.add_scatter(
+        x=times,
+        y=rows["power_mean_w"].to_list(),
+        name="mean power",
+        mode="lines",
+        line={"color": colour, "width": 1.6},
+        connectgaps=False,
+        hovertemplate="%{y:.4~s}W",
+    )
+    if view.limit.height:
+        figure.add_scatter(
+            x=view.limit["time"].to_list(),
+            y=view.limit["power_limit_w"].to_list(),
+            name="power limit",
+            mode="lines",
+            line={"color": STRONG[theme], "width": 1.4, "shape": "hv"},
+            hovertemplate="%{y:.4~s}W",
+        )
+    return figure
+
+
+def use(view: DeviceView, theme: str) -> go.Figure:
+    """How busy it was, as far as it tells."""
+    figure = _over_time(view, axis(UTILIZATION), theme, tickformat=".0%", range=[0, 1.02])
+    return _with_means(figure, view, USE, theme, "%{y:.1%}")
+
+
+def clocks(view: DeviceView, theme: str) -> go.Figure:
+    """Its clocks."""
+    figure = _over_time(view, "Clock (MHz)", theme, tickformat="~f", rangemode="tozero")
+    return _with_means(figure, view, CLOCKS, theme, "%{y:.0f} MHz", scale=1 / _HZ_PER_MHZ)
+
+
+def temperatures(view: DeviceView, theme: str) -> go.Figure:
+    """How hot it was."""
+    figure = _over_time(view, axis(TEMPERATURE), theme, tickformat="~f")
+    return _with_means(figure, view, TEMPERATURES, theme, "%{y:.0f} °C")
+
+
+def throttled(view: DeviceView, theme: str) -> go.Figure:
+    """The share of the time in which each reason held its clocks down."""
+    rows = view.throttled.filter(pl.col("ratio") > 0)
+    if view.throttled.is_empty():
+        return without(empty(theme), "it does not tell what holds its clocks down")
+    if rows.is_empty():
+        return without(empty(theme), "nothing held its clocks down")
+    figure = _over_time(view, "Share of the time", theme, tickformat=".0%", rangemode="tozero")
+    for name, colour in colours(rows["reason"].unique().sort(), theme).items():
+        mine = _with_gaps(view, rows.filter(pl.col("reason") == name).select("window", "ratio"))
+        figure.add_scatter(
+            x=mine["window"].to_list(),
+            y=mine["ratio"].fill_null(0.0).to_list(),
+            name=name,
+            mode="lines",
+            line={"color": colour, "width": 1.6, "shape": "hv"},
+            hovertemplate="%{y:.1%}",
+        )
+    return figure
+
+
+def _with_means(
+    figure: go.Figure, view: DeviceView, metrics: Sequence[Metric], theme: str, hover: str, *, scale: float = 1.0
+) -> go.Figure:
+    rows = _with_gaps(view, view.means)
+    for metric, colour in zip(metrics, COLOURS[theme], strict=False):
+        values = rows[metric.column]
+        if values.count():
+            figure.add_scatter(
+                x=rows["window"].to_list(),
+                y=(values * scale).to_list(),
+                name=metric.name.replace("_", " "),
+                mode="lines",
+                line={"color": colour, "width": 1.5},
+                connectgaps=False,
+                hovertemplate=hover,
+            )
+    return figure if figure.data else without(figure, "not measured in this window")
+
+
+def _with_gaps(view: DeviceView, rows: pl.DataFrame) -> pl.DataFrame:
+    """A row for every step of the window, so that a gap is seen as one."""
+    step = timedelta(seconds=view.every_s)
+    start, end = (moment.replace(tzinfo=None) for moment in (view.start, view.end))
+    grid = pl.datetime_range(start, end, step, closed="left", eager=True, time_unit="ns").dt.truncate(
+        f"{view.every_s}s"
+    )
+    return grid.alias("window").to_frame().join(rows, on="window", how="left")
+
+
+def _over_time(view: DeviceView, title: str, theme: str, **y: Any) -> go.Figure:
+    figure = empty(
+        theme,
+        x={
+            "type": "date",
+            "showgrid": False,
+            "range": [moment.replace(tzinfo=None) for moment in (view.start, view.end)],
+            "tickformat": "%H:%M\n%-d %b" if view.end - view.start <= _DAY + timedelta(hours=1) else "%-d %b",
+        },
+        y={"title": titled(title), **y},
+        hovermode="x unified",
+    )
+    for row in view.incidents.iter_rows(named=True):
+        last = row["end"] or row["last"]
+        figure.add_vrect(
+            x0=max(row["start"], view.start.replace(tzinfo=None)),
+            x1=max(last, row["start"] + timedelta(seconds=view.every_s)),
+            fillcolor=STRONG[theme],
+            opacity=0.12,
+            line_width=0,
+        )
+    return figure

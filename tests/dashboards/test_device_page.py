@@ -1,0 +1,124 @@
+"""The Device page: everything of one device, at an address of its own."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from collector.store import Store
+from dashboards.controls import Values, read
+from dashboards.data import device as data
+from dashboards.data.stored import Stored
+from dashboards.figures import device as figures
+from dashboards.pages import device
+from tests.dashboards import told
+
+OpenTab = Callable[..., Any]
+QUERY = "window=15m&until=2026-03-04T12:00:00Z"
+
+
+@pytest.fixture
+def stored(store_root: Path, clock_ns: Callable[[], int]) -> Stored:
+    return Stored(store_root, clock_ns=clock_ns)
+
+
+def values(id: str, query: str = QUERY) -> Values:
+    return read(device.PAGE.controls, f"{query}&id={id}", strict=True)
+
+
+def test_a_device_is_its_readings_jobs_and_incidents(stored: Stored) -> None:
+    view = data.view(stored, values("GPU-a1"))
+    assert view is not None
+    assert (view.power_now_w, view.told["host"]) == (300.0, "node-a1")
+    assert view.energy_j == pytest.approx(300 * 895)
+    assert view.power["power_mean_w"].drop_nulls().to_list() == pytest.approx([300.0] * view.power.height)
+    assert set(view.means["utilization_ratio"]) == {0.25}
+    assert view.workloads["workload"].to_list() == ["vllm"]
+    assert view.incidents.is_empty()
+    assert view.place == (("site", "oslo"),)
+    assert view.quality["period_s"] == 5.0
+
+
+def test_a_spike_and_a_gap_are_seen(stored: Stored) -> None:
+    view = data.view(stored, values("TPU-b1"))
+    assert view is not None
+    assert view.power["power_max_w"].max() == 900.0
+    figure = figures.power(view, "light")
+    mean = next(trace for trace in figure.data if trace.name == "mean power")
+    assert None in mean.y
+
+
+def test_an_open_incident_is_of_it_and_one_over_before_the_window_is_not(stored: Stored) -> None:
+    for id, found in (("GPU-a2", ["i1"]), ("GPU-a1", [])):
+        view = data.view(stored, values(id))
+        assert view is not None
+        assert view.incidents["incident"].to_list() == found
+
+
+def test_the_power_tree_is_told_from_the_rack_up(tmp_path: Path, samples: pl.DataFrame) -> None:
+    store = Store.create(tmp_path)
+    store.write("device_samples", samples)
+    told.fill(store)
+    view = data.view(Stored(tmp_path, clock_ns=lambda: told.NOW_NS), values("GPU-a1"))
+    assert view is not None
+    assert view.place == (("rack", "oslo-r1"), ("feed", "oslo-a"), ("feed", "oslo-b"), ("site", "oslo"))
+
+
+def test_what_holds_clocks_down_is_by_counter_where_there_is_one_and_a_reset_tells_nothing(
+    tmp_path: Path, samples: pl.DataFrame
+) -> None:
+    mine = samples.filter(pl.col("device") == "GPU-a1").sort("time")
+    # Half of the time by the counter, which is set back in the middle; the flag beside it says always.
+    seconds = pl.int_range(pl.len()).cast(pl.Float64) * 2.5
+    held = mine.with_columns(
+        throttle_power_s=pl.when(pl.int_range(pl.len()) < 90).then(seconds).otherwise(seconds - 225.0),
+        throttling_power=pl.lit(1.0),
+        throttling_thermal=pl.when(pl.int_range(pl.len()) < 90).then(1.0).otherwise(0.0),
+    )
+    Store.create(tmp_path).write("device_samples", held)
+    view = data.view(Stored(tmp_path, clock_ns=lambda: told.NOW_NS), values("GPU-a1"))
+    assert view is not None
+    power = view.throttled.filter(reason="power")["ratio"]
+    assert power.median() == pytest.approx(0.5, abs=0.01)
+    assert power.max() == pytest.approx(0.5, abs=0.01)
+    assert view.throttled.filter(reason="thermal")["ratio"].mean() == pytest.approx(0.5, abs=0.02)
+
+
+def test_a_device_that_nobody_knows_is_said_to_be_so_and_others_are_named(stored: Stored) -> None:
+    assert data.view(stored, values("none")) is None
+    content = device.PAGE.content(stored, values("none"), "light")
+    assert content.notice.title == "There is no device none"
+    assert "/devices/GPU-a1" in str(content.notice.children)
+
+
+@pytest.mark.browser
+def test_its_address_names_it_and_another_choice_is_another_address(tab_at: OpenTab) -> None:
+    tab = tab_at(f"/devices/GPU-a1?{QUERY}")
+    assert tab.text("#device-tile-power").startswith("Power, last read 300 W")
+    assert "GPU-a1" in tab.text("#device-facts h2")
+    with tab.page.expect_download() as download:
+        tab.page.locator("#device-power-csv").click()
+    assert pl.read_csv(download.value.path())["power_mean_w"].drop_nulls().mean() == pytest.approx(300.0)
+    tab.page.locator("#device-id").click()
+    tab.page.get_by_role("option", name="GPU-a2").click()
+    tab.until("document.querySelector('#device-tile-power')?.innerText.includes('400')")
+    tab.page.wait_for_url(re.compile(r"/devices/GPU-a2\?window=15m"))
+    tab.page.go_back()
+    tab.until("document.querySelector('#device-tile-power')?.innerText.includes('300')")
+    tab.page.get_by_text("1h", exact=True).click()
+    tab.page.wait_for_url(re.compile(r"/devices/GPU-a1\?window=1h"))
+    # The choice of devices is offered anew, and is still a list of them.
+    tab.page.locator("#device-id").click()
+    tab.page.get_by_role("option", name="TPU-b1").wait_for()
+
+
+@pytest.mark.browser
+def test_devices_are_linked_where_they_are_named(tab_at: OpenTab) -> None:
+    tab = tab_at("/fleet?window=15m&by=device")
+    tab.page.locator("#fleet-groups").scroll_into_view_if_needed()
+    tab.page.locator("#fleet-groups").get_by_role("link", name="GPU-a2").click()
+    tab.until("document.querySelector('#device-facts')?.innerText.includes('GPU-a2')")
+    assert tab.page.locator("#device-incidents").get_by_role("link", name="i1").count() == 1
