@@ -1,6 +1,7 @@
 """The power tree against a walk through it, and what is safe of it by hand."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from math import sqrt
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analytics.capacity.tree import Tree, trees
+from analytics.capacity.tree import NOTHING, Tree, trees
 from analytics.fleet import Domain, Fleet, Rack, Site
 from analytics.fleet_toml import parse_fleet
 from tests.analytics.fleets import draws, fleets, rating, walked
@@ -156,3 +157,15 @@ def test_two_feeds_of_60_a_at_415_v_are_34_5_kva_safe_not_69() -> None:
     weights = [tree.rack_weights("r", case)[1:] for case in tree.cases]
     most = min(limit / weight for one in weights for limit, weight in zip(capacity, one, strict=True) if weight)
     assert most == pytest.approx(34.5e3, rel=1e-3)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.data())
+def test_what_nodes_carry_now_is_the_case_in_which_all_stands(data: st.DataObject) -> None:
+    fleet = data.draw(fleets())
+    fleet = replace(fleet, domains=tuple(replace(domain, other_w=0.0) for domain in fleet.domains))
+    (tree,) = trees(fleet)
+    watts = {name: 1000.0 * (at + 1) for at, name in enumerate(tree.racks)}
+    carried = tree.carried_w(watts)
+    for name, load in loads(tree, fleet, watts)[NOTHING].items():
+        assert carried[name] == pytest.approx(load)
