@@ -104,13 +104,16 @@ def _columns(rule: ThresholdRule) -> Iterator[str]:
 
 
 def value_of(values: Sequence[Value]) -> pl.Expr:
-    """The first of *values* that was measured; a share of nothing is none."""
+    """The first of *values* that was measured; a share of nothing is none, and one of the time covered at most all."""
     found = []
     for value in values:
         left = pl.col(value.left)
         if value.sign == "/":
             right = pl.col(str(value.right))
             left = pl.when(right > 0).then(left / right)
+            if value.right == "covered_s" and value.left.endswith("_s"):
+                # A counter of seconds goes on through a gap, of which nothing is covered.
+                left = left.clip(upper_bound=1.0)
         elif value.sign == "-":
             left = left - pl.col(str(value.right))
         found.append(left)
@@ -395,7 +398,11 @@ def overloads(headroom: pl.LazyFrame, rules: Sequence[HeadroomRule], until_ns: i
     In:  headroom: the table of that name, up to *until_ns*; its rows are states, so the last one holds.
     """
     time = pl.col("time").to_physical()
-    days = {name: (pl.col(column).to_physical() - time) / SEEN_NS for name, column in NODE_DAYS.items()}
+    # What a node above runs out of is told of that node, not of each that hangs on it.
+    own = ~pl.col("binding").str.starts_with("power of ").fill_null(False)
+    days = {
+        name: pl.when(own).then((pl.col(column).to_physical() - time) / SEEN_NS) for name, column in NODE_DAYS.items()
+    }
     frame = headroom.filter(time < until_ns).sort("node", "time").with_columns(**days).collect()
     return [stretch for rule in rules for stretch in _of_nodes(frame, rule, until_ns)]
 
@@ -424,7 +431,8 @@ def _of_nodes(frame: pl.DataFrame, rule: HeadroomRule, until_ns: int) -> Iterato
             ongoing=row["next"] is None,
             windows=row["windows"],
             says={
-                "value": row["value"], "limit": rule.raise_limit, **{name: row[name] for name in NODE_WORDS},
+                "value": row["value"], "limit": rule.raise_limit, "beyond": abs(row["value"] - rule.raise_limit),
+                **{name: row[name] for name in NODE_WORDS},
                 **{name: None if watt is None else watt / 1000.0 for name, watt in watts.items()},
             },
             metric=rule.values[0].left,

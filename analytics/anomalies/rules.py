@@ -311,7 +311,7 @@ _SORTS: Final[dict[str, tuple[type[Rule], Callable[[Keys, str], dict[str, Any]],
     "headroom": (
         HeadroomRule,
         _headroom,
-        {**dict.fromkeys(("value", "limit", *NODE_KW), 1.5), **dict.fromkeys(NODE_WORDS, "words")},
+        {**dict.fromkeys(("value", "limit", "beyond", *NODE_KW), 1.5), **dict.fromkeys(NODE_WORDS, "words")},
     ),
     "score": (ScoreRule, _score, dict.fromkeys(("observed", "expected", "low", "high", "p"), 1.5)),
     "missing": (MissingRule, _missing, {}),

@@ -130,12 +130,14 @@ def test_the_worst_window_is_told_with_what_was_measured_then() -> None:
         ((Value(left="power_max_w", sign="-", right="power_min_w"),), 100.0),
         ((Value(left="temperature_max_c"), Value(left="power_min_w")), 200.0),
         ((Value(left="energy_increase_j", sign="/", right="rows"),), None),
+        # Through a gap a counter of seconds went on: no share of what was covered is above all of it.
+        ((Value(left="throttle_thermal_increase_s", sign="/", right="covered_s"),), 1.0),
     ],
 )
 def test_a_value_is_a_column_a_share_a_difference_or_the_first_that_was_measured(value: Any, expected: Any) -> None:
     row = {
         "power_max_w": 300.0, "power_min_w": 200.0, "energy_increase_j": 600.0, "covered_s": 300.0, "rows": 0,
-        "temperature_max_c": None,
+        "temperature_max_c": None, "throttle_thermal_increase_s": 2100.0,
     }  # fmt: skip
     told = pl.DataFrame([row], schema_overrides={"temperature_max_c": pl.Float64})
     assert told.select(value_of(value)).item() == expected
@@ -349,5 +351,11 @@ def test_runway_and_orders_are_told_in_days_from_their_row() -> None:
     soon = {"runway_p50": START_NS + 40 * DAY_NS, "order_by": START_NS - 3 * DAY_NS, "binding": "power"}
     told = overloads(frame([node(0, 500.0, **soon)], HEADROOM), parse_rules().of(HeadroomRule), UNTIL_NS)
     assert {one.rule.name: one.says["value"] for one in told} == {"runway_short": 40.0, "order_due": -3.0}
+    assert told[1].rule.says.format(**told[1].says).endswith("should have been ordered 3 days ago")
     later = {"runway_p50": START_NS + 400 * DAY_NS, "order_by": START_NS + 30 * DAY_NS}
     assert short([node(0, 500.0, **later)]) == []
+
+
+def test_what_runs_out_above_is_told_there_and_not_of_all_that_hang_on_it() -> None:
+    soon = {"runway_p50": START_NS + 40 * DAY_NS, "order_by": START_NS - 3 * DAY_NS, "binding": "power of ups-a"}
+    assert short([node(0, 500.0, **soon)]) == []
