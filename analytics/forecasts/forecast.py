@@ -72,7 +72,9 @@ def forecast(
     origins = np.array([now])
     past = Past.of(found, scale)
     current = ~np.isnan(past.values[:, now])
-    made = forecasts_of(fit(found, horizons, QUANTILES), past, origins)
+    # A model that was not taken need not be fitted again.
+    final = _baselines if set(chosen) <= set(BASELINES) else fit
+    made = forecasts_of(final(found, horizons, QUANTILES), past, origins)
     scores = {name: track.scores(name, now) for name in made}
     rows: list[dict[str, object]] = []
     issued = found.start_ns + found.steps * step_s * 1_000_000_000
