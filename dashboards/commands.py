@@ -74,8 +74,8 @@ def dashboard(
 @app.command()
 def demo(
     port: Annotated[int, typer.Option("--port", min=1, max=65_535, help="Port of the dashboard.")] = 8050,
-    hours: Annotated[float, typer.Option("--hours", min=0.1, max=168, help="Hours of history to begin with.")] = 24.0,
-    devices: Annotated[int, typer.Option("--devices", min=1, max=4096, help="Devices of the simulated fleet.")] = 64,
+    hours: Annotated[float, typer.Option("--hours", min=0.1, max=2000, help="Hours of history to begin with.")] = 336.0,
+    devices: Annotated[int, typer.Option("--devices", min=1, max=4096, help="Devices of the simulated fleet.")] = 240,
     directory: Annotated[
         Path, typer.Option("--directory", metavar="DIR", help="Where the demonstration keeps its data.")
     ] = Path(".demo"),
@@ -83,7 +83,7 @@ def demo(
     quiet: QuietOption = False,
 ) -> None:
     """
-    Show a simulated fleet live: history, an agent that goes on with it, and the dashboard.
+    Show a simulated fleet live: its history, what the jobs make of it, an agent that goes on with it, the dashboard.
 
     Everything stays in --directory and on this machine. Ctrl-C ends it; the next start takes up where this one ended.
     """

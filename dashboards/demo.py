@@ -1,9 +1,9 @@
 """
-A demonstration: a simulated fleet with a day behind it, an agent that goes on with it, and the dashboard.
+A demonstration: a simulated fleet with a past, what the jobs make of it, an agent that goes on with it, the dashboard.
 
-What it keeps is in one directory: the store, the agent's configuration and log, and ``fleet.json``, which says what
-fleet it is. The next start takes the same fleet up where it ended; after a few days it begins anew, since a simulation
-has to run from its origin to now.
+What it keeps is in one directory: the store with its fleet.toml, the configuration and log of the agent and the log of
+the jobs, the state of the simulation, and ``fleet.json``, which says what fleet it is and what goes wrong with it. The
+next start takes the same fleet up where it ended, until its faults, drawn for some weeks, are used up.
 """
 
 import ctypes
@@ -18,24 +18,35 @@ import sys
 import threading
 import time
 import webbrowser
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from collector.errors import ConfigError, StoreError
+from dashboards.story import DAYS_AHEAD, HOUR_NS, LONG_HOURS, NS, STEP_S, fleet_toml, options_of
 
-NS: Final = 1_000_000_000
-HOUR_NS: Final = 3600 * NS
+if TYPE_CHECKING:
+    from collector.sources.simulated_history import Tables
+    from collector.store import Store
+
 HOST: Final = "127.0.0.1"
-STEP_S: Final = 10.0
-MOST_HOURS: Final = 72.0
-"""Beyond the first history: an older fleet begins anew, because a simulated day of it costs seconds at every start."""
+SHORT_STEP_S: Final = 10.0
+MOST_HOURS: Final = 24.0 * DAYS_AHEAD
+"""Beyond the first history: of a later time no faults are drawn, and the fleet begins anew."""
+PASS_S: Final = 120
+"""The jobs look so often for what is new."""
+FIRST: Final = ("rollups", "energy", "incidents", "capacity")
+"""The jobs that Home stands on; what takes longer comes while people look."""
 
-# The agent's first look comes after it has simulated the fleet up to now; the history covers that time.
+# The agent's first look comes some seconds after its start; the history covers that time.
 _HANDOVER_NS: Final = 20 * NS
+_CATCH_UP_NS: Final = 10 * NS
+_AHEAD: Final = 3
+"""So many parts of the history wait to be written, which bounds memory."""
 _STOP_S: Final = 5.0
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -64,9 +75,13 @@ class Place:
         return self.root / "perfwatt.toml"
 
     @property
-    def log(self) -> Path:
-        """What the agent says."""
-        return self.root / "agent.log"
+    def state(self) -> Path:
+        """Where the simulation was."""
+        return self.root / "fleet.npz"
+
+    def log(self, name: str) -> Path:
+        """What the agent says, or the jobs."""
+        return self.root / f"{name}.log"
 
 
 def run(directory: Path, *, port: int, hours: float, devices: int, browser: bool, say: Say) -> None:
@@ -80,20 +95,27 @@ def run(directory: Path, *, port: int, hours: float, devices: int, browser: bool
     place = Place(directory.absolute())
     with _terminated(), _alone(place):
         options = fleet(place, hours=hours, devices=devices, now_ns=time.time_ns(), say=say)
+        while time.time_ns() - filled(place, options, hours=hours, say=say) > _CATCH_UP_NS:
+            pass
         metrics = free_port(9400)
         configure(place, options, metrics)
-        with agent(place, say):
-            fill(place, options, hours=hours, now_ns=time.time_ns(), say=say)
-            url = f"http://{HOST}:{port}/"
-            say(f"dashboard  {url}")
-            say(f"metrics    http://{HOST}:{metrics}/metrics")
-            say(f"store      {place.store}   (perfwatt top --store {_short(place.store)})")
-            say(f"ready after {time.monotonic() - began:.0f} s; Ctrl-C ends it")
-            if browser:
-                _open_when_ready(url, port)
-            from dashboards.app import serve
+        with lasting(place, "agent", ["agent", "--config", str(place.config)], say):
+            conclude(place, say)
+            with lasting(place, "jobs", ["jobs", "run", "--watch", str(PASS_S), "--store", str(place.store)], say):
+                _show(place, port, metrics, began, browser=browser, say=say)
 
-            serve(place.store, HOST, port)
+
+def _show(place: Place, port: int, metrics: int, began: float, *, browser: bool, say: Say) -> None:
+    url = f"http://{HOST}:{port}/"
+    say(f"dashboard  {url}")
+    say(f"metrics    http://{HOST}:{metrics}/metrics")
+    say(f"store      {place.store}   (perfwatt top --store {_short(place.store)})")
+    say(f"ready after {time.monotonic() - began:.0f} s; Ctrl-C ends it")
+    if browser:
+        _open_when_ready(url, port)
+    from dashboards.app import serve
+
+    serve(place.store, HOST, port)
 
 
 def require_port(host: str, port: int) -> None:
@@ -138,36 +160,24 @@ def fleet(place: Place, *, hours: float, devices: int, now_ns: int, say: Say) ->
     Raises: ConfigError when there is a store that no demonstration made.
     """
     options = _read(place.fleet)
-    wanted = _options(devices, 0)
-    if options is not None and {**options, "origin": 0} == wanted:
+    if options is not None:
         age_ns = now_ns - int(options["origin"])
-        if hours * HOUR_NS <= age_ns + HOUR_NS and age_ns <= (hours + MOST_HOURS) * HOUR_NS:
+        if {**options, "faults": ()} != {**options_of(devices, hours, int(options["origin"])), "faults": ()}:
+            say("another fleet is wanted: beginning anew")
+        elif hours * HOUR_NS <= age_ns + HOUR_NS and age_ns <= (hours + MOST_HOURS) * HOUR_NS:
             return options
-        say("the history is of another length or too old: beginning anew")
-    elif options is not None:
-        say("another fleet is wanted: beginning anew")
+        else:
+            say("the history is of another length or too old: beginning anew")
     # Only what a demonstration made is ever deleted: fleet.json is there before the store is.
     if options is not None:
         shutil.rmtree(place.store, ignore_errors=True)
     elif place.store.exists():
         raise ConfigError("--directory", f"{place.store} is there, but is not a demonstration's; choose another")
-    made = _options(devices, int(now_ns - hours * HOUR_NS) // HOUR_NS * HOUR_NS)
+    made = options_of(devices, hours, int(now_ns - hours * HOUR_NS) // HOUR_NS * HOUR_NS)
     temporary = place.fleet.with_suffix(".tmp")
     temporary.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
     temporary.replace(place.fleet)
     return made
-
-
-def _options(devices: int, origin_ns: int) -> dict[str, Any]:
-    mixed = devices >= 16
-    return {
-        "devices": devices,
-        "sites": 2 if mixed else 1,
-        "seed": 7,
-        "mix": {"H100": 0.6, "MI300X": 0.4} if mixed else {"H100": 1.0},
-        "faults": 0.02,
-        "origin": origin_ns,
-    }
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -176,6 +186,17 @@ def _read(path: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, ValueError):
         return None
     return found if isinstance(found, dict) and isinstance(found.get("origin"), int) else None
+
+
+def filled(place: Place, options: Mapping[str, Any], *, hours: float, say: Say) -> int:
+    """
+    Fill the store up to now, and give the moment that was now.
+
+    Raises: StoreError.
+    """
+    now_ns = time.time_ns()
+    fill(place, options, hours=hours, now_ns=now_ns, say=say)
+    return now_ns
 
 
 def fill(place: Place, options: Mapping[str, Any], *, hours: float, now_ns: int, say: Say) -> int:
@@ -190,14 +211,36 @@ def fill(place: Place, options: Mapping[str, Any], *, hours: float, now_ns: int,
     store = Store.create(place.store)
     start_ns = max(_last_ns(store, now_ns) + 1, int(now_ns - hours * HOUR_NS))
     end_ns = now_ns + _HANDOVER_NS
-    say(f"simulating {(now_ns - start_ns) / HOUR_NS:.1f} hours of {options['devices']} devices ...")
+    if now_ns - start_ns > HOUR_NS // 60:
+        say(f"simulating {(now_ns - start_ns) / HOUR_NS:.1f} hours of {options['devices']} devices ...")
     rows = 0
-    for tables in simulate(options, start_ns, end_ns, STEP_S):
-        for name, columns in tables.items():
-            store.write(name, columns, writer="history")
-        rows += len(tables.get("device_samples", {"time": ()})["time"])
+    step_s = STEP_S if hours > LONG_HOURS else SHORT_STEP_S
+    # The simulation is Python's, and writing is the database's: each has a core of its own.
+    with ThreadPoolExecutor(1) as writing:
+        left: list[Future[None]] = []
+        for tables in simulate({**options, "checkpoint": str(place.state)}, start_ns, end_ns, step_s):
+            rows += len(tables.get("device_samples", {"time": ()})["time"])
+            left.append(writing.submit(_write, store, tables))
+            if len(left) > _AHEAD:
+                left.pop(0).result()
+        for one in left:
+            one.result()
+    (place.store / "fleet.toml").write_text(fleet_toml(options), encoding="utf-8")
     store.publish()
     return rows
+
+
+def _write(store: "Store", tables: "Tables") -> None:
+    for name, columns in tables.items():
+        store.write(name, columns, writer="history")
+
+
+def conclude(place: Place, say: Say) -> None:
+    """Run the jobs that Home stands on; what they say is in the log."""
+    say("energy, incidents and capacity of it ...")
+    with child(place, "jobs", ["jobs", "run", *FIRST, "--store", str(place.store), "-o", "jsonl"]) as process:
+        if process.wait():
+            say(f"not all of it could be done; {place.log('jobs')} says why")
 
 
 def _last_ns(store: Any, now_ns: int) -> int:
@@ -211,8 +254,10 @@ def _last_ns(store: Any, now_ns: int) -> int:
 
 def configure(place: Place, options: Mapping[str, Any], metrics: int) -> None:
     """Write the agent's configuration."""
-    mix = ", ".join(f"{name} = {share}" for name, share in options["mix"].items())
-    rest = "\n".join(f"{key} = {json.dumps(value)}" for key, value in options.items() if key != "mix")
+    from analytics.tables import write_toml
+
+    source = {"type": "simulated", "period_s": 2, "deadline_s": 2, **options, "checkpoint": str(place.state)}
+    faults, mix = source.pop("faults"), source.pop("mix")
     text = f"""\
 # Of `perfwatt demo`, which writes it anew at each start.
 [agent]
@@ -226,43 +271,47 @@ maintain_s = 120
 [prometheus]
 listen = "{HOST}:{metrics}"
 
-[[source]]
-type = "simulated"
-period_s = 2
-deadline_s = 2
-mix = {{ {mix} }}
-{rest}
 """
+    text += write_toml({"source": [{**source, "mix": mix}]}) + write_toml({"source.faults": faults})
     place.config.write_text(text, encoding="utf-8")
 
 
 @contextmanager
-def agent(place: Place, say: Say) -> Iterator[subprocess.Popen[bytes]]:
-    """The agent as a child, which ends with this process whatever becomes of it."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PERFWATT_")}
-    with place.log.open("wb") as log:
+def lasting(place: Place, name: str, command: Sequence[str], say: Say) -> Iterator[None]:
+    """A `child` that is to last: it is told when it ends by itself."""
+    ending = threading.Event()
+    with child(place, name, command) as process:
+
+        def watch() -> None:
+            code = process.wait()
+            if not ending.is_set():
+                say(f"the {name} ended with code {code}; {place.log(name)} says why. The page shows what is stored")
+
+        threading.Thread(target=watch, name=f"watch-{name}", daemon=True).start()
+        try:
+            yield
+        finally:
+            ending.set()
+
+
+@contextmanager
+def child(place: Place, name: str, command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A perfwatt *command* as a child, which ends with this process whatever becomes of it."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PERFWATT_")}
+    with place.log(name).open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "cli", "agent", "--config", str(place.config)],
+            [sys.executable, "-m", "cli", *command],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             env=environment,
-            # Ctrl-C on a terminal reaches the whole group; the agent is to hear of the end from here, once.
+            # Ctrl-C on a terminal reaches the whole group; the child is to hear of the end from here, once.
             start_new_session=True,
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 (no thread runs yet)
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 (its only call is of libc)
         )
-    ending = threading.Event()
-
-    def watch() -> None:
-        code = process.wait()
-        if not ending.is_set():
-            say(f"the agent ended with code {code}; {place.log} says why. The page shows what is stored")
-
-    threading.Thread(target=watch, name="watch-agent", daemon=True).start()
     try:
         yield process
     finally:
-        ending.set()
         process.terminate()
         try:
             process.wait(_STOP_S)

@@ -18,6 +18,7 @@ from collector.catalogue import Scope
 from collector.errors import ConfigError
 from collector.sample import Allocation, Device, Event, Gap, Reading, Sample
 from collector.sources import Options, Sources
+from collector.sources.simulated_demand import Schedule
 from collector.sources.simulated_faults import Fault, Plan
 from collector.sources.simulated_fleet import CELL_S, NS, FleetOptions, build, describe, parse
 from collector.sources.simulated_history import FACILITY_NS, Columns, Simulation, Tables, counted, joined, origin
@@ -26,6 +27,9 @@ from collector.sources.simulated_sensors import Values, facilities, hosts, workl
 
 SMALL_BLOCKS: Final = 6
 """The small tables of as many hours come together: a segment costs more than its rows."""
+ROWS: Final = 300_000
+PARTS: Final = (1, 2, 3, 4, 6, 8, 12, 24)
+"""At most so many rows of devices come together, of one of so many hours: no part goes over midnight."""
 
 
 def check_options(options: Options) -> None:
@@ -55,8 +59,8 @@ def simulate(
     options: Options | FleetOptions, start_ns: int, end_ns: int, step_s: float | None = None
 ) -> Iterator[Tables]:
     """
-    Yield history from *start_ns* until before *end_ns*, an hour at a time (tables other than device_samples every six
-    hours): columns for each table of the store.
+    Yield history from *start_ns* until before *end_ns*: columns for each table of the store, of some hours at a time
+    (device_samples up to about `ROWS` rows, the other tables six hours).
 
     Device, host and workload rows come every *step_s* (default: the option), counted from the epoch; facility rows
     every minute. Columns are arrays (times are int64 nanoseconds, NaN is absent) or `Coded` text.
@@ -66,19 +70,23 @@ def simulate(
     waiting: dict[str, list[Columns]] = {}
     step_ns = round((chosen.step_s if step_s is None else step_s) * NS)
     simulation = Simulation(chosen, start_ns)
+    per_hour = chosen.devices * BLOCK_NS / step_ns
+    hours = max((count for count in PARTS if count * per_hour <= ROWS), default=1)
     first = True
     while simulation.start_ns < end_ns:
         block = simulation.advance()
         begin, end = max(start_ns, block.start_ns), min(end_ns, block.start_ns + BLOCK_NS)
         if begin < end:
-            tables = simulation.tables(block, begin, end, step_ns, first=first)
+            for name, columns in simulation.tables(block, begin, end, step_ns, first=first).items():
+                waiting.setdefault(name, []).append(columns)
             first = False
-            for name in [name for name in tables if name != "device_samples"]:
-                waiting.setdefault(name, []).append(tables.pop(name))
-            if end == end_ns or (block.start_ns // BLOCK_NS) % SMALL_BLOCKS == SMALL_BLOCKS - 1:
-                tables |= {name: joined(parts) for name, parts in waiting.items()}
-                waiting.clear()
-            yield tables
+            number = block.start_ns // BLOCK_NS + 1
+            due = {
+                name for name in waiting
+                if end == end_ns or number % (hours if name == "device_samples" else SMALL_BLOCKS) == 0
+            }  # fmt: skip
+            if due:
+                yield {name: joined(waiting.pop(name)) for name in sorted(due)}
 
 
 def fleet(options: Options) -> dict[str, Any]:
@@ -99,6 +107,17 @@ def faults(options: Options, start_ns: int, end_ns: int) -> list[Fault]:
     chosen = parse(options)
     plan = Plan(build(chosen), origin(chosen, start_ns))
     return sorted(plan.between(start_ns, end_ns), key=lambda fault: (fault.start_ns, fault.subject))
+
+
+def working(options: Options, start_ns: int, end_ns: int) -> list[tuple[str, tuple[int, ...]]]:
+    """
+    The jobs that run all the time from start to end: what kind each is, and the places of its devices in the fleet.
+
+    Raises: ConfigError.
+    """
+    chosen = parse(options)
+    jobs = Schedule(build(chosen), origin(chosen, start_ns)).between(start_ns, end_ns)
+    return [(job.kind, job.devices) for job in jobs if job.start_ns <= start_ns and job.end_ns >= end_ns]
 
 
 class Live:

@@ -1,6 +1,6 @@
 """What is asked of the simulated fleet: jobs on its devices, weather, prices and carbon at its sites."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -100,9 +100,12 @@ class Schedule:
     def __init__(self, fleet: Fleet, origin_ns: int) -> None:
         self._fleet = fleet
         self._origin_ns = origin_ns
+        pools = list(_pools(fleet))
+        begins = _begins(fleet, [devices for devices, _ in pools], origin_ns)
         self._pools = [
-            Pool(devices, role, self._timeline(number, devices, role))
-            for number, (devices, role) in enumerate(_pools(fleet))
+            Pool(devices, role, self._timeline(number, devices, role, begin_ns))
+            for number, ((devices, role), begin_ns) in enumerate(zip(pools, begins, strict=True))
+            if begin_ns is not None
         ]
         self._jobs: list[Job] = []
 
@@ -121,7 +124,7 @@ class Schedule:
         running = [job for job in self._jobs if job.start_ns < end_ns]
         return sorted(running, key=lambda job: (job.devices, job.start_ns))
 
-    def _timeline(self, number: int, devices: tuple[int, ...], role: str) -> Iterator[Job]:
+    def _timeline(self, number: int, devices: tuple[int, ...], role: str, begin_ns: int) -> Iterator[Job]:
         rng = np.random.default_rng(seed_of(self._fleet.options.seed, "pool", number, self._origin_ns))
         make = {"training": _training, "serving": _serving, "interactive": _interactive}[role]
         median_h, spread, gap_s = {
@@ -129,10 +132,10 @@ class Schedule:
             "serving": (120.0, 0.5, 90.0),
             "interactive": (1.5, 0.7, 3000.0),
         }[role]
-        start_ns, serial = self._origin_ns, 0
+        start_ns, serial = begin_ns, 0
         while True:
             length_s = float(np.clip(median_h * 3600 * rng.lognormal(0.0, spread), 1200, 20 * 86_400))
-            if serial == 0:
+            if serial == 0 and begin_ns == self._origin_ns:
                 # The fleet was at work before the simulation looked.
                 start_ns -= _cells(0.8 * rng.random() * length_s)
             end_ns = start_ns + _cells(length_s)
@@ -140,6 +143,23 @@ class Schedule:
             start_ns = end_ns + max(CELL_S * NS, _cells(rng.exponential(gap_s)))
             start_ns = max(start_ns, self._origin_ns)
             serial += 1
+
+
+def _begins(fleet: Fleet, pools: Sequence[tuple[int, ...]], origin_ns: int) -> list[int | None]:
+    """When each pool is first given work, None for never: one after the other at each site, as the options tell."""
+    busy, growth = fleet.options.busy, fleet.options.growth
+    begins: list[int | None] = [origin_ns] * len(pools)
+    for site in range(len(fleet.sites)):
+        ours = [number for number, devices in enumerate(pools) if fleet.site_of[devices[0]] == site]
+        ours.sort(key=lambda number: seed_of(fleet.options.seed, "growth", number))
+        before, total = 0, sum(len(pools[number]) for number in ours)
+        for number in ours:
+            # By its middle: a large pool is as often early as late.
+            late = (before + len(pools[number]) / 2) / total - busy
+            before += len(pools[number])
+            if late >= 0:
+                begins[number] = origin_ns + _cells(late / growth * 86_400) if growth else None
+    return begins
 
 
 def _cells(seconds: float) -> int:

@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -159,6 +160,9 @@ class FleetOptions:
     origin_ns: int | None = None
     speed: float = 1.0
     noise: float = 1.0
+    busy: float = 1.0
+    growth: float = 0.0
+    checkpoint: Path | None = None
 
     @property
     def hosts(self) -> int:
@@ -175,20 +179,25 @@ _LIMITS: Final[dict[str, tuple[float, float]]] = {
     "step_s": (0.1, 3600),
     "speed": (0.01, 100_000),
     "noise": (0, 10),
+    "busy": (0.01, 1),
+    "growth": (0, 1),
 }
 _WHOLE: Final = {"devices", "devices_per_host", "hosts", "sites", "seed"}
 
 
 def parse(options: Mapping[str, Any]) -> FleetOptions:
     """
-    Options from a table: devices or hosts, devices_per_host, sites, seed, step_s, mix, faults, origin, speed, noise.
+    Options from a table: devices or hosts, devices_per_host, sites, seed, step_s, mix, faults, origin, speed, noise,
+    busy, growth, checkpoint.
 
     *mix* is a table of shares by device type, given to whole hosts. *faults* is a number (of faults for each
     device-day) or a list of tables with kind, subject, start, end (seconds from the origin) and value. *origin* is when
-    the simulation begins: an ISO time or nanoseconds; None: midnight UTC before the first moment asked for.
+    the simulation begins: an ISO time or nanoseconds; None: midnight UTC before the first moment asked for. *busy* is
+    the share of the devices of each site that are given work at the origin, *growth* how much more of them each day.
+    *checkpoint* is a file that a live fleet keeps its state in, so that a start need not begin at the origin.
     Raises: ConfigError.
     """
-    known = {*_LIMITS, "mix", "faults", "origin"}
+    known = {*_LIMITS, "mix", "faults", "origin", "checkpoint"}
     for key in options:
         if key not in known:
             raise ConfigError(key, f"unknown; a simulated fleet takes {', '.join(sorted(known))}")
@@ -205,6 +214,8 @@ def parse(options: Mapping[str, Any]) -> FleetOptions:
         values["faults"] = _faults(options["faults"])
     if options.get("origin") is not None:
         values["origin_ns"] = _moment("origin", options["origin"])
+    if options.get("checkpoint") is not None:
+        values["checkpoint"] = _path("checkpoint", options["checkpoint"])
     made = FleetOptions(**values)
     if made.hosts < made.sites:
         raise ConfigError("sites", f"{made.sites} sites need as many hosts; there are {made.hosts}")
@@ -243,6 +254,12 @@ def _faults(value: object) -> float | tuple[Mapping[str, Any], ...]:
     if isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(v, Mapping) for v in value):
         return tuple(value)
     raise ConfigError("faults", f"{value!r}: faults for each device-day, or a list of faults, is wanted")
+
+
+def _path(key: str, value: object) -> Path:
+    if not isinstance(value, str) or not value:
+        raise ConfigError(key, f"{value!r}: a file's path is wanted")
+    return Path(value)
 
 
 def _moment(key: str, value: object) -> int:

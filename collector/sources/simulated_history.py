@@ -7,9 +7,10 @@ from typing import Any, Final
 import numpy as np
 
 from collector.sample import Allocation, Coded, Device, Event, Severity
+from collector.sources.simulated_checkpoint import identity, restore, save
 from collector.sources.simulated_demand import Job
 from collector.sources.simulated_fleet import CELL_S, DAY_NS, NS, FleetOptions, Integers, build
-from collector.sources.simulated_physics import Block, Physics
+from collector.sources.simulated_physics import BLOCK_NS, Block, Physics
 from collector.sources.simulated_sensors import DRIVERS, Sensors, Values, cells_of, facilities, hosts, workloads
 
 Columns = dict[str, Any]
@@ -17,6 +18,8 @@ Tables = dict[str, Columns]
 
 FACILITY_NS: Final = 60 * NS
 """Meters are read once a minute."""
+KEPT_BLOCKS: Final = 6
+"""A state is kept at every sixth hour: it costs milliseconds to write, and less than a second to go on from."""
 XIDS: Final = {
     79: "the GPU has fallen off the bus",
     94: "contained memory error",
@@ -45,8 +48,14 @@ class Simulation:
     def __init__(self, options: FleetOptions, first_ns: int) -> None:
         self.options = options
         self.fleet = build(options)
-        self.physics = Physics(self.fleet, origin(options, first_ns))
+        origin_ns = origin(options, first_ns)
+        self.physics = Physics(self.fleet, origin_ns)
         self.sensors = Sensors(self.fleet, self.physics.parts)
+        self._identity = identity(options, origin_ns)
+        kept = None if options.checkpoint is None else restore(options.checkpoint, self._identity, first_ns)
+        if kept is not None:
+            self.physics.go_on(kept)
+            self.sensors.go_on(kept)
         methods = tuple(dict.fromkeys(sku.method for sku in self.fleet.skus))
         by_id = np.array(sorted(range(self.fleet.size), key=self.fleet.ids.__getitem__))
         self._names = _Names(
@@ -64,6 +73,9 @@ class Simulation:
 
     def advance(self) -> Block:
         """The next hour."""
+        path = self.options.checkpoint
+        if path is not None and self.start_ns % (KEPT_BLOCKS * BLOCK_NS) == 0:
+            save(path, self._identity, self.physics.kept() | self.sensors.kept())
         block = self.physics.advance()
         self.sensors.take_up(block)
         return block

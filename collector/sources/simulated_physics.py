@@ -8,7 +8,7 @@ with any averaging window, is exact, and does not depend on which other moments 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,12 @@ _OF_DEVICES: Final = (
     "clock", "high_w", "low_w", "duty", "wave_hz", "wave_at", "temperature_c", "mean_w", "power_limited",
     "heat_limited",
 )  # fmt: skip
+_LED: Final = (
+    "high_w", "low_w", "duty", "wave_hz", "wave_at", "activity", "memory", "gain", "cpu_w", "dram_w", "platform_w",
+    "site_w", "cooling_w", "meter_w",
+)  # fmt: skip
+_LED_TOTALS: Final = ("true_j", "read_j")
+"""What a block begins with of the last cell before it."""
 UNIT_W: Final = 180.0
 """What a host draws besides devices, CPUs, memory and fans."""
 
@@ -199,8 +205,22 @@ class Physics:
         self.next_ns = origin_ns
         self._host_starts = np.arange(len(fleet.host_names)) * fleet.options.devices_per_host
         self._rack_c = 2.5 * uniform(mixed(self._host_seeds(), np.uint64(7) * np.ones(1, dtype=np.uint64)))
-        self._before: Block | None = None
         self._state = self._first_state()
+        self._last: dict[str, Floats] = {}
+
+    def kept(self) -> dict[str, Any]:
+        """All that is carried on, by name: arrays, and dictionaries of numbers by job."""
+        return {
+            "next_ns": self.next_ns,
+            **{f"state.{name}": getattr(self._state, name) for name in State.__slots__},
+            **{f"last.{name}": values for name, values in self._last.items()},
+        }
+
+    def go_on(self, kept: Mapping[str, Any]) -> None:
+        """Carry on from what another `kept` of the same fleet and origin."""
+        self.next_ns = int(kept["next_ns"])
+        self._state = State(**{name: kept[f"state.{name}"] for name in State.__slots__})
+        self._last = {name.removeprefix("last."): kept[name] for name in kept if name.startswith("last.")}
 
     def _host_seeds(self) -> NDArray[np.uint64]:
         return np.array([seed_of(self.fleet.options.seed, name) for name in self.fleet.host_names], dtype=np.uint64)
@@ -314,7 +334,12 @@ class Physics:
         block = self._block(
             start_ns, jobs, job_of, faults, faulty, wanted, around, inlet, limit_w, core, idle_core, memory, run
         )
-        self._before = block
+        self._last = {
+            "present": faulty.present[-1:],
+            "limit_w": limit_w[-1:],
+            **{name: getattr(block, name)[-1:] for name in _LED},
+            **{name: getattr(block, name)[-2:-1] for name in _LED_TOTALS},
+        }
         self.next_ns = start_ns + BLOCK_NS
         return block
 
@@ -335,7 +360,7 @@ class Physics:
         run: Mapping[str, Floats],
     ) -> Block:
         """Everything that follows from the run of the cells, and the state for the next block."""
-        fleet, made, state, before = self.fleet, self.parts, self._state, self._before
+        fleet, made, state, last = self.fleet, self.parts, self._state, self._last
         power_limited, heat_limited, fan, rate, steps = (
             run[name] for name in ("power_limited", "heat_limited", "fan", "rate", "steps")
         )
@@ -357,7 +382,7 @@ class Physics:
         storm = faulty.corrected_per_s > 0
         tenth = (np.arange(CELLS)[:, None] % 30 == 0) & storm
         uncorrected = _running(state.uncorrected, tenth.astype(float))
-        was = faulty.present[:1] if before is None else before.faulty.present[-1:]
+        was = last.get("present", faulty.present[:1])
         lost = ~faulty.present & np.vstack([was, faulty.present[:-1]])
         xids = _running(state.xids, (tenth | lost).astype(float))
         device_w = np.add.reduceat(run["mean_w"], self._host_starts, axis=1)
@@ -390,17 +415,15 @@ class Physics:
 
         def led(name: str, values: Floats) -> Floats:
             """*values* with the last cell before the block in front."""
-            first = values[:1] if before is None else getattr(before, name)[-1:]
-            return np.vstack([first, values])
+            return np.vstack([last.get(name, values[:1]), values])
 
         def led_total(name: str, values: Floats, amounts: Floats) -> Floats:
             """Running totals by the start of each cell, with the start of the last cell before the block in front."""
-            first = values[:1] - amounts[:1] if before is None else getattr(before, name)[-2:-1]
-            return np.vstack([first, values])
+            return np.vstack([last.get(name, values[:1] - amounts[:1]), values])
 
         return Block(
             start_ns=start_ns, jobs=jobs, job_of=job_of, faults=faults, faulty=faulty,
-            present_before=was[0], limit_before=limit_w[0] if before is None else before.limit_w[-1],
+            present_before=was[0], limit_before=last.get("limit_w", limit_w)[0],
             clock=run["clock"], high_w=led("high_w", run["high_w"]), low_w=led("low_w", run["low_w"]),
             duty=led("duty", run["duty"]), wave_hz=led("wave_hz", run["wave_hz"]),
             wave_at=led("wave_at", run["wave_at"]), activity=led("activity", activity), memory=led("memory", memory),

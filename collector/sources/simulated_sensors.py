@@ -1,7 +1,7 @@
 """What the sensors of the simulated fleet show of its physics: windows, ticks, steps, noise, what cannot be read."""
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ TICK_NS: Final = NS // 10
 """The energy counter moves every 100 ms."""
 DRIVERS: Final = {"nvidia": "580.95.05", "amd": "6.14.14", "intel": "1.22.0"}
 _CELL_NS: Final = CELL_S * NS
+_STUCK: Final = np.dtype([("device", "<i8"), ("since_ns", "<i8"), ("value", "<f8")])
 _SLOTS: Final = 1 << 14
 
 
@@ -67,6 +68,14 @@ class Sensors:
         self._window_ns = np.rint(fleet.each("window_s") * NS).astype(np.int64)
         self._instant_ns = np.rint(np.maximum(fleet.each("instant_s"), 0.025) * NS).astype(np.int64)
         self._linked = np.array([sku.name != "L40S" for sku in fleet.skus])[fleet.sku_of]
+
+    def kept(self) -> dict[str, Any]:
+        """What is remembered, by name: the device, the beginning and the value of each sensor that is stuck."""
+        return {"stuck": np.array([(*key, value) for key, value in self._stuck.items()], dtype=_STUCK)}
+
+    def go_on(self, kept: Mapping[str, Any]) -> None:
+        """Carry on from what another `kept` of the same fleet."""
+        self._stuck = {(device, since): value for device, since, value in kept["stuck"].tolist()}
 
     def take_up(self, block: Block) -> None:
         """Remember what sensors that stick from now on show; called once for each block, in order."""

@@ -14,9 +14,12 @@ from typing import Any
 
 import pytest
 
+from analytics.fleet_toml import parse_fleet
 from collector.errors import ConfigError
+from collector.sources.simulated import faults, working
 from collector.store import Store
-from dashboards.demo import HOUR_NS, Place, fill, fleet, require_port
+from dashboards.demo import Place, fill, fleet, require_port
+from dashboards.story import HOUR_NS, NS, fleet_toml, options_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,10 +51,11 @@ def test_the_same_fleet_is_taken_up_and_another_begins_anew(tmp_path: Path) -> N
     assert not place.store.exists()
 
 
-def test_a_fleet_of_last_week_begins_anew(tmp_path: Path) -> None:
+def test_a_fleet_whose_faults_are_used_up_begins_anew(tmp_path: Path) -> None:
     place, now_ns = Place(tmp_path), time.time_ns()
     first = fleet(place, hours=1, devices=4, now_ns=now_ns, say=quiet)
-    assert fleet(place, hours=1, devices=4, now_ns=now_ns + 100 * HOUR_NS, say=quiet)["origin"] > first["origin"]
+    assert fleet(place, hours=1, devices=4, now_ns=now_ns + 29 * 24 * HOUR_NS, say=quiet) == first
+    assert fleet(place, hours=1, devices=4, now_ns=now_ns + 31 * 24 * HOUR_NS, say=quiet)["origin"] > first["origin"]
 
 
 def test_a_store_that_no_demonstration_made_is_never_touched(tmp_path: Path) -> None:
@@ -69,6 +73,7 @@ def test_only_the_missing_hours_are_filled(tmp_path: Path) -> None:
     again = fill(place, options, hours=1, now_ns=now_ns, say=quiet)
     assert first == pytest.approx(2 * 362, abs=4)
     assert again == pytest.approx(2 * 180, abs=4)
+    assert [site.name for site in parse_fleet((place.store / "fleet.toml").read_text()).sites] == ["dublin"]
 
 
 def children(pid: int) -> list[int]:
@@ -135,3 +140,42 @@ def test_the_options_of_the_fleet_are_kept_as_json(tmp_path: Path) -> None:
     place = Place(tmp_path)
     options: dict[str, Any] = fleet(place, hours=1, devices=4, now_ns=time.time_ns(), say=quiet)
     assert json.loads(place.fleet.read_text()) == options
+
+
+ORIGIN_NS = 1_788_220_800 * NS
+
+
+def test_some_faults_are_under_way_when_the_page_opens_on_devices_that_work() -> None:
+    hours = 72.0
+    options = options_of(240, hours, ORIGIN_NS)
+    now_ns = ORIGIN_NS + round(hours * HOUR_NS)
+    under_way = faults(options, now_ns, now_ns + NS)
+    assert {"fan_failure", "power_cap", "straggler", "ecc_storm", "device_lost"} <= {fault.kind for fault in under_way}
+    for fault in under_way:
+        busy = {device for _, devices in working(options, fault.start_ns, fault.start_ns + NS) for device in devices}
+        assert busy.intersection(fault.devices), fault
+    touched = [device for fault in under_way for device in fault.devices]
+    assert len(touched) == len(set(touched))
+
+
+def test_the_planner_has_one_site_that_is_short_and_one_that_is_not() -> None:
+    options = options_of(240, 24, ORIGIN_NS)
+    told = parse_fleet(fleet_toml(options))
+    plain = {domain.name: domain.rating for domain in parse_fleet(fleet_toml(options)).domains}
+    assert {site.name for site in told.sites} == {"dublin", "phoenix", "lulea"}
+    assert {site.currency for site in told.sites} == {"USD"}
+    short, ample = plain["dublin-ups-a"], plain["lulea-ups-a"]
+    assert short is not None
+    assert ample is not None
+    assert 1.5 * short.w < ample.w
+
+
+def test_work_grows_over_the_history_of_a_fleet_of_sites() -> None:
+    options = options_of(240, 336, ORIGIN_NS)
+    day_ns = 24 * HOUR_NS
+
+    def devices(day: int) -> int:
+        at_ns = ORIGIN_NS + day * day_ns
+        return sum(len(held) for _, held in working(options, at_ns, at_ns + NS))
+
+    assert devices(0) < 0.9 * devices(13)
