@@ -19,6 +19,7 @@ Verdicts = NDArray[np.bool_]
 
 SURE: Final = 0.35
 """A new model overrules a verdict when its probability is further than this from one half."""
+MARGINS: Final = (0.2, SURE, 0.45, 0.49)
 BLOCKS: Final = 200
 DRAWS: Final = 2_000
 TAIL: Final = 0.05
@@ -187,6 +188,19 @@ def compare(
     figures.append(_figure("positive_flip_ratio", resample, known & ~was_right & is_right, known & ~was_right))
     figures.append(_figure("churn_ratio", resample, old != new, every, None if labelled else budget.churn_ratio))
     return Comparison(tuple(figures), len(old), int(known.sum()))
+
+
+def least_margin(trial: Trial, *, budget: Budget = BUDGET) -> tuple[float | None, Comparison] | None:
+    """
+    The least of `MARGINS` with which a hand-over is within the budget, None if the candidate is so outright.
+
+    Out: the margin and what was found with it; None if no margin suffices.
+    """
+    for sure in (None, *MARGINS):
+        found = compare(trial, sure=sure, budget=budget)
+        if not found.breaches():
+            return sure, found
+    return None
 
 
 def block_of(trial: Trial, *, blocks: int = BLOCKS) -> NDArray[np.int64]:

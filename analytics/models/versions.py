@@ -25,7 +25,7 @@ import polars.selectors as cs
 
 from analytics.frames import scan
 from analytics.models import files
-from analytics.models.comparison import BUDGET, Budget, Comparison, Trial, compare
+from analytics.models.comparison import BUDGET, Budget, Comparison, Trial, compare, least_margin
 from analytics.models.files import Array
 from collector.errors import NotEnoughData, OverBudget, StoreError
 from collector.moments import NS
@@ -278,7 +278,8 @@ def promote(
             trial = _trial(store, name, version, current)
             comparison = compare(trial, sure=sure, budget=budget)
             if breaches := comparison.breaches():
-                raise OverBudget(f"{name} {version}: the champion {current} stays: {'; '.join(breaches)}")
+                said = "; ".join(breaches) + _way_out(trial, sure, budget)
+                raise OverBudget(f"{name} {version}: the champion {current} stays: {said}")
             changed |= {**_measured(trial, comparison, current), "reason": reason or "within the budget"}
         metrics = json.loads(row["metrics"] or "{}")
         changed["metrics"] = json.dumps({**metrics, "judges": judges}, sort_keys=True)
@@ -337,22 +338,24 @@ def offer(
     trial: Trial | None = None,
     *,
     by: str = "job",
-    sure: float | None = None,
     budget: Budget = BUDGET,
 ) -> tuple[str, str]:
     """
     What a job does with what it fitted: keep it, compare it, and put it in use or reject it; version and state.
 
-    The first version is put in use. A later one without a *trial* stays a candidate.
+    The first version is put in use. A later one without a *trial* stays a candidate; with one it takes over outright if
+    that is within the budget, else by the least margin that is (see `comparison.least_margin`).
 
     Raises: ValueError, StoreError.
     """
     made = save(root, name, arrays, meta, by=by)
     current = champion(root, name)
+    sure = None
     if current not in {None, made}:
         if trial is None:
             return made, CANDIDATE
         record_trial(root, name, made, trial)
+        sure = (least_margin(trial, budget=budget) or (None,))[0]
     try:
         promote(root, name, made, by=by, sure=sure, budget=budget)
     except OverBudget as error:
@@ -456,6 +459,11 @@ def _measured(trial: Trial, comparison: Comparison, current: str) -> dict[str, A
         "negative_flip_ratio": comparison.of("negative_flip_ratio").value,
         "lost_alarm_ratio": comparison.of("lost_alarm_ratio").value,
     }
+
+
+def _way_out(trial: Trial, sure: float | None, budget: Budget) -> str:
+    found = least_margin(trial, budget=budget) if sure is None else None
+    return "" if found is None else f"; --hand-over {found[0]:g} would be within the budget"
 
 
 def _trial_path(root: Path | str, name: str, version: str, current: str) -> Path:

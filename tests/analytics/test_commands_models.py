@@ -68,6 +68,7 @@ def test_a_promotion_beyond_the_budget_is_refused_and_the_rule_makes_it_fit(stor
     assert refused.exit_code == 1
     assert f"the champion {before} stays" in refused.stderr
     assert "lost_alarm_ratio is 0.1, at most" in refused.stderr
+    assert "--hand-over 0.2 would be within the budget" in refused.stderr
     assert in_use(store) == before
     assert run(store, "promote", NAME, "--hand-over", 0.35, "--by", "ann").exit_code == 0
     first, second = rows(run(store, "list", "-o", "json"))

@@ -8,12 +8,14 @@ import pytest
 from analytics.models.comparison import (
     BUDGET,
     LEAST_BLOCKS,
+    MARGINS,
     Trial,
     alarm_probability,
     block_of,
     compare,
     judge,
     keep_unless_sure,
+    least_margin,
 )
 from tests.analytics.models.trials import trial
 
@@ -73,6 +75,17 @@ def test_the_rule_is_what_is_compared_where_it_is_asked_for() -> None:
     assert compare(unsure, sure=0.35).of("lost_alarm_ratio").value == 0
     # What the candidate is sure of still gets through.
     assert compare(unsure, sure=0.35).of("positive_flip_ratio").value == compare(unsure).of("positive_flip_ratio").value
+
+
+def test_the_least_margin_is_none_outright_and_there_may_be_none_at_all() -> None:
+    outright = least_margin(trial(found=30))
+    assert outright is not None
+    assert outright[0] is None
+    handed = least_margin(trial(lost=40, found=40))
+    assert handed is not None
+    assert handed[0] == MARGINS[0]
+    assert handed[1].of("lost_alarm_ratio").value == 0
+    assert least_margin(trial(lost=40, found=40, sure=True)) is None
 
 
 def test_a_candidate_within_the_budget_breaches_nothing() -> None:

@@ -204,7 +204,7 @@ def test_a_job_offers_and_the_gate_decides(store: Store) -> None:
     assert versions.offer(root, NAME, arrays(1), meta()) == (first, "champion")
     second, state = versions.offer(root, NAME, arrays(2), meta())
     assert state == "candidate"
-    third, state = versions.offer(root, NAME, arrays(3), meta(), trial(lost=25))
+    third, state = versions.offer(root, NAME, arrays(3), meta(), trial(lost=25, sure=True))
     assert state == "rejected"
     fourth, state = versions.offer(root, NAME, arrays(4), meta(), trial(found=30))
     assert state == "champion"
@@ -215,6 +215,13 @@ def test_a_job_offers_and_the_gate_decides(store: Store) -> None:
         versions.promote(root, NAME, third, by="test")
     versions.promote(root, NAME, third, by="test", force=True, reason="I know")
     assert versions.champion(root, NAME) == third
+
+
+def test_a_job_hands_over_by_the_least_margin_that_is_within_the_budget(store: Store) -> None:
+    first, _ = versions.offer(store.root, NAME, arrays(1), meta())
+    second, state = versions.offer(store.root, NAME, arrays(2), meta(), trial(lost=25, found=50))
+    assert state == "champion"
+    assert versions.in_use(store.root, NAME) == [Judge(first, None), Judge(second, 0.2)]
 
 
 def test_a_trial_that_was_damaged_is_named(store: Store, two: tuple[str, str]) -> None:

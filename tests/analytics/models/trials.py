@@ -21,11 +21,14 @@ def meta(end_ns: int = END_NS) -> Meta:
     )  # fmt: skip
 
 
-def trial(*, lost: int = 0, false_alarms: int = 0, found: int = 0, events: int = 60, windows: int = 6000) -> Trial:
+def trial(
+    *, lost: int = 0, false_alarms: int = 0, found: int = 0, sure: bool = False, events: int = 60, windows: int = 6000
+) -> Trial:
     """
     Events of five windows, of which the champion sees all but every sixth and has one false alarm in a hundred.
 
-    The candidate loses, finds or invents so many windows, all of them unsure, and has the champion's false alarms not.
+    The candidate loses or invents so many windows without being *sure*, finds so many, and has none of the champion's
+    false alarms.
     """
     truth = np.zeros(windows, dtype=np.int8)
     starts = np.arange(events) * (windows // events)
@@ -37,7 +40,7 @@ def trial(*, lost: int = 0, false_alarms: int = 0, found: int = 0, events: int =
     champion = np.where(seen, 0.9, 0.1)
     candidate = champion.copy()
     champion[50::100] = 0.9
-    candidate[np.flatnonzero(seen)[:lost]] = 0.4
+    candidate[np.flatnonzero(seen)[:lost]] = 0.001 if sure else 0.4
     candidate[np.flatnonzero(truth == 0)[10 : 10 + false_alarms]] = 0.6
     candidate[missed[:found]] = 0.95
     return Trial(

@@ -1,0 +1,162 @@
+"""
+A new model beside the one that people rely on: what plain retraining breaks, and what the gate and its rule keep.
+
+Four machines of SMD in thirds: the champion is fitted on one, the candidate on two, the last is for judging. Thirds are
+of each machine's time, so that the third to judge is a strange one (twelve times as many faults as the one before), or
+of blocks dealt in turn, as refits every few hours see it. Models are kept as arrays in a store, read back and offered
+as a job offers them. The rule alone, at the margin that is usual and was not chosen on these data, is measured on the
+whole last third; the gate, which chooses the margin or keeps the champion, sees every second block, and what came of
+it is measured on the others. Means over three seeds. Trees from arrays are timed beside scikit-learn's own.
+"""
+
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.ensemble import HistGradientBoostingClassifier
+
+from analytics.models.comparison import SURE, Comparison, Trial, compare, judge
+from analytics.models.trees import Trees, trees
+from analytics.models.versions import Meta, in_use, load, offer
+from benchmarks.rows import Row
+from collector.store import Store
+
+DATA = Path(__file__).parents[1] / "../shared/data/anomalies/smd"
+SEEDS = (0, 1, 2)
+BLOCKS = 30
+"""Of each machine: about 13 hours."""
+MINUTE_NS = 60_000_000_000
+NAME = "smd"
+REPEATS = 3
+SPLITS = ("of time", "of blocks dealt in turn")
+
+
+class Outcome(NamedTuple):
+    """Plain retraining beside the champion, what is in use instead beside it, and how that came."""
+
+    plain: Comparison
+    kept: Comparison
+    how: str
+
+
+class Part(NamedTuple):
+    """Some windows of all machines."""
+
+    rows: NDArray[np.float64]
+    truth: NDArray[np.int8]
+    series: NDArray[np.int64]
+    time_ns: NDArray[np.int64]
+    seen: NDArray[np.bool_]
+
+
+def run() -> list[Row]:
+    """Flips, alarms and errors for both kinds of thirds; speed."""
+    if not DATA.is_dir():
+        return [_row("recordings", "present", 0, "", bar="not measured: no ../shared/data")]
+    rows = []
+    for split in SPLITS:
+        thirds = [_third(split, number) for number in range(3)]
+        alone, gated = zip(*(_offered(thirds, seed) for seed in SEEDS), strict=True)
+        rows += _graceful(f"SMD thirds {split}, the rule at {SURE:g}", alone)
+        rows += _graceful(f"SMD thirds {split}, the gate", gated)
+    return [*rows, *_speed(thirds)]
+
+
+def _third(split: str, number: int) -> Part:
+    parts = []
+    for machine, path in enumerate(sorted(DATA.glob("*.npz"))):
+        with np.load(path, allow_pickle=False) as found:
+            at = np.arange(len(found["label"]))
+            block = at * BLOCKS // len(at)
+            chosen = (block * 3 // BLOCKS if split == SPLITS[0] else block % 3) == number
+            at, block = at[chosen], block[chosen]
+            seen = (block if split == SPLITS[0] else block // 3) % 2 == 0
+            parts.append(Part(found["test"][at].astype(float), found["label"][at], np.full(len(at), machine),
+                              at * MINUTE_NS, seen))  # fmt: skip
+    return Part(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+def _offered(thirds: list[Part], seed: int) -> tuple[Outcome, Outcome]:
+    """The rule alone on all of the last third, and what came of the gate on what it did not see."""
+    judged = thirds[2]
+    with tempfile.TemporaryDirectory() as folder:
+        root = Store.create(Path(folder) / "store").root
+        probabilities: list[NDArray[np.float64]] = []
+        for parts in (1, 2):
+            rows, truth = (np.concatenate([part[column] for part in thirds[:parts]]) for column in (0, 1))
+            fitted = HistGradientBoostingClassifier(random_state=seed).fit(rows, truth)
+            arrays = trees(fitted).arrays()
+            probabilities.append(Trees.of(arrays).predict(judged.rows))
+            assert np.array_equal(probabilities[-1], fitted.predict_proba(judged.rows)[:, 1])
+            meta = Meta(kind="trees/classes", start_ns=0, end_ns=int(judged.time_ns.max()) + parts, rows=len(truth))
+            whole = Trial(
+                series=judged.series, time_ns=judged.time_ns, truth=judged.truth,
+                champion=probabilities[0], candidate=probabilities[-1],
+            )  # fmt: skip
+            _, state = offer(root, NAME, arrays, meta, _part(whole, judged.seen) if parts == 2 else None)
+        judges = in_use(root, NAME)
+        read = [Trees.of(load(root, NAME, one.version).arrays).predict(judged.rows) for one in judges]
+        verdicts = judge(read, [one.sure for one in judges])
+    unseen = _part(whole, ~judged.seen)
+    handed = Trial(**{**unseen.arrays(), "candidate": verdicts[~judged.seen].astype(float)})
+    how = "champion stays" if state != "champion" else f"margin {judges[-1].sure}"
+    alone = Outcome(compare(whole), compare(whole, sure=SURE), "")
+    return alone, Outcome(compare(unseen), compare(handed), how)
+
+
+def _part(trial: Trial, chosen: NDArray[np.bool_]) -> Trial:
+    return Trial(**{name: array[chosen] for name, array in trial.arrays().items()})
+
+
+def _graceful(subject: str, outcomes: Sequence[Outcome]) -> list[Row]:
+    flips, lost, error = (
+        [
+            float(np.mean([one.of(measure).value for one in some]))
+            for some in ([outcome.kept for outcome in outcomes], [outcome.plain for outcome in outcomes])
+        ]
+        for measure in ("negative_flip_ratio", "lost_alarm_ratio", "error")
+    )
+    champion = float(np.mean([outcome.plain.of("error").champion for outcome in outcomes]))
+    fewer, rise, peer = 1 - flips[0] / flips[1], error[0] - error[1], "plain retraining"
+    if outcomes[0].how:
+        subject = f"{subject} ({', '.join(outcome.how for outcome in outcomes)})"
+    return [
+        _row(subject, "negative flips, of what was right", flips[0] * 100, "%", peer, flips[1] * 100),
+        _row(subject, "negative flips fewer than by plain retraining", fewer * 100, "%", bar=">= 80", ok=fewer >= 0.8),
+        _row(subject, "old true alarms lost", lost[0] * 100, "%", peer, lost[1] * 100, "<= 1", lost[0] <= 0.01),
+        _row(subject, "error", error[0] * 100, "%", peer, error[1] * 100, "<= 0.35 points higher", rise <= 0.0035),
+        _row(subject, "error", error[0] * 100, "%", "no new model", champion * 100),
+    ]
+
+
+def _speed(thirds: list[Part]) -> list[Row]:
+    fitted = HistGradientBoostingClassifier(random_state=0).fit(thirds[0].rows, thirds[0].truth)
+    ours, rows = trees(fitted), thirds[2].rows
+    per_s = []
+    for predict in (ours.predict, fitted.predict_proba):
+        began = time.process_time()
+        for _ in range(REPEATS):
+            predict(rows)
+        per_s.append(len(rows) * REPEATS / (time.process_time() - began))
+    subject = f"{len(ours.roots)} trees, {rows.shape[1]} columns"
+    return [_row(subject, "predicted from arrays", per_s[0], "rows per CPU second", "scikit-learn", per_s[1])]
+
+
+def _row(
+    subject: str,
+    measure: str,
+    value: float,
+    unit: str,
+    peer: str | None = None,
+    peer_value: float | None = None,
+    bar: str = "",
+    ok: bool | None = None,
+) -> Row:
+    return Row(
+        benchmark="models", subject=subject, measure=measure, value=float(value), unit=unit, peer=peer,
+        peer_value=None if peer_value is None else float(peer_value), bar=bar, ok=None if ok is None else bool(ok),
+    )  # fmt: skip
