@@ -7,7 +7,7 @@ A page lists its controls. Each has a key in the URL's query, a usual value that
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 from urllib.parse import parse_qs, urlencode
 
 import dash_mantine_components as dmc
@@ -23,9 +23,13 @@ WINDOWS: Final = {"15m": 900, "1h": 3600, "6h": 21_600, "24h": 86_400, "7d": 604
 """The windows on offer, in seconds."""
 
 
+Sort = Literal["one", "many", "time"]
+"""What a component's value is: a word, a list of words, a time without a zone."""
+
+
 class Control(Protocol):
     """
-    One question: its key, and its value in three forms.
+    One question: its key, and its value in three forms; `sort` is which of those the browser has.
 
     `said` is the value in the URL's words (raises ValueError for what it cannot be), `words` the way back, `picked` the
     value as the component gives it. `offered` is whether what there is to choose from depends on the store.
@@ -37,6 +41,8 @@ class Control(Protocol):
     def usual(self) -> Value: ...  # noqa: D102
     @property
     def offered(self) -> bool: ...  # noqa: D102
+    @property
+    def sort(self) -> Sort: ...  # noqa: D102
 
     def said(self, words: Sequence[str]) -> Value: ...  # noqa: D102
     def words(self, value: Value) -> Sequence[str]: ...  # noqa: D102
@@ -53,6 +59,7 @@ class Choice:
     values: tuple[str, ...]
     usual: str
     offered: bool = False
+    sort: Sort = "one"
 
     def said(self, words: Sequence[str]) -> str:
         """The last word, which must be one of the values."""
@@ -84,6 +91,7 @@ class Choices:
     label: str
     usual: tuple[str, ...] = ()
     offered: bool = True
+    sort: Sort = "many"
 
     def said(self, words: Sequence[str]) -> tuple[str, ...]:
         """All words; an empty one alone says that nothing is chosen, where something usually is."""
@@ -126,6 +134,7 @@ class One:
     usual: str = ""
     offered: bool = True
     placeholder: str = ""
+    sort: Sort = "one"
 
     def said(self, words: Sequence[str]) -> str:
         """The last word."""
@@ -165,6 +174,7 @@ class Until:
     label: str = "Until (UTC)"
     usual: None = None
     offered: bool = False
+    sort: Sort = "time"
 
     def said(self, words: Sequence[str]) -> datetime:
         """The time in ISO form; UTC where it names no zone."""

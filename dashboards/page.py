@@ -4,10 +4,11 @@ What every page is and does: a URL that says all of it, a head with the same con
 A page is a value: it says what it can be asked, which parts it has and how they are filled; nothing registers itself.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import dash_mantine_components as dmc
 import plotly.graph_objects as go
@@ -21,6 +22,14 @@ from dashboards.data.stored import Stored
 from dashboards.grids import Grid, height
 from dashboards.parts import REFRESH_S, labelled, legend, notice
 from dashboards.words import when
+
+_FORMS: Final = ("csv", "json")
+# In the browser, so that the URL is there before anything else can happen: an answer of the server that came after
+# somebody went back would take the page forth again.
+_REMEMBER: Final = """function(...given) {
+    const page = %s, here = given[page.controls.length];
+    return window.perfwatt.remembered(page, given, here);
+}"""
 
 Offer = Mapping[str, Sequence[str]]
 """What there is to choose from, by a control's key."""
@@ -136,26 +145,18 @@ class Page:
             return self._shown(stored, self._values(given), given[len(asked)] or "light")
 
         addressed = [Output("url", "pathname", allow_duplicate=True)] if self.of else []
-
-        @app.callback(
+        on_client: Any = app.clientside_callback
+        on_client(
+            _REMEMBER % json.dumps(self._spec(linked)),
             *addressed,
             Output("url", "search", allow_duplicate=True),
             Output("written", "data", allow_duplicate=True),
             Output(self.id("tick"), "disabled"),
-            *(Output(self.id(part, form), "href") for part in linked for form in ("csv", "json")),
+            *(Output(self.id(part, form), "href") for part in linked for form in _FORMS),
             *(Input(id, "value") for id in asked),
             State("url", "pathname"),
             prevent_initial_call="initial_duplicate",
         )
-        def remember(*given: Any) -> tuple[Any, ...]:
-            values = self._values(given)
-            query = write(self.controls, values)
-            hrefs = [f"/{self.name}/{part}.{form}{query}" for part in linked for form in ("csv", "json")]
-            if not self.of:
-                return query, f"{given[-1]}{query}", not self._follows(values), *hrefs
-            query = write([control for control in self.controls if control.key != self.of], values)
-            path = f"{self.path}/{quote(str(values[self.of]), safe='')}" if values[self.of] else self.path
-            return path, query, f"{path}{query}", not self._follows(values), *hrefs
 
         offered = [control for control in self.controls if control.offered]
         if offered:
@@ -171,6 +172,15 @@ class Page:
             )
             def choose(*given: Any) -> tuple[Any, ...]:
                 return self._offered(stored, self._values(given[1 + len(fixed) :]), offered)
+
+    def _spec(self, linked: Sequence[str]) -> dict[str, Any]:
+        """What the browser has to know of the page to write its URL."""
+        controls = [
+            {"key": control.key, "sort": control.sort, "usual": list(control.words(control.usual))}
+            for control in self.controls
+        ]
+        twins = [f"/{self.name}/{part}.{form}" for part in linked for form in _FORMS]
+        return {"path": self.path, "of": self.of, "live": self.live, "controls": controls, "twins": twins}
 
     def id(self, *words: str) -> str:
         """The id of a part of this page."""

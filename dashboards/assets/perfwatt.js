@@ -1,3 +1,36 @@
+// The URL that asks the same again, as `write` of controls.py has it: what is usual is left out.
+window.perfwatt = {
+  words: function (sort, value, usual) {
+    if (sort === "many") {
+      return value && value.length ? value : [""];
+    }
+    if (value === null || value === undefined || value === "") {
+      return sort === "time" ? [] : usual;
+    }
+    return [sort === "time" ? value.replace(" ", "T") + "Z" : value];
+  },
+  query: function (page, given, leftOut) {
+    const asked = new URLSearchParams();
+    page.controls.forEach(function (control, at) {
+      const said = window.perfwatt.words(control.sort, given[at], control.usual);
+      if (control.key !== leftOut && JSON.stringify(said) !== JSON.stringify(control.usual)) {
+        said.forEach((word) => asked.append(control.key, word));
+      }
+    });
+    const text = asked.toString();
+    return text ? "?" + text : "";
+  },
+  remembered: function (page, given, here) {
+    const query = window.perfwatt.query(page, given, page.of);
+    const whole = window.perfwatt.query(page, given, "");
+    const until = page.controls.findIndex((control) => control.key === "until");
+    const still = !page.live || (until >= 0 && Boolean(given[until]));
+    const of = page.of ? given[page.controls.findIndex((control) => control.key === page.of)] : "";
+    const path = page.of ? page.path + (of ? "/" + encodeURIComponent(of) : "") : here;
+    const hrefs = page.twins.map((twin) => twin + whole);
+    return [...(page.of ? [path] : []), query, path + query, still, ...hrefs];
+  },
+};
 // What grids draw by themselves: a cell that leads to another page.
 window.dashAgGridComponentFunctions = window.dashAgGridComponentFunctions || {};
 window.dashAgGridComponentFunctions.Link = function (props) {

@@ -7,11 +7,13 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import axe_playwright_python
 import pytest
 
 from dashboards.app import PAGES
+from dashboards.controls import read, write
 
 OpenTab = Callable[..., Any]
 AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
@@ -66,6 +68,49 @@ def test_a_page_is_reached_by_the_keyboard_alone(tab_at: OpenTab, name: str) -> 
         tab.page.locator(f"#nav-{name}").focus()
         tab.page.keyboard.press("Enter")
         tab.until(f"document.querySelector('h1')?.innerText === {json.dumps(page.title)}")
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(
+    ("name", "query"),
+    [
+        ("fleet", ""),
+        ("fleet", "?window=15m&by=site&until=2026-03-04T12:00:00Z&site=oslo&host=node-a1&host=node-b1"),
+        ("fleet", "?windw=15m&window=99y&by=device"),
+        ("results", "?until=2026-03-04"),
+        ("incidents", "?state=all&kind=a%20b%26c"),
+    ],
+)
+def test_the_browser_writes_the_url_that_a_program_would(tab_at: OpenTab, name: str, query: str) -> None:
+    page = next(page for page in PAGES if page.name == name)
+    tab = tab_at(f"{page.path}{query}")
+    wanted = read(page.controls, write(page.controls, read(page.controls, query)))
+    asked = urlsplit(tab.page.url).query
+    assert read(page.controls, asked, strict=True) == wanted
+    part = next(name for name in page.twins if tab.page.locator(f"#{page.name}-{name}-csv").count())
+    assert tab.page.locator(f"#{page.name}-{part}-csv").get_attribute("href") == (
+        f"/{page.name}/{part}.csv{'?' if asked else ''}{asked}"
+    )
+
+
+@pytest.mark.browser
+def test_whoever_goes_back_at_once_is_back_and_stays(tab_at: OpenTab) -> None:
+    tab = tab_at("/fleet?window=15m&by=site")
+    held: list[Any] = []
+    # Every answer of the server waits until somebody has gone back.
+    tab.page.route("**/_dash-update-component", held.append)
+    tab.page.get_by_text("device", exact=True).click()
+    tab.until("location.search.includes('by=device')")
+    tab.page.go_back()
+    tab.until("location.search.includes('by=site')")
+    tab.page.unroute("**/_dash-update-component")
+    for route in held:
+        route.continue_()
+    tab.until("document.querySelector('#fleet-by input:checked')?.value === 'site'")
+    tab.until("document.querySelector('#fleet-power-legend')?.innerText.includes('oslo')")
+    tab.page.wait_for_timeout(500)
+    assert "by=site" in tab.page.url
+    assert "oslo" in tab.text("#fleet-power-legend")
 
 
 @pytest.mark.browser
