@@ -5,7 +5,7 @@ It reads tables that jobs made, never readings, so that it is there at once howe
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
@@ -29,8 +29,10 @@ MONTH_DAYS: Final = 365.25 / 12
 
 _QUARTER_NS: Final = 900 * NS
 _WASTED: Final = ("idle", "unallocated")
-_LINES: Final = ("time", "kind", "site", "host", "device", "span_s", "covered_s", "energy_j", "modelled_j")
-_INTERVAL: Final = ("energy_low_j", "energy_high_j")
+_LINES: Final = (
+    "time", "kind", "site", "host", "device", "workload", "span_s", "covered_s", "energy_j", "energy_low_j",
+    "energy_high_j", "modelled_j",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,34 +114,93 @@ def view(stored: Stored, values: Values) -> HomeView:
     start_ns = None if newest_ns is None else newest_ns - WASTE_DAYS * DAY_S * NS
     key = (
         "home",
-        sites,
         stored.version(("job_energy", "efficiency", "device_rollups"), start_ns, None),
         stored.version(("<incidents", "<headroom", "<recommendations"), None, None),
-        tuple(standings.values()),
     )
-    return stored.kept(key, lambda: _work_out(stored, sites, newest_ns, standings))
+    told = stored.kept(key, lambda: _read(stored, newest_ns))
+    return stored.kept((*key, sites, *standings.values()), lambda: _work_out(told, sites, newest_ns, standings))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Told:
+    """
+    What the tables say, of all sites: read once, and narrowed as often as somebody chooses.
+
+    costs: lines of today and of what is wasted, with what they cost. busy: device, busy_s of a day. tokens: workload,
+    time, tokens, counted_j.
+    """
+
+    fleet: Fleet
+    lines: pl.DataFrame
+    costs: pl.DataFrame
+    busy: pl.DataFrame
+    tokens: pl.DataFrame
+    limits: pl.DataFrame
+    advice: pl.DataFrame
+    incidents: pl.DataFrame
+
+    def of(self, sites: tuple[str, ...]) -> "_Told":
+        """The same of some sites alone; of none chosen, all."""
+        if not sites:
+            return self
+        here = pl.col("site").is_in(sites)
+        lines = self.lines.filter(here)
+        # A workload is where its devices are.
+        held = lines.select("workload").drop_nulls().unique()
+        return replace(
+            self,
+            lines=lines,
+            costs=self.costs.filter(here),
+            busy=self.busy.join(lines.select("device").unique(), on="device", how="semi"),
+            tokens=self.tokens.join(held, on="workload", how="semi"),
+            limits=self.limits.filter(here),
+            advice=self.advice.filter(here),
+            incidents=self.incidents.filter(here),
+        )
+
+
+def _read(stored: Stored, newest_ns: int | None) -> _Told:
+    store, fleet = stored.store(), stored.fleet() or Fleet()
+    end_ns = 0 if newest_ns is None else newest_ns + _QUARTER_NS
+    day_ns, start_ns = end_ns - DAY_S * NS, end_ns - WASTE_DAYS * DAY_S * NS
+    quarters = pl.col("window_s") == 900
+    lines = (
+        scan(store, "job_energy", start_ns, end_ns, quarters)
+        .select(_LINES)
+        .with_columns(pl.col("site").fill_null(ALL))
+        .collect()
+    )
+    tokens = scan(store, "efficiency", start_ns, end_ns, quarters & (pl.col("tokens") > 0))
+    return _Told(
+        fleet=fleet,
+        lines=lines,
+        costs=_priced(
+            stored,
+            fleet,
+            lines.filter(pl.col("kind").is_in(_WASTED) | (pl.col("time").to_physical() >= _midnight(end_ns))),
+        ),
+        busy=_busy(stored, day_ns, end_ns),
+        tokens=tokens.select("workload", "time", "tokens", "counted_j").drop_nulls().collect(),
+        limits=_last(stored, "headroom", "node"),
+        advice=_last(stored, "recommendations", "recommendation"),
+        incidents=listed(scan(store, "incidents")).collect(),
+    )
 
 
 def _work_out(
-    stored: Stored, sites: tuple[str, ...], newest_ns: int | None, standings: Mapping[str, Standing]
+    told: _Told, sites: tuple[str, ...], newest_ns: int | None, standings: Mapping[str, Standing]
 ) -> HomeView:
-    fleet = stored.fleet()
-    lines = _lines(stored, newest_ns)
-    if sites:
-        lines = lines.filter(pl.col("site").is_in(sites))
-    end = None if newest_ns is None else utc(newest_ns + _QUARTER_NS)
-    limits = _last(stored, "headroom", "node", sites)
-    nodes = _nodes(fleet or Fleet(), limits, _hosts_now(lines, newest_ns))
-    ahead = _ahead(limits)
+    told = told.of(sites)
+    nodes = _nodes(told.fleet, told.limits, _hosts_now(told.lines, newest_ns))
     return HomeView(
-        end=end,
-        figures=_figures(stored, fleet or Fleet(), lines, newest_ns, sites),
+        end=None if newest_ns is None else utc(newest_ns + _QUARTER_NS),
+        figures=Figures() if newest_ns is None or told.lines.is_empty() else _figures(told, newest_ns),
         tree=nodes.filter(pl.col("kind") != "rack"),
         racks=nodes.filter(pl.col("kind") == "rack"),
-        incidents=_incidents(stored, sites),
-        ahead=ahead,
-        decisions=_decisions(_last(stored, "recommendations", "recommendation", sites), limits),
-        sites=_sites(lines, newest_ns),
+        incidents=told.incidents,
+        ahead=_ahead(told.limits),
+        decisions=_decisions(told.advice, told.limits),
+        sites=_sites(told.lines, newest_ns),
         standings=standings,
     )
 
@@ -147,45 +208,32 @@ def _work_out(
 # ------------------------------------------------------------------------------------------------------------- figures
 
 
-def _lines(stored: Stored, newest_ns: int | None) -> pl.DataFrame:
-    """Lines of energy of the last week, by quarter-hours."""
-    wanted = (*_LINES, *_INTERVAL)
-    if newest_ns is None:
-        return scan(stored.store(), "job_energy", 0, 1).select(wanted).collect()
-    start_ns = newest_ns + _QUARTER_NS - WASTE_DAYS * DAY_S * NS
-    lines = scan(stored.store(), "job_energy", start_ns, newest_ns + _QUARTER_NS, pl.col("window_s") == 900)
-    return lines.select(wanted).with_columns(pl.col("site").fill_null(ALL)).collect()
+def _midnight(end_ns: int) -> int:
+    """When the day of the last quarter-hour began: it begins in that day, so midnight itself is of the day before."""
+    return (end_ns - _QUARTER_NS) // (DAY_S * NS) * DAY_S * NS
 
 
 def _since(lines: pl.DataFrame, start_ns: int) -> pl.DataFrame:
     return lines.filter(pl.col("time").to_physical() >= start_ns)
 
 
-def _figures(
-    stored: Stored, fleet: Fleet, lines: pl.DataFrame, newest_ns: int | None, sites: tuple[str, ...]
-) -> Figures:
-    if newest_ns is None or lines.is_empty():
-        return Figures()
-    end_ns = newest_ns + _QUARTER_NS
-    day_ns = end_ns - DAY_S * NS
+def _figures(told: _Told, newest_ns: int) -> Figures:
+    lines, end_ns = told.lines, newest_ns + _QUARTER_NS
+    day_ns, midnight_ns = end_ns - DAY_S * NS, _midnight(end_ns)
     now, day = _since(lines, newest_ns), _since(lines, day_ns)
-    # The day that the newest readings are of; a window begins in it, so midnight itself is of the day before.
-    midnight_ns = newest_ns // (DAY_S * NS) * DAY_S * NS
     today = _since(lines, midnight_ns)
     power_w, accelerators_w = _power_now(now)
     held = day.filter(pl.col("device").is_not_null())
     length_s = max(min(DAY_S, (end_ns - int(day["time"].to_physical().min())) / NS), 1.0)  # type: ignore[arg-type]
     spans = {kind: float(held.filter(pl.col("kind") == kind)["span_s"].sum()) / length_s for kind in ("used", *_WASTED)}
-    costs = _priced(
-        stored, fleet, lines.filter(pl.col("kind").is_in(_WASTED) | (pl.col("time").to_physical() >= midnight_ns))
-    )
+    costs = told.costs
     wasted = costs.filter(pl.col("kind").is_in(_WASTED))
     waste_days = (end_ns - int(lines["time"].to_physical().min())) / NS / DAY_S  # type: ignore[arg-type]
     whole = wasted["fixed_cost"].null_count() == 0 and wasted.height > 0
     per_month = MONTH_DAYS / waste_days
     amount = pl.col("energy_cost") + (pl.col("fixed_cost") if whole else 0.0)
     pues = _pues(day)
-    tokens = _tokens(stored, lines, day_ns, end_ns, sites)
+    last = pl.col("time").to_physical() >= day_ns
     known_now = now.filter(pl.col("device").is_not_null() & pl.col("energy_j").is_not_null())
     joules = float(known_now["energy_j"].sum())
     active = spans["used"]
@@ -197,12 +245,12 @@ def _figures(
         modelled_ratio=float(known_now["modelled_j"].sum()) / joules if joules else 0.0,
         today_j=_sum(today, "energy_j"),
         today_cost=_money(_since(costs, midnight_ns), pl.col("energy_cost"), 1.0),
-        joules_per_token=tokens[0],
-        joules_per_token_before=tokens[1],
+        joules_per_token=_per_token(told.tokens.filter(last)),
+        joules_per_token_before=_per_token(told.tokens.filter(~last)),
         total=sum(spans.values()),
         allocated=spans["used"] + spans["idle"],
         active=active,
-        effective=_effective(stored, held, day_ns, end_ns, length_s, active),
+        effective=min(float(told.busy["busy_s"].sum()) / length_s, active) if told.busy.height else None,
         waste=_money(wasted, amount, per_month),
         waste_j=None if (found := _sum(wasted, "energy_j")) is None else found * per_month,
         waste_days=waste_days,
@@ -274,42 +322,20 @@ def _money(costs: pl.DataFrame, amount: pl.Expr, factor: float) -> Money | None:
     return Money(amount=most, currency=currency, others=others, complete=known.height == told.height)
 
 
-def _effective(
-    stored: Stored, held: pl.DataFrame, start_ns: int, end_ns: int, length_s: float, active: float
-) -> float | None:
-    """Devices with more than half of their compute units active, or as busy where that is not read."""
+def _busy(stored: Stored, start_ns: int, end_ns: int) -> pl.DataFrame:
+    """Of each device the time in which more than half of its compute units were active, or it was as busy."""
     activity = pl.coalesce("activity_sm_mean_ratio", "utilization_mean_ratio")
-    rows = (
+    return (
         scan(stored.store(), "device_rollups", start_ns, end_ns, pl.col("window_s") == 300)
-        .filter(pl.col("device").is_in(held["device"].unique().to_list()))
         .select("device", "time", "covered_s", activity=activity)
+        .drop_nulls("activity")
         # Of several sources of a device the one that says most.
         .group_by("device", "time")
         .agg(pl.col("covered_s").max(), pl.col("activity").max())
-        .drop_nulls("activity")
+        .group_by("device")
+        .agg(busy_s=pl.col("covered_s").filter(pl.col("activity") > EFFECTIVE_RATIO).sum())
         .collect()
     )
-    if rows.is_empty():
-        return None
-    busy_s = float(rows.filter(pl.col("activity") > EFFECTIVE_RATIO)["covered_s"].sum())
-    return min(busy_s / length_s, active)
-
-
-def _tokens(
-    stored: Stored, lines: pl.DataFrame, day_ns: int, end_ns: int, sites: tuple[str, ...]
-) -> tuple[float | None, float | None]:
-    """Joules per token of the last day, and of the days before: of jobs that count tokens, idle time included."""
-    start_ns = int(lines["time"].to_physical().min())  # type: ignore[arg-type]
-    rows = scan(stored.store(), "efficiency", start_ns, end_ns, pl.col("window_s") == 900).filter(
-        pl.col("tokens") > 0, pl.col("counted_j").is_not_null()
-    )
-    if sites:
-        # A workload is where its devices are; the lines have been narrowed to the sites.
-        held = scan(stored.store(), "job_energy", start_ns, end_ns).filter(pl.col("site").is_in(sites))
-        rows = rows.join(held.select("workload").unique(), on="workload", how="semi")
-    told = rows.select("time", "tokens", "counted_j").collect()
-    last = pl.col("time").to_physical() >= day_ns
-    return _per_token(told.filter(last)), _per_token(told.filter(~last))
 
 
 def _per_token(rows: pl.DataFrame) -> float | None:
@@ -338,11 +364,9 @@ def _sum(frame: pl.DataFrame, column: str) -> float | None:
 # ---------------------------------------------------------------------------------------------------------- power tree
 
 
-def _last(stored: Stored, table: str, key: str, sites: tuple[str, ...]) -> pl.DataFrame:
+def _last(stored: Stored, table: str, key: str) -> pl.DataFrame:
     """The last word on each *key* of a table of states, as of the last time that anything was said."""
     rows = scan(stored.store(), table)
-    if sites:
-        rows = rows.filter(pl.col("site").is_in(sites))
     # A job tells all at once: what it does not tell any more is no longer so.
     return rows.filter(pl.col("time") == pl.col("time").max()).unique(key, keep="last").collect()
 
@@ -432,11 +456,6 @@ def _number(value: object) -> float | None:
 
 
 # -------------------------------------------------------------------------------------------- what is wrong, due, next
-
-
-def _incidents(stored: Stored, sites: tuple[str, ...]) -> pl.DataFrame:
-    found = listed(scan(stored.store(), "incidents")).collect()
-    return found.filter(pl.col("site").is_in(sites)) if sites else found
 
 
 def _ahead(limits: pl.DataFrame) -> pl.DataFrame:
