@@ -86,7 +86,8 @@ def evidence(
             told = _headroom(rule, headroom, [str(row["name"])])
         else:
             continue
-        if told.series["value"].count():
+        values = told.series["value"]
+        if values.count() and not (isinstance(rule, EventRule) and values.sum() == 0):
             found.append(told)
     return found
 
