@@ -66,12 +66,15 @@ def create(store_root: Path | str, *, stored: Stored | None = None) -> Dash:
     return app
 
 
-def serve(store_root: Path | str, host: str = "127.0.0.1", port: int = 8050) -> None:
-    """Serve the pages until interrupted."""
+def serve(
+    store_root: Path | str, host: str = "127.0.0.1", port: int = 8050, *, alertmanagers: Sequence[str] = ()
+) -> None:
+    """Serve the pages until interrupted; *alertmanagers* are asked what they know of an incident."""
     import uvicorn
 
     # Not app.run(): it starts a child process, which outlives its parent's SIGTERM.
-    uvicorn.run(create(store_root).server, host=host, port=port, log_level="warning")
+    stored = Stored(store_root, alertmanagers=alertmanagers)
+    uvicorn.run(create(store_root, stored=stored).server, host=host, port=port, log_level="warning")
 
 
 class Headers:

@@ -57,18 +57,23 @@ def dashboard(
     store: StoreOption = None,
     port: Annotated[int, typer.Option("--port", min=1, max=65_535, help="Port to serve on.")] = 8050,
     host: Annotated[str, typer.Option("--host", help="Address to serve on.")] = "127.0.0.1",
+    alertmanager: Annotated[
+        list[str] | None,
+        typer.Option("--alertmanager", metavar="URL", help="Asked what it knows of an incident. May be repeated."),
+    ] = None,
     quiet: QuietOption = False,
     config: ConfigOption = None,
 ) -> None:
     """Serve the dashboard over a store until interrupted."""
+    from dashboards.data.alertmanager import require_urls
     from dashboards.demo import require_port
 
-    root = store_root(store)
+    root, urls = store_root(store), require_urls(alertmanager or (), option="--alertmanager")
     require_port(host, port)
     from dashboards.app import serve
 
     say(f"dashboard: http://{host}:{port}/ (store {root}); Ctrl-C ends it")
-    serve(root, host, port)
+    serve(root, host, port, alertmanagers=urls)
 
 
 @app.command()

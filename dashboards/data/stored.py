@@ -4,7 +4,7 @@ import shutil
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import mkdtemp
@@ -28,13 +28,19 @@ class Stored:
     """
     The store at *root*, which need not exist yet, and what the pages worked out from it.
 
-    *part_rows* bounds the readings that are looked at at once.
+    *part_rows* bounds the readings that are looked at at once; *alertmanagers* are asked what they know of incidents.
     """
 
     def __init__(
-        self, root: Path | str, *, clock_ns: Callable[[], int] = time.time_ns, part_rows: int = PART_ROWS
+        self,
+        root: Path | str,
+        *,
+        clock_ns: Callable[[], int] = time.time_ns,
+        part_rows: int = PART_ROWS,
+        alertmanagers: Sequence[str] = (),
     ) -> None:
         self.root = Path(root)
+        self.alertmanagers = tuple(alertmanagers)
         self.part_rows = part_rows
         self.now_ns = clock_ns
         self._kept: OrderedDict[object, _Answer[Any]] = OrderedDict()

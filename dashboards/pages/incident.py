@@ -13,6 +13,7 @@ from analytics.anomalies.alerts import labels_of
 from analytics.anomalies.evidence import Evidence
 from dashboards.controls import One, Values
 from dashboards.data import incidents as data
+from dashboards.data.alertmanager import Alert, alert_of
 from dashboards.data.incidents import IncidentView
 from dashboards.data.stored import Stored, utc
 from dashboards.figures import incidents as figures
@@ -57,7 +58,11 @@ def _content(stored: Stored, values: Values, theme: str) -> Content:
                 figure=power, words="Means of five minutes; shaded is how long it lasted.", legend=legend_of(power)
             ),
         },
-        slots={"facts": _facts(view), "happened": _history(view), "told": _events(view)},
+        slots={
+            "facts": _facts(view, [alert_of(url, id) for url in stored.alertmanagers]),
+            "happened": _history(view),
+            "told": _events(view),
+        },
     )
 
 
@@ -125,7 +130,7 @@ def _expected(row: Mapping[str, Any]) -> str:
     return number(mid)
 
 
-def _facts(view: IncidentView) -> Any:
+def _facts(view: IncidentView, alerts: Sequence[Alert]) -> Any:
     row = view.row
     devices = [
         part
@@ -139,7 +144,7 @@ def _facts(view: IncidentView) -> Any:
         ("What to do", row["action"] or ABSENT),
         ("Where", _where(row)),
         ("Rules", (row["rule"] or ABSENT).replace(" ", ", ")),
-        ("Alertmanager", _alert(row)),
+        ("Alertmanager", "; ".join(map(_known, alerts)) or _alert(row)),
     ]
     if devices:
         pairs.append(("Devices", html.Span(devices)))
@@ -167,6 +172,21 @@ def _where(row: Mapping[str, Any]) -> str:
     host = None if row["host"] == row["name"] else row["host"]
     site = None if row["site"] == row["name"] else row["site"]
     return ", ".join(filter(None, (f"{row['scope']} {row['name']}", host, site)))
+
+
+def _known(alert: Alert) -> str:
+    """What an Alertmanager knows of it."""
+    if alert.state == "unreachable":
+        return f"{alert.url} cannot be asked: {alert.reason}"
+    if alert.state == "absent":
+        return f"{alert.url} has no alert of it; perfwatt incidents push hands open ones over"
+    told = f" to {', '.join(alert.receivers)}" if alert.receivers else ""
+    by = [
+        f"{word} {', '.join(ids)}"
+        for word, ids in (("silenced by", alert.silenced_by), ("inhibited by", alert.inhibited_by))
+        if ids
+    ]
+    return f"{alert.url}: {alert.state}{told}{', ' if by else ''}{', '.join(by)}"
 
 
 def _alert(row: Mapping[str, Any]) -> Any:
