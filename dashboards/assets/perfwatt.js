@@ -7,7 +7,7 @@ window.perfwatt = {
     if (value === null || value === undefined || value === "") {
       return sort === "time" ? [] : usual;
     }
-    return [sort === "time" ? value.replace(" ", "T") + "Z" : value];
+    return [sort === "time" ? value.replace(" ", "T") + "Z" : String(value)];
   },
   query: function (page, given, leftOut) {
     const asked = new URLSearchParams();
