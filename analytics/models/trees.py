@@ -54,22 +54,22 @@ class Trees:
         if values.ndim != 2 or values.shape[1] != self.features:
             raise ValueError(f"rows of {values.shape[1:]} columns; the model has {self.features}")
         depths = self._depths()
+        children = np.column_stack([self.left, self.right]).astype(np.int64).ravel()
         raw = np.full(len(values), self.baseline)
         for start in range(0, len(values), _ROWS):
             part = values[start : start + _ROWS]
-            missing = np.isnan(part)
-            any_missing = bool(missing.any())
-            at = np.arange(len(part))
+            flat, first = part.ravel(), np.arange(len(part)) * self.features
+            any_missing = bool(np.isnan(flat).any())
             # In the order of the library, since a sum of floats depends on it.
             for root, depth in zip(self.roots, depths, strict=True):
-                node = np.full(len(part), root)
+                node = np.full(len(part), root, dtype=np.int64)
                 for _ in range(depth):
-                    column = self.feature[node]
-                    goes_left = part[at, column] <= self.threshold[node]
+                    value = flat.take(first + self.feature.take(node))
+                    goes_right = value > self.threshold.take(node)
                     if any_missing:
-                        goes_left |= missing[at, column] & self.missing_left[node]
-                    node = np.where(goes_left, self.left[node], self.right[node])
-                raw[start : start + _ROWS] += self.value[node]
+                        goes_right |= np.isnan(value) & ~self.missing_left.take(node)
+                    node = children.take(2 * node + goes_right)
+                raw[start : start + _ROWS] += self.value.take(node)
         return expit(raw) if self.logistic else raw
 
     def arrays(self, prefix: str = "") -> dict[str, NDArray[Any]]:

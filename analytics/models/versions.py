@@ -476,7 +476,7 @@ def _trial(store: Store, name: str, version: str, current: str | None) -> Trial:
     path = _trial_path(store.root, name, version, current)
     if not path.is_file():
         raise NotEnoughData(
-            f"{name}: no trial of {version} against the champion {current}: whoever fits must record one"
+            f"{name}: no trial of {version} against the champion {current} is kept; the job that fits it makes one"
         )
     document, arrays = files.unpack(files.read(path), path)
     if (document.get("candidate"), document.get("champion")) != (version, current):

@@ -267,6 +267,14 @@ def test_rolling_back_to_a_file_that_is_gone_leaves_the_champion(store: Store, t
     assert versions.champion(store.root, NAME) == two[1]
 
 
+def test_a_champion_that_was_damaged_is_named_and_can_be_taken_back(store: Store, two: tuple[str, str]) -> None:
+    versions.promote(store.root, NAME, two[1], by="test", force=True, reason="x")
+    versions.path_of(store.root, NAME, two[1]).write_bytes(b"")
+    with pytest.raises(StoreError, match=r"npz: is damaged"):
+        versions.load(store.root, NAME, two[1])
+    assert versions.rollback(store.root, NAME, by="test", reason="damaged") == two[0]
+
+
 def test_a_clock_that_was_set_back_changes_no_order(
     store: Store, two: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
