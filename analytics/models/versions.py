@@ -202,11 +202,12 @@ def path_of(root: Path | str, name: str, version: str) -> Path:
 # --------------------------------------------------------------------------------------------------------------- trials
 
 
-def record_trial(root: Path | str, name: str, version: str, trial: Trial) -> Comparison:
+def record_trial(root: Path | str, name: str, version: str, trial: Trial, *, against: str | None = None) -> Comparison:
     """
     Keep what the champion and the candidate *version* said of the same windows, for `compared` and `promote`.
 
-    Raises: StoreError (no such version, no champion), ValueError.
+    Raises: StoreError (no such version, no champion), NotEnoughData (*against*, which judged in the trial, is not the
+    champion any more), ValueError.
     """
     store = Store(root)
     with _changing(store):
@@ -214,6 +215,8 @@ def record_trial(root: Path | str, name: str, version: str, trial: Trial) -> Com
         row, current = _known(store, name, version, rows), _champion(rows)
         if current is None:
             raise StoreError(store.root, f"{name}: there is no champion that {version} could be compared with")
+        if against not in {None, current}:
+            raise NotEnoughData(f"{name}: {version} was tried against {against}, and the champion is {current} now")
         content = files.pack({"candidate": version, "champion": current}, trial.arrays())
         files.write(_trial_path(root, name, version, current), content, store.files)
         comparison = compare(trial)
@@ -343,21 +346,26 @@ def offer(
     """
     What a job does with what it fitted: keep it, compare it, and put it in use or reject it; version and state.
 
-    The first version is put in use. A later one without a *trial* stays a candidate; with one it takes over outright if
-    that is within the budget, else by the least margin that is (see `comparison.least_margin`).
+    The first version is put in use. A later one with a *trial* takes over outright if that is within the budget, else
+    by the least margin that is (see `comparison.least_margin`). It stays a candidate without a trial, where its data
+    end before those of the champion, and where another took over while it was tried. What was decided before stands.
 
     Raises: ValueError, StoreError.
     """
     made = save(root, name, arrays, meta, by=by)
-    current = champion(root, name)
-    sure = None
-    if current not in {None, made}:
-        if trial is None:
-            return made, CANDIDATE
-        record_trial(root, name, made, trial)
-        sure = (least_margin(trial, budget=budget) or (None,))[0]
+    rows = _states(Store(root), name)
+    current, sure = _champion(rows), None
+    if rows[made]["state"] != CANDIDATE:
+        return made, rows[made]["state"]
     try:
+        if current is not None:
+            if trial is None or rows[current]["end"] > meta.end_ns:
+                return made, CANDIDATE
+            record_trial(root, name, made, trial, against=current)
+            sure = (least_margin(trial, budget=budget) or (None,))[0]
         promote(root, name, made, by=by, sure=sure, budget=budget)
+    except NotEnoughData:
+        return made, CANDIDATE
     except OverBudget as error:
         reject(root, name, made, by=by, reason=str(error))
         return made, REJECTED

@@ -217,6 +217,35 @@ def test_a_job_offers_and_the_gate_decides(store: Store) -> None:
     assert versions.champion(root, NAME) == third
 
 
+def test_what_was_learned_of_older_data_does_not_take_over_by_itself(store: Store) -> None:
+    first, _ = versions.offer(store.root, NAME, arrays(1), meta())
+    older, state = versions.offer(store.root, NAME, arrays(2), meta(END_NS - 1), trial(found=30))
+    assert state == "candidate"
+    assert states(store) == {first: "champion", older: "candidate"}
+
+
+def test_a_trial_against_one_that_is_no_longer_in_use_does_not_count(store: Store, two: tuple[str, str]) -> None:
+    third = kept(store, 3)
+    versions.promote(store.root, NAME, third, by="test", force=True, reason="x")
+    with pytest.raises(NotEnoughData, match=f"was tried against {two[0]}, and the champion is {third} now"):
+        versions.record_trial(store.root, NAME, two[1], trial(found=30), against=two[0])
+
+
+def test_the_first_of_two_that_are_offered_at_once_is_in_use(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    promote = versions.promote
+
+    def overtaken(root: Path, name: str, version: str, **options: Any) -> None:
+        monkeypatch.setattr(versions, "promote", promote)
+        versions.offer(root, name, arrays(2), meta())
+        promote(root, name, version, **options)
+
+    monkeypatch.setattr(versions, "promote", overtaken)
+    made, state = versions.offer(store.root, NAME, arrays(1), meta())
+    assert state == "candidate"
+    assert states(store)[made] == "candidate"
+    assert versions.champion(store.root, NAME) != made
+
+
 def test_a_job_hands_over_by_the_least_margin_that_is_within_the_budget(store: Store) -> None:
     first, _ = versions.offer(store.root, NAME, arrays(1), meta())
     second, state = versions.offer(store.root, NAME, arrays(2), meta(), trial(lost=25, found=50))
