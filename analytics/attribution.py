@@ -646,9 +646,11 @@ def holders_of(pieces: pl.LazyFrame, held: pl.LazyFrame, active: pl.LazyFrame | 
 def _held_lines(found: pl.LazyFrame, holders: pl.LazyFrame, window: list[str]) -> list[pl.LazyFrame]:
     theirs = found.join(holders, on="piece")
     share = pl.col("share")
-    idle_span = pl.when(pl.col("covered_s") > 0).then(pl.col("span_s") * pl.col("idle_s") / pl.col("covered_s"))
+    ratio = pl.when(pl.col("covered_s") > 0).then(pl.col("idle_s") / pl.col("covered_s")).otherwise(0.0)
+    # What rounding leaves of a device that was idle, or in use, all the time is no line.
+    ratio = pl.when(ratio > 1.0 - _EXACT).then(1.0).when(ratio < _EXACT).then(0.0).otherwise(ratio)
     idle = {
-        "span_s": idle_span.fill_null(0.0),
+        "span_s": pl.col("span_s") * ratio,
         "covered_s": pl.col("idle_s"),
         "energy_j": pl.col("idle_j"),
         "modelled_j": pl.col("idle_modelled_j"),

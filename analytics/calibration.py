@@ -15,6 +15,7 @@ from analytics.energy import seconds
 from analytics.intervals import SIGMAS, bounds
 from analytics.sensors import BLOCKS, Floats, Response, arrays, line, response, update_period
 from collector.errors import NotEnoughData
+from collector.gaps import GAP_PERIODS, GAP_S, LONGEST_GAP_S
 
 METER_RATIO: Final = 0.01
 """The accuracy of a reference whose accuracy is not told."""
@@ -324,9 +325,7 @@ def _unseen(
         rows = rows.with_columns(window=(pl.col("time").to_physical() // length * length).cast(pl.Datetime("ns")))
         place = [*place, "window"]
     span = pl.col("time").diff().over("device", "source").dt.total_nanoseconds() / _NS
-    usual = pl.max_horizontal(
-        pl.lit(10.0), pl.min_horizontal(pl.lit(300.0), 3 * pl.col("span").median().over("device", "source"))
-    )
+    usual = (GAP_PERIODS * pl.col("span").median().over("device", "source")).clip(GAP_S, LONGEST_GAP_S)
     gap = usual if max_gap_s is None else pl.lit(max_gap_s)
     rows = rows.with_columns(span=span)
     update = pl.max_horizontal("update_period_s", "span")

@@ -12,19 +12,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from analytics.steps import (
-    KEYS,
-    LONGEST_GAP_S,
-    MAX_COUNTER_GAP_S,
-    NS,
-    TEXT,
-    Floats,
-    Ints,
-    Ordered,
-    gaps_s,
-    nanoseconds,
-    steps,
-)
+from analytics.steps import JOULES, KEYS, NS, TEXT, Floats, Ints, Ordered, gaps_s, nanoseconds, steps
+from collector.gaps import LONGEST_GAP_S, MAX_COUNTER_GAP_S
 
 TRUST: Final = (0.1, 10.0)
 """A counter whose total over the integrated power lies outside is stuck or in a wrong unit: not used (Zeus' rule)."""
@@ -42,10 +31,12 @@ CELLS: Final = pl.Schema(
     {
         **dict.fromkeys(TEXT, pl.String()),
         **dict.fromkeys(("begin", "time", "hour"), pl.Datetime("ns")),
+        "readings": pl.Int64(),
         **dict.fromkeys(("max_gap_s", "agreement_ratio", *EXTREMES, *AMOUNTS, *USE), pl.Float64()),
     }
 )
 
+_BY: Final = {"energy_j": "j", "covered_s": "s", "modelled_j": "modelled_j"}
 _SERIES: Final = "__series"
 _KEYS: Final = 2**62
 
@@ -71,18 +62,24 @@ def cells(
     max_gap_s: float | None = None,
     idle_ratio: float = IDLE_RATIO,
     use: bool = False,
+    judge: bool = True,
 ) -> Cells:
     """
     Sum the steps of readings between edges: of windows of each of *lengths_s*, of hours, and *edges* (device, edge).
 
     A step that crosses an edge is shared by time. `USE` is there if it is asked for: a step is idle if no more than
-    *idle_ratio* of it is in use; where utilisation was not read it is not.
+    *idle_ratio* of it is in use; where utilisation was not read it is not. Without *judge* there are the cells of all
+    sources, with `analytics.steps.JOULES` in place of `AMOUNTS`, for `judged`.
     """
     rows = found.rows
     if rows.is_empty():
         return Cells(pl.DataFrame(schema=CELLS), np.zeros(0, np.int64))
     gaps = gaps_s(found, "power_w", max_gap_s)
-    amounts, agreement = _judged(steps(found, max_gap_s, busy=use), found, idle_ratio if use else None)
+    amounts, agreement = steps(found, max_gap_s, busy=use), np.full(found.starts.size, np.nan)
+    if judge:
+        amounts = _judged(amounts, found, agreement, idle_ratio if use else None)
+    elif "mixed_j" not in amounts:
+        amounts |= {f"mixed_{name}": amounts[f"power_{name}"] for name in ("j", "s")}
     longest_s = max(MAX_COUNTER_GAP_S, LONGEST_GAP_S, max_gap_s or 0.0)
     cut = _Cut.of(found, found.span > round(longest_s * NS), _lengths(lengths_s), _own_edges(found.heads, edges))
     kept, last_row, sums, of_row = cut.summed(amounts, found)
@@ -91,16 +88,18 @@ def cells(
     end = np.minimum(cut.upper()[kept], found.time[found.ends][of])
     words = {name: rows[name].gather(last_row) for name in KEYS}
     words |= {name: _last_known(found, name).gather(last_row) for name in TEXT[len(KEYS) :]}
-    filled = {name: sums.get(name, np.zeros(kept.size)) for name in (*AMOUNTS, *(USE if use else ()))}
+    names = (*(AMOUNTS if judge else JOULES), *(USE if use else ()))
+    filled = {name: sums.get(name, np.zeros(kept.size)) for name in names}
     hour = cut.time[kept] // round(HOUR_S * NS) * round(HOUR_S * NS)
     frame = pl.DataFrame(
         {
             **words, "begin": begin, "time": end, "hour": hour, "max_gap_s": gaps[of], "agreement_ratio": agreement[of],
-            **{name: sums[name] for name in EXTREMES}, **filled, _SERIES: of,
+            "readings": sums["readings"].astype(np.int64), **{name: sums[name] for name in EXTREMES}, **filled,
+            _SERIES: of,
         },
         nan_to_null=True,
     ).with_columns(pl.col("begin", "time", "hour").cast(pl.Datetime("ns")))  # fmt: skip
-    return _of_best_sources(frame, found.heads, of_row)
+    return _of_best_sources(frame, found.heads, of_row) if judge else Cells(frame.drop(_SERIES), of_row)
 
 
 def _lengths(lengths_s: Sequence[float]) -> list[int]:
@@ -118,9 +117,8 @@ def _own_edges(heads: pl.DataFrame, edges: pl.DataFrame | None) -> tuple[Ints, I
     return own["series"].to_numpy(), own["edge"].to_numpy()
 
 
-def _judged(there: dict[str, Floats], found: Ordered, idle_ratio: float | None) -> tuple[dict[str, Floats], Floats]:
-    """The amounts of each step, by the counter of its series where that is trusted, else by power; the agreement."""
-    agreement = np.full(found.starts.size, np.nan)
+def _judged(there: dict[str, Floats], found: Ordered, agreement: Floats, idle_ratio: float | None) -> dict[str, Floats]:
+    """The amounts of each step, by its series' counter where that is trusted, else by power; fills *agreement*."""
     amounts = {"energy_j": there["power_j"], "covered_s": there["power_s"]}
     if "power_modelled_j" in there:
         amounts["modelled_j"] = there["power_modelled_j"]
@@ -145,7 +143,7 @@ def _judged(there: dict[str, Floats], found: Ordered, idle_ratio: float | None) 
             parts = (("idle_j", "energy_j"), ("idle_s", "covered_s"), ("idle_counter_j", "counter_j"),
                      ("idle_modelled_j", "modelled_j"))  # fmt: skip
             amounts |= {name: np.where(idle, amounts[whole], 0.0) for name, whole in parts if whole in amounts}
-    return amounts, agreement
+    return amounts
 
 
 class _Cut(NamedTuple):
@@ -153,7 +151,7 @@ class _Cut(NamedTuple):
     Edges in time of series, in order; the first of a series is not after its first reading.
 
     series, time: of each edge. after: the number of the last edge not after each reading; end: of the last one before
-    it, which is where the step to it ends; a first reading has no step.
+    it, which is where the step to it ends; a first reading, also after a silence, has no step.
     """
 
     series: Ints
@@ -183,7 +181,7 @@ class _Cut(NamedTuple):
         # An edge at the time of a reading is before what follows the reading, and after the step that ends with it.
         after = np.cumsum(np.bincount(place, minlength=time.size + 1)[:-1]) - 1
         met = place[hit]
-        met = met[~first[met]]
+        met = met[~(first | silent)[met]]
         end = after.copy()
         end[met] -= 1
         return _Cut(of, at, after, end)
@@ -231,6 +229,8 @@ class _Cut(NamedTuple):
             sums[name] = np.zeros(self.time.size)
             sums[name][run] = np.add.reduceat(own, starts)
             np.add.at(sums[name], edge, values[row] * share)
+        sums["readings"] = np.zeros(self.time.size)
+        sums["readings"][run] = np.diff(np.append(starts, time.size))
         for name, extreme in zip(EXTREMES, (np.fmin, np.fmax), strict=True):
             sums[name] = np.full(self.time.size, np.nan)
             sums[name][run] = extreme.reduceat(found.values("power_w"), starts)
@@ -268,6 +268,36 @@ def _last_known(found: Ordered, name: str) -> pl.Series:
         return column
     read = pl.DataFrame({_SERIES: found.series, name: column})
     return read.select(pl.col(name).forward_fill().over(_SERIES)).to_series()
+
+
+def judged(sums: pl.LazyFrame) -> pl.LazyFrame:
+    """
+    Cells of the sources that speak for their devices.
+
+    In:  cells of all sources (see `cells` without *judge*), whatever lengths of time they are of, none across an hour.
+    Out: the columns of `CELLS` without `USE`, the rows of a device by time.
+    """
+    something = (pl.col("readings") > 0) | (pl.col("covered_s") > 0)
+    agreement = sums.group_by("device", "source").agg(
+        agreement_ratio=pl.when(pl.col("both_power_j").sum() > 0).then(
+            pl.col("both_counter_j").sum() / pl.col("both_power_j").sum()
+        )
+    )
+    trusted = pl.col("agreement_ratio").is_between(*TRUST).fill_null(True)
+    chosen = {name: pl.when(trusted).then(f"mixed_{short}").otherwise(f"power_{short}") for name, short in _BY.items()}
+    told = (
+        sums.drop("agreement_ratio", strict=False)
+        .join(agreement, on=["device", "source"], how="left", nulls_equal=True)
+        .with_columns(**chosen, counter_j=pl.when(trusted).then("counter_j").otherwise(0.0))
+        # Where only a counter that is not trusted went on there is nothing.
+        .filter(something)
+        .collect()
+    )
+    best = best_hours(told)
+    keys = ["device", "source", "hour"]
+    return told.lazy().join(best.lazy(), on=keys, how="semi", nulls_equal=True).sort("device", "begin").select(
+        name for name in CELLS if name not in USE
+    )  # fmt: skip
 
 
 def best_hours(frame: pl.DataFrame, *more: pl.Expr) -> pl.DataFrame:

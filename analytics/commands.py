@@ -50,7 +50,7 @@ GapOption = Annotated[
         "--max-gap",
         metavar="SECONDS",
         min=0.001,
-        help="Readings further apart than this are a gap; not given: 10, or three times a device's own interval where "
+        help="Readings further apart than this are a gap; not given: 10, or 3.5 times a device's own interval where "
         "that is longer, at most 300.",
         show_default=False,
     ),
@@ -100,23 +100,42 @@ def energy(
     config: ConfigOption = None,
 ) -> None:
     """Joules per device, with the seconds they cover and how much of them was measured, not modelled."""
-    from functools import partial
-
-    from analytics.energy import energy as energy_of
-    from analytics.frames import by_device, over_devices, scan
+    from analytics.frames import scan
 
     asked, root = request(output, file, limit, since, until, tz), store_root(store)
-    samples, known = scan(root, "device_samples", asked.start_ns, asked.end_ns), scan(root, "devices")
+    known = scan(root, "devices")
     if not calibration:
-        of_part = partial(energy_of, by=window_of(by), max_gap_s=max_gap, devices=known)
-        parts = by_device(root, "device_samples", asked.start_ns, asked.end_ns)
-        answer("energy", over_devices(of_part, parts).lazy(), asked, check)
+        answer("energy", _energy(root, asked, window_of(by), max_gap, known), asked, check)
         return
     from analytics.calibration import calibrated_energy, latest_fits
 
-    fits = latest_fits(scan(root, "calibrations"))
+    samples, fits = (
+        scan(root, "device_samples", asked.start_ns, asked.end_ns),
+        latest_fits(scan(root, "calibrations")),
+    )
     found = calibrated_energy(samples, fits, by=window_of(by), max_gap_s=max_gap, devices=known)
     answer("energy", found, asked, check)
+
+
+def _energy(
+    root: "Path", asked: Request, by: str | None, max_gap: float | None, known: "pl.LazyFrame"
+) -> "pl.LazyFrame":
+    """Energy from rollups and the readings that are not rolled up; from readings where a gap or a window needs them."""
+    from functools import partial
+
+    from analytics.energy import energy as energy_of
+    from analytics.energy import seconds
+    from analytics.frames import by_device, over_devices, spliced
+    from analytics.rollups import WINDOWS_S, energy_of_rollups
+
+    window_s = 3600.0 if by is None else seconds(by)
+    rolled = next((length for length in WINDOWS_S if window_s % length == 0), None)
+    if rolled is not None and max_gap is None:
+        found = spliced(root, asked.start_ns, asked.end_ns, window_s=rolled)
+        if found is not None:
+            return energy_of_rollups(found, by=by, devices=known)
+    of_part = partial(energy_of, by=by, max_gap_s=max_gap, devices=known)
+    return over_devices(of_part, by_device(root, "device_samples", asked.start_ns, asked.end_ns)).lazy()
 
 
 @app.command()

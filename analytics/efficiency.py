@@ -12,8 +12,9 @@ import polars as pl
 
 from analytics.energy import Group, device_steps, energy, group_of, seconds, split
 from analytics.intervals import BOUNDS, bounds, measured, total
-from analytics.steps import MAX_COUNTER_GAP_S, difference, in_order
+from analytics.steps import difference, in_order
 from collector.catalogue import REQUESTS, SAMPLES, STEPS, TOKENS_IN, TOKENS_OUT
+from collector.gaps import MAX_COUNTER_GAP_S
 
 WORK: Final = (TOKENS_OUT.column, TOKENS_IN.column, SAMPLES.column, STEPS.column, REQUESTS.column)
 """The counters of work done that are differenced for each workload."""

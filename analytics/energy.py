@@ -14,22 +14,11 @@ import polars as pl
 
 from analytics.cells import AMOUNTS, CELLS, HOUR_S, IDLE_RATIO, TRUST, USE, Cells, best_hours, cells
 from analytics.intervals import BOUNDS, bounds, measured, sensor_error
-from analytics.steps import (
-    BUSY,
-    JOULES,
-    KEYS,
-    MAX_COUNTER_GAP_S,
-    Ordered,
-    difference,
-    falls,
-    in_order,
-    ordered,
-    readings,
-    trapezoid,
-)
+from analytics.steps import BUSY, JOULES, KEYS, Ordered, difference, falls, in_order, ordered, readings, trapezoid
 from analytics.steps import nanoseconds as _ns
 from analytics.steps import steps as _steps
 from collector.catalogue import POWER
+from collector.gaps import MAX_COUNTER_GAP_S
 
 _NS: Final = 1_000_000_000
 _SECONDS: Final = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
@@ -115,8 +104,9 @@ def energy(
     chosen for each hour: measured before modelled, then the one that covers more; never their sum. A step that crosses
     the edge of a window or an hour is shared by time, so windows add up to the whole.
 
-    Power is not integrated between readings further apart than *max_gap_s*. Not given, that is 10 s, or three times the
-    device's own median interval where that is longer, at most 300 s; the column max_gap_s says what it was.
+    Power is not integrated between readings further apart than *max_gap_s*. Not given, that is 10 s, or three and a
+    half times the device's own median interval where that is longer, at most 300 s; the column max_gap_s says what it
+    was.
     """
     wanted = seconds(by) if by else None
     lengths_s = () if wanted is None else (wanted,)

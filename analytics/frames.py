@@ -19,6 +19,7 @@ from collector.errors import ConfigError, StoreError
 from collector.store import Segment, Store
 from collector.store.extents import Extent
 from collector.store.schema import VERSION
+from collector.store.sketch import TYPE as SKETCH
 from collector.store.table import Table
 
 Found = TypeVar("Found")
@@ -32,6 +33,7 @@ TYPES = {
     "INTEGER": pl.Int32(),
     "BOOLEAN": pl.Boolean(),
     "TIMESTAMP_NS": pl.Datetime("ns"),
+    SKETCH: pl.List(pl.Struct({"bin": pl.Int16(), "n": pl.UInt32()})),
 }
 
 
@@ -194,6 +196,44 @@ def over_devices(
 ) -> pl.DataFrame:
     """What *function* makes of each of *parts* (see `by_device`), one below the other."""
     return pl.concat(each_part(lambda part: function(part).collect(), parts, threads=threads))
+
+
+class Spliced(NamedTuple):
+    """
+    A window as rollups and readings tell it.
+
+    rollups: of the whole hours in *hours_ns*. before, after: readings of the rest, in parts as of `by_device`, with an
+    hour of what lies beyond: a step from one to the other is of both.
+    """
+
+    rollups: pl.LazyFrame
+    hours_ns: tuple[int, int]
+    before: list[pl.LazyFrame]
+    after: list[pl.LazyFrame]
+
+
+def spliced(
+    store: Store | Path | str,
+    start: Moment | None = None,
+    end: Moment | None = None,
+    *,
+    window_s: int = 3600,
+    least_hours: int = 2,
+) -> Spliced | None:
+    """
+    The devices in [start, end), by rollups of *window_s* wherever those hold everything that readings do.
+
+    None where that is less than *least_hours*: then readings are as fast. Raises: StoreError.
+    """
+    opened = store if isinstance(store, Store) else Store(store)
+    start_ns, end_ns = (None if moment is None else nanoseconds(moment) for moment in (start, end))
+    hours = opened.rolled_up("device_samples", start_ns, end_ns)
+    if hours is None or hours[1] - hours[0] < least_hours * _HOUR_NS:
+        return None
+    rollups = scan(opened, "device_rollups", *hours, pl.col("window_s") == window_s)
+    before = by_device(opened, "device_samples", start_ns, hours[0] + _HOUR_NS) if start_ns != hours[0] else []
+    after = by_device(opened, "device_samples", hours[1] - _HOUR_NS, end_ns)
+    return Spliced(rollups, hours, [] if start_ns is None else before, after)
 
 
 def latest(

@@ -14,8 +14,9 @@ import polars as pl
 from analytics.calibration import latest_fits
 from analytics.energy import energy
 from analytics.sensors import SENSORS, sensors
-from analytics.steps import GAP_PERIODS, GAP_S, LONGEST_GAP_S, Ordered, nanoseconds, ordered
+from analytics.steps import Ordered, nanoseconds, ordered
 from collector.catalogue import POWER, UTILIZATION
+from collector.gaps import GAP_PERIODS, GAP_S, LONGEST_GAP_S
 
 COVERED: Final = (0.5, 0.95)
 """Below the first share of the time a figure is poor, below the second fair."""

@@ -33,7 +33,7 @@ from analytics.report_records import (
     Work,
 )
 from analytics.signals import GAUGES
-from analytics.steps import MAX_COUNTER_GAP_S, difference, in_order
+from analytics.steps import difference, in_order
 from analytics.waste import placed
 from collector.catalogue import (
     ACTIVITY_DRAM,
@@ -59,6 +59,7 @@ from collector.catalogue import (
     Scope,
     metrics,
 )
+from collector.gaps import MAX_COUNTER_GAP_S
 
 if TYPE_CHECKING:
     from analytics.frames import WorkloadFrames

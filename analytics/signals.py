@@ -10,8 +10,9 @@ from typing import Final
 
 import polars as pl
 
-from analytics.steps import GROUP, LONGEST_GAP_S, MAX_COUNTER_GAP_S, difference, in_order, nanoseconds
+from analytics.steps import GROUP, difference, in_order, nanoseconds
 from collector import catalogue as c
+from collector.gaps import LONGEST_GAP_S, MAX_COUNTER_GAP_S
 
 CAPPED: Final = 0.99
 """A power limit below this share of the one that the device ships with is a cap."""

@@ -15,6 +15,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from collector.catalogue import POWER
+from collector.gaps import FEW_INTERVALS, GAP_PERIODS, GAP_S, LONGEST_GAP_S, MAX_COUNTER_GAP_S
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -22,13 +23,6 @@ Ints = NDArray[np.int64]
 KEYS: Final = ("device", "source")
 TEXT: Final = ("device", "source", "host", "power_method", "power_scope")
 NUMBERS: Final = ("power_w", "energy_j", "utilization_ratio")
-MAX_COUNTER_GAP_S: Final = 3600.0
-"""A counter counts while nobody reads; beyond this a reboot between two readings is likelier than a quiet reader."""
-GAP_S: Final = 10.0
-"""The least that counts as a gap where the caller does not say."""
-GAP_PERIODS: Final = 3.0
-LONGEST_GAP_S: Final = 300.0
-"""The most that a device's own interval makes of a gap: power is not known between readings a quarter-hour apart."""
 NS: Final = 1_000_000_000
 JOULES: Final = (
     "power_j", "power_s", "mixed_j", "mixed_s", "both_counter_j", "both_power_j", "counter_j",
@@ -39,8 +33,6 @@ BUSY: Final = ("busy_s", "busy_covered_s")
 """Utilisation integrated over time, for whoever asks for it."""
 
 GROUP: Final = "__group"
-_FEW: Final = 3
-"""Intervals that a device's own one is told from, at least."""
 _SHORT: Final = 100
 
 
@@ -209,13 +201,12 @@ def _span() -> pl.Expr:
 
 
 def trapezoid(column: str, gap_ns: int | pl.Expr) -> tuple[pl.Expr, pl.Expr]:
-    """Integral and covered seconds of each step: the value half-way between its ends, on the line between readings."""
+    """Integral and covered seconds of each step; rows between two readings share the trapezoid between them by time."""
     earlier, later = _around(column)
-    first, last = _earlier(column), pl.col(column).backward_fill()
-    middle = ((nanoseconds("time") - earlier) + (nanoseconds("time").shift(1) - earlier)) / 2 / (later - earlier)
+    mean = (_earlier(column) + pl.col(column).backward_fill()) * 0.5
     counts = (((later - earlier) <= gap_ns) & _continues(column)).fill_null(False)
     return (
-        pl.when(counts).then((first + (last - first) * middle) * (_span() / NS)).otherwise(0.0),
+        pl.when(counts).then(mean * (_span() / NS)).otherwise(0.0),
         pl.when(counts).then(_span() / NS).otherwise(0.0),
     )
 
@@ -241,8 +232,8 @@ def gaps_s(found: Ordered, column: str, max_gap_s: float | None) -> Floats:
     """
     What counts as a gap in each series: *max_gap_s*, or what the series itself says.
 
-    That is three times its own median interval between readings of *column*, at least 10 s and at most 300 s; 10 s of a
-    series that was read fewer than four times.
+    That is three and a half times its own median interval between readings of *column*, at least 10 s and at most
+    300 s; 10 s of a series that was read fewer than four times.
     """
     count = found.starts.size
     if max_gap_s is not None:
@@ -252,7 +243,7 @@ def gaps_s(found: Ordered, column: str, max_gap_s: float | None) -> Floats:
         read = ~np.isnan(found.values(column))
         before = np.append(0, np.cumsum(read))
         time, starts, ends = time[read], before[starts], before[ends]
-    enough = np.flatnonzero(ends - starts > _FEW)
+    enough = np.flatnonzero(ends - starts > FEW_INTERVALS)
     gaps = np.full(count, GAP_S)
     gaps[enough] = np.clip(_medians(time, starts[enough], ends[enough]) / NS * GAP_PERIODS, GAP_S, LONGEST_GAP_S)
     return gaps

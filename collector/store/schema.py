@@ -7,10 +7,11 @@ Only ever add columns.
 
 from typing import Final
 
-from collector.catalogue import Kind, Metric, Scope, metrics
+from collector.catalogue import POWER, TEMPERATURE, UTILIZATION, Kind, Metric, Scope, metrics
 from collector.store.derived import DERIVED_TABLES
+from collector.store.sketch import TYPE as SKETCH
 from collector.store.table import TIME, Column, Table, text
-from collector.units import SECOND
+from collector.units import JOULE, SECOND
 
 VERSION: Final = 1
 """Stored in each segment; a segment with a higher number is refused."""
@@ -161,6 +162,20 @@ SUBJECT: Final = {Scope.DEVICE: "device", Scope.HOST: "host", Scope.WORKLOAD: "w
 """The column that holds a sample's subject, by scope."""
 STATISTICS: Final = {Kind.GAUGE: ("min", "mean", "max"), Kind.COUNTER: ("increase",)}
 """What a rollup keeps of a metric, by kind."""
+SKETCHED: Final = (POWER, UTILIZATION, TEMPERATURE)
+"""The metrics whose distribution a rollup keeps, too: what capacity is planned and cooling is judged by."""
+SKETCHED_FINEST: Final = (POWER,)
+"""Those of them that the shortest windows keep as well; the others would be as large there as the readings."""
+ENERGY_SUMS: Final = (
+    "energy_j", "energy_covered_s", "energy_increase_j", "energy_power_j", "energy_power_s", "energy_both_counter_j",
+    "energy_both_power_j", "energy_modelled_j", "energy_power_modelled_j",
+)  # fmt: skip
+"""What a rollup of devices has of energy, exact; whoever adds it up decides whether the counter is to be trusted."""
+_SUMS_HELP: Final = (
+    "by the counter where it is good, else by power", "of energy_j", "by the counter", "by power", "of energy_power_j",
+    "by the counter, while there is power, too", "by power, while there is a counter, too",
+    "of energy_j that is modelled, not measured", "of energy_power_j that is modelled, not measured",
+)  # fmt: skip
 
 
 def rollup_column(metric: Metric, statistic: str) -> str:
@@ -176,10 +191,13 @@ def rollup_column(metric: Metric, statistic: str) -> str:
 
 def _rollup(scope: Scope, *others: str) -> Table:
     """
-    What the samples of a scope were over a window that starts at `time` and lasts `window_s` (300 or 3600).
+    What the samples of a scope were over a window that starts at `time` and lasts `window_s` (300, 3600 or 86400).
 
-    `rows` counts samples; `covered_s` is the time between samples no further apart than the gap rule allows. A pair of
-    samples counts to the window of the later one, as its counters' increase does: so sums over windows are exact.
+    `rows` counts samples, one on the edge of two windows in the earlier. What flows between two samples (energy,
+    seconds, bytes, tokens) is shared by time between the windows that they are in, what happens (an error) is of the
+    window in which it was seen: so sums over windows are exact. `covered_s` is the time between samples that are no
+    further apart than three and a half of their own intervals; `max_gap_s` is that of power. A sketch is the bins of
+    `collector.store.sketch`.
     """
     subject = SUBJECT[scope]
     return Table(
@@ -197,9 +215,22 @@ def _rollup(scope: Scope, *others: str) -> Table:
                 Column(rollup_column(metric, statistic), "DOUBLE", metric)
                 for metric in metrics(scope)
                 for statistic in STATISTICS[metric.kind]
+                if rollup_column(metric, statistic) not in ENERGY_SUMS
             ),
+            *(_energy() if scope is Scope.DEVICE else ()),
+            *(Column(rollup_column(m, "sketch"), SKETCH, unit=m.unit) for m in SKETCHED if m.scope is scope),
         ),
     )
+
+
+def _energy() -> tuple[Column, ...]:
+    # Without a metric, whose resolution they would be rounded to.
+    units = {"j": JOULE, "s": SECOND}
+    sums = (
+        Column(name, "DOUBLE", unit=units[name[-1]], help=f"{'Joules' if name.endswith('_j') else 'Seconds'} {told}.")
+        for name, told in zip(ENERGY_SUMS, _SUMS_HELP, strict=True)
+    )
+    return (Column("max_gap_s", "DOUBLE", unit=SECOND, help="Readings of power further apart were a gap."), *sums)
 
 
 DEVICE_ROLLUPS: Final = _rollup(Scope.DEVICE, "power_method", "power_scope")

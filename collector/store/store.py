@@ -19,7 +19,7 @@ from collector.store.compaction import GRACE_S, compact, expire, sweep
 from collector.store.engine import Engine, as_store_error, connect
 from collector.store.extents import Extent, extents
 from collector.store.files import FILES, Files, WriterLock
-from collector.store.rollups import roll_up
+from collector.store.rollups import current, roll_up
 from collector.store.schema import TABLES
 from collector.store.segments import (
     Segment,
@@ -341,6 +341,10 @@ class Store:
                 return roll_up(self, engine, time.time_ns() if now_ns is None else now_ns)
         finally:
             engine.close()
+
+    def rolled_up(self, table: str, start_ns: int | None = None, end_ns: int | None = None) -> tuple[int, int] | None:
+        """The first stretch of whole hours in [start_ns, end_ns) whose rollups say all that samples of *table* do."""
+        return current(self.root, self.table(table), start_ns, end_ns)
 
     def check(self, *, whole: bool = False) -> list[Problem]:
         """What is wrong with the segments: damaged, of a newer schema, foreign; with *whole* every value is decoded."""

@@ -16,8 +16,9 @@ import polars as pl
 from analytics.efficiency import joules_per_token, tokens_of_devices, tokens_per_joule
 from analytics.energy import group_of, over_time
 from analytics.frames import by_device, latest, scan
-from analytics.steps import GAP_PERIODS, GAP_S, readings, usual_period_s
+from analytics.steps import readings, usual_period_s
 from collector.catalogue import POWER
+from collector.gaps import GAP_PERIODS, GAP_S
 from collector.store import Store
 from dashboards.data.stored import NS, Stored, utc
 from dashboards.selection import Selection

@@ -12,7 +12,7 @@ from analytics import frames
 from collector.sample import Reading
 from collector.store import Coded, Store
 from collector.store.engine import Engine
-from collector.store.rollups import MAX_GAP_S, roll_up
+from collector.store.rollups import roll_up
 
 Make = Callable[..., Reading]
 HOUR = 3600
@@ -38,90 +38,124 @@ def rollups(store: Store, window_s: int) -> pl.DataFrame:
     return frames.scan(store, "device_rollups", where=pl.col("window_s") == window_s).sort("device", "time").collect()
 
 
-def naive(seconds: list[int], energy: list[float], power: list[float], window_s: int) -> dict[int, dict[str, float]]:
+def naive(
+    seconds: list[int], throttled: list[float], errors: list[float], power: list[float], window_s: int
+) -> dict[int, dict[str, float]]:
+    """Each window by a loop: what flows is shared by time, what happens is where it was seen."""
     windows: dict[int, dict[str, float]] = {}
-    before: tuple[int, float] | None = None
-    for second, joules, watts in zip(seconds, energy, power, strict=True):
-        window = windows.setdefault(
-            second // window_s * window_s,
-            {"rows": 0, "covered": 0.0, "energy": 0.0, "sum": 0.0, "max": -1.0, "min": 1e9},
-        )
-        window["rows"] += 1
-        window["sum"] += watts
-        window["max"] = max(window["max"], watts)
-        window["min"] = min(window["min"], watts)
+
+    def of(start: int) -> dict[str, float]:
+        nothing = {"rows": 0, "flow": 0.0, "events": 0.0, "sum": 0.0, "max": -1.0, "min": 1e9}
+        return windows.setdefault(start, nothing)
+
+    before: tuple[int, float, float] | None = None
+    for second, flow, count, watts in zip(seconds, throttled, errors, power, strict=True):
+        near = before is not None and second - before[0] <= HOUR
+        read = of((second - near) // window_s * window_s)  # on an edge: of the window before
+        read["rows"] += 1
+        read["sum"] += watts
+        read["max"], read["min"] = max(read["max"], watts), min(read["min"], watts)
         if before is not None:
-            gap = second - before[0]
-            window["covered"] += gap if gap <= MAX_GAP_S else 0
-            if joules >= before[1]:
-                window["energy"] += joules - before[1]
-            elif joules <= before[1] / 2:
-                window["energy"] += joules
-        before = second, joules
+            read["events"] += count - before[2]
+            # A fall to less than half is a reset; a smaller one a glitch.
+            rise = flow - before[1] if flow >= before[1] else flow if flow <= before[1] / 2 else 0.0
+            if not near:
+                of((second - 1) // window_s * window_s)["flow"] += rise
+            else:
+                for start in range(before[0] // window_s * window_s, second, window_s):
+                    inside = min(second, start + window_s) - max(before[0], start)
+                    of(start)["flow"] += rise * inside / (second - before[0])
+        before = second, flow, count
     return windows
 
 
 def test_rollups_agree_with_a_naive_loop_over_gaps_resets_and_days(store: Store, day_ns: int) -> None:
     rng = np.random.default_rng(3)
-    seconds = np.cumsum(
-        rng.choice([1, 7, 10, 10, 10, 55, 61, 4000], 6000, p=[0.1, 0.1, 0.2, 0.2, 0.3, 0.05, 0.04, 0.01])
-    )
+    apart = rng.choice([1, 7, 10, 10, 10, 55, 61, 4000], 6000, p=[0.1, 0.1, 0.2, 0.2, 0.3, 0.05, 0.04, 0.01])
+    seconds = np.cumsum(apart)
     power = rng.uniform(60, 700, len(seconds)).round(3)
-    energy = np.cumsum(power * 10).round(3) + 1e6
-    energy[2000:] -= energy[2000] - 5.0  # the driver was loaded anew
-    energy[4000] -= 3.0  # a glitch
-    write(store, day_ns, seconds, energy, power)
+    flow = np.cumsum(rng.uniform(0, 5, len(seconds))).round(3) + 1e6
+    flow[2000:] -= flow[2000] - 5.0  # the driver was loaded anew
+    flow[4000] -= 3.0  # a glitch
+    errors = np.cumsum(rng.random(len(seconds)) < 0.01).astype(float)
+    names = {"device": np.array(["a"] * len(seconds), object), "source": np.array(["s"] * len(seconds), object)}
+    more = {"power_w": power, "throttle_power_s": flow, "pcie_replays": errors}
+    store.write("device_samples", {**names, "time": day_ns + seconds * 10**9, **more})
     assert roll(store, day_ns + 30 * 86_400 * 10**9) > 1
     for window_s in (300, 3600):
-        expected = naive(seconds.tolist(), energy.tolist(), power.tolist(), window_s)
+        expected = naive(seconds.tolist(), flow.tolist(), errors.tolist(), power.tolist(), window_s)
         found = rollups(store, window_s)
         start = datetime(2023, 11, 15)
-        assert found["time"].to_list() == [start + timedelta(seconds=second) for second in expected]
-        for row, want in zip(found.iter_rows(named=True), expected.values(), strict=True):
+        assert found["time"].to_list() == [start + timedelta(seconds=second) for second in sorted(expected)]
+        for row, (_, want) in zip(found.iter_rows(named=True), sorted(expected.items()), strict=True):
             assert row["rows"] == want["rows"]
-            assert row["covered_s"] == pytest.approx(want["covered"])
-            assert (row["energy_increase_j"] or 0.0) == pytest.approx(want["energy"], abs=2e-3)
-            assert row["power_mean_w"] == pytest.approx(want["sum"] / want["rows"], abs=1e-3)
-            assert (row["power_min_w"], row["power_max_w"]) == (want["min"], want["max"])
-        total = sum(want["energy"] for want in expected.values())
-        assert found["energy_increase_j"].sum() == pytest.approx(total, abs=0.01)
+            assert (row["throttle_power_increase_s"] or 0.0) == pytest.approx(want["flow"], abs=1e-5)
+            assert (row["pcie_replays_increase"] or 0.0) == want["events"]
+            if want["rows"]:
+                assert row["power_mean_w"] == pytest.approx(want["sum"] / want["rows"], abs=1e-3)
+                assert (row["power_min_w"], row["power_max_w"]) == (want["min"], want["max"])
+        assert found["pcie_replays_increase"].sum() == errors[-1] - errors[0]
 
 
 def test_a_second_run_changes_nothing_and_late_rows_change_only_their_hours(store: Store, day_ns: int) -> None:
-    seconds = np.arange(0, 6 * HOUR, 10)
+    seconds = np.arange(5, 6 * HOUR, 10)
     write(store, day_ns, seconds, 100.0 + seconds, np.full(len(seconds), 100.0))
     now = day_ns + 7 * HOUR * 10**9  # the day still runs: a piece for each hour
     assert roll(store, now) == 6
     assert roll(store, now) == 0
     names = {segment.path.name for segment in store.segments("device_rollups")}
-    late = np.array([2 * HOUR + 5])
+    late = np.array([2 * HOUR + 7])
     write(store, day_ns, late, 100.0 + late, [900.0])
-    assert roll(store, now) == 2  # its hour, and the next, whose first pair may have changed
-    assert len(names & {segment.path.name for segment in store.segments("device_rollups")}) == 4
+    assert roll(store, now) == 3  # its hour, and those that share a step with it
+    assert len(names & {segment.path.name for segment in store.segments("device_rollups")}) == 3
     hours = rollups(store, 3600)
     assert hours["power_max_w"].to_list() == [100.0, 100.0, 900.0, 100.0, 100.0, 100.0]
-    assert hours["energy_increase_j"].sum() == seconds[-1]
+    assert hours["energy_increase_j"].sum() == seconds[-1] - seconds[0]
 
 
-def test_a_day_that_is_over_becomes_one_piece_even_after_pieces_of_hours(store: Store, day_ns: int) -> None:
-    seconds = np.arange(0, 3 * HOUR, 60)
-    write(store, day_ns, seconds, seconds, seconds)
-    assert roll(store, day_ns + 4 * HOUR * 10**9) == 3
-    write(store, day_ns, seconds, seconds, seconds, device="b")
-    assert roll(store, day_ns + 30 * HOUR * 10**9) == 1
-    assert len(store.segments("device_rollups")) == 1
-    assert rollups(store, 3600)["device"].to_list() == ["a"] * 3 + ["b"] * 3
-    write(
-        store, day_ns, seconds[:1], seconds[:1], [900.0], device="c"
-    )  # later still: the piece of the day is made again
-    assert roll(store, day_ns + 4 * HOUR * 10**9) == 1
-    assert rollups(store, 3600)["device"].to_list() == ["a"] * 3 + ["b"] * 3 + ["c"]
+def test_a_step_into_the_next_hour_is_shared_with_it_once_that_is_known(store: Store, day_ns: int) -> None:
+    write(store, day_ns, [HOUR - 8], [0.0], [10.0])
+    assert roll(store, day_ns + HOUR * 10**9) == 1
+    write(store, day_ns, [HOUR + 2], [100.0], [10.0])
+    roll(store, day_ns + 2 * HOUR * 10**9)
+    hours = rollups(store, 3600)
+    assert hours["energy_increase_j"].to_list() == pytest.approx([80.0, 20.0])
+    assert hours["energy_covered_s"].to_list() == pytest.approx([8.0, 2.0])
 
 
-def test_the_pair_across_midnight_belongs_to_the_later_day(store: Store, day_ns: int) -> None:
+def test_a_step_across_midnight_is_shared_by_the_two_days(store: Store, day_ns: int) -> None:
     write(store, day_ns, [86_395, 86_405], [10.0, 14.0], [1.0, 1.0])
     roll(store, day_ns + 3 * 86_400 * 10**9)
-    assert rollups(store, 3600)["energy_increase_j"].to_list() == [None, 4.0]
+    assert rollups(store, 3600)["energy_increase_j"].to_list() == [2.0, 2.0]
+
+
+def test_a_day_that_is_over_is_folded_into_one_piece_with_the_day_itself(store: Store, day_ns: int) -> None:
+    seconds = np.arange(60, 3 * HOUR, 60)
+    write(store, day_ns, seconds, seconds, seconds)
+    assert roll(store, day_ns + 4 * HOUR * 10**9) == 3
+    assert rollups(store, 86_400).is_empty()
+    assert roll(store, day_ns + 25 * HOUR * 10**9) == 0  # its last hour may still get something
+    before = rollups(store, 3600)
+    assert roll(store, day_ns + 27 * HOUR * 10**9) == 1
+    assert roll(store, day_ns + 27 * HOUR * 10**9) == 0
+    assert len(store.segments("device_rollups")) == 1
+    assert rollups(store, 3600).equals(before)
+    (day,) = rollups(store, 86_400).to_dicts()
+    assert (day["rows"], day["power_min_w"], day["power_max_w"]) == (len(seconds), 60.0, float(seconds[-1]))
+    assert day["power_mean_w"] == pytest.approx(seconds.mean())
+    assert day["energy_increase_j"] == pytest.approx(seconds[-1] - seconds[0])
+    assert sum(entry["n"] for entry in day["power_sketch_w"]) == len(seconds)
+
+
+def test_what_comes_for_a_day_that_is_folded_makes_it_anew(store: Store, day_ns: int) -> None:
+    seconds = np.arange(60, 3 * HOUR, 60)
+    for device in ("a", "b"):
+        write(store, day_ns, seconds, seconds, seconds, device=device)
+        assert roll(store, day_ns + 30 * HOUR * 10**9) == 1
+    assert rollups(store, 3600)["device"].to_list() == ["a"] * 3 + ["b"] * 3
+    write(store, day_ns, seconds[:1], seconds[:1], [900.0], device="c")
+    assert roll(store, day_ns + 30 * HOUR * 10**9) == 1
+    assert rollups(store, 86_400)["device"].to_list() == ["a", "b", "c"]
 
 
 def test_merging_raw_segments_makes_no_rollup_stale(store: Store, reading: Make, day_ns: int) -> None:

@@ -1,0 +1,105 @@
+"""
+Energy from rollups: months in seconds, with the figures that raw readings give.
+
+Rollups hold the same sums, step by step, as `analytics.cells` makes; what is not rolled up yet, and the parts of hours
+at the ends of a window, are made from readings, and the judgement of counters and sources is made over both.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Final
+
+import polars as pl
+
+from analytics.cells import CELLS, EXTREMES, HOUR_S, cells, judged
+from analytics.energy import energy_of_cells, seconds, without_partitions
+from analytics.frames import Spliced, over_devices
+from analytics.steps import JOULES, NS, TEXT, nanoseconds, ordered, readings
+
+WINDOWS_S: Final = (3600, 300)
+"""The windows of rollups that energy is made from, the coarser first."""
+SUMS: Final = {
+    "mixed_j": "energy_j",
+    "mixed_s": "energy_covered_s",
+    "counter_j": "energy_increase_j",
+    "power_j": "energy_power_j",
+    "power_s": "energy_power_s",
+    "both_counter_j": "energy_both_counter_j",
+    "both_power_j": "energy_both_power_j",
+    "mixed_modelled_j": "energy_modelled_j",
+    "power_modelled_j": "energy_power_modelled_j",
+}
+"""What rollups call the sums of `analytics.steps.JOULES`."""
+UNJUDGED: Final = pl.Schema(
+    {
+        **{name: kind for name, kind in CELLS.items() if name in TEXT or kind == pl.Datetime("ns")},
+        "readings": pl.Int64(),
+        **dict.fromkeys(("max_gap_s", *EXTREMES, *JOULES), pl.Float64()),
+    }
+)
+"""Cells whose sources are not chosen yet."""
+
+
+def unjudged(rollups: pl.LazyFrame) -> pl.LazyFrame:
+    """
+    Rollups of one length, an hour or less, as cells of all sources: `UNJUDGED`.
+
+    In:  rows of the table device_rollups. Those without energy (of before there was any) are left out.
+    """
+    length = (pl.col("window_s").cast(pl.Int64) * NS).cast(pl.Duration("ns"))
+    hour = round(HOUR_S * NS)
+    return rollups.filter(pl.col("energy_covered_s").is_not_null()).select(
+        *TEXT,
+        begin="time",
+        time=pl.col("time") + length,
+        hour=(nanoseconds("time") // hour * hour).cast(pl.Datetime("ns")),
+        max_gap_s="max_gap_s",
+        readings="rows",
+        **{name: pl.col(name) for name in EXTREMES},
+        **{name: pl.col(SUMS[name]) for name in JOULES},
+    ).select(UNJUDGED.names())  # fmt: skip
+
+
+def of_readings(
+    samples: pl.LazyFrame, *, start_ns: int | None, end_ns: int | None, lengths_s: Sequence[float] = ()
+) -> pl.LazyFrame:
+    """
+    Cells of all sources from readings, of the hours that begin in [start_ns, end_ns): `UNJUDGED`.
+
+    In:  samples of whole devices as `analytics.energy.energy` takes them, from an hour before to an hour after: a step
+         into the hours, and one out of them, is shared with them.
+    """
+
+    def of_rows(rows: pl.DataFrame) -> pl.DataFrame:
+        found = cells(ordered(rows), lengths_s=lengths_s, judge=False).frame
+        if found.is_empty():
+            return pl.DataFrame(schema=UNJUDGED)
+        inside = [] if start_ns is None else [nanoseconds("hour") >= start_ns]
+        inside += [] if end_ns is None else [nanoseconds("hour") < end_ns]
+        return found.filter(*inside).select(UNJUDGED.names())
+
+    return readings(samples).map_batches(
+        of_rows, schema=UNJUDGED, predicate_pushdown=False, projection_pushdown=False, slice_pushdown=False
+    )
+
+
+def energy_of_rollups(found: Spliced, *, by: str | None = None, devices: pl.LazyFrame | None = None) -> pl.LazyFrame:
+    """
+    As `analytics.energy.energy`, from rollups and the readings before and after them.
+
+    In:  found: of `analytics.frames.spliced`; *devices* as `analytics.energy.energy` takes them. The windows of *by*
+         must be whole numbers of those of the rollups.
+
+    What is a gap follows each device's interval in the hour that was rolled up, not in the whole window.
+    """
+    lengths_s = () if by is None else (seconds(by),)
+    start_ns, end_ns = found.hours_ns
+    parts = [unjudged(without_partitions(found.rollups, devices))]
+    for samples, low, high in ((found.before, None, start_ns), (found.after, end_ns, None)):
+        of_part = partial(_of_part, devices=devices, start_ns=low, end_ns=high, lengths_s=lengths_s)
+        parts += [over_devices(of_part, samples).lazy()] if samples else []
+    return energy_of_cells(judged(pl.concat(parts)), None if by is None else seconds(by))
+
+
+def _of_part(samples: pl.LazyFrame, *, devices: pl.LazyFrame | None, **more: Any) -> pl.LazyFrame:
+    return of_readings(without_partitions(samples, devices), **more)
