@@ -7,7 +7,7 @@ is read (a temperature) belongs to the reading, one on an edge being of the wind
 `analytics.steps` and `analytics.cells`, so that rollups and raw readings give the same figures.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,7 +15,7 @@ from collector.catalogue import ENERGY, POWER, Kind, Scope
 from collector.gaps import FEW_INTERVALS, GAP_PERIODS, GAP_S, LONGEST_GAP_S, MAX_COUNTER_GAP_S
 from collector.store.schema import ENERGY_SUMS, ROLLUP_TABLES, SKETCHED, SKETCHED_FINEST, STATISTICS, rollup_column
 from collector.store.sketch import bin_of
-from collector.store.sql import blank, quoted
+from collector.store.sql import quoted
 from collector.store.table import Column, Table
 from collector.units import COUNT
 
@@ -316,15 +316,16 @@ class Plan:
         return f"{self.series}, window_s, {start}, {', '.join(given)}"
 
 
-def folded(rollups: Table, hours: str, day_ns: int) -> str:
+def folded(rollups: Table, names: Collection[str], hours: str, day_ns: int) -> str:
     """
-    A day of *hours* (a select of rollups of five minutes and of an hour) and the day itself.
+    A day of *hours* (a select of rollups of five minutes and of an hour, with *names* as columns) and the day itself.
 
     Sums are added up and extremes kept; a mean weighs each hour by its rows.
     """
     subject = quoted(rollups.keys[0])
     series = f"{subject}, source"
-    columns = [column for column in rollups if column.name not in (*rollups.keys, "time", "window_s")]
+    told = (*rollups.keys, "time", "window_s")
+    columns = [column for column in rollups if column.name in names and column.name not in told]
     values = [_folded(column) for column in columns if not column.type.endswith("]")]
     lists = [column.name for column in columns if column.type.endswith("]")]
     day = (
@@ -339,9 +340,8 @@ def folded(rollups: Table, hours: str, day_ns: int) -> str:
         for number, name in enumerate(lists)
     ]
     joined = " ".join(f"LEFT JOIN merged{number} USING ({series})" for number in range(len(lists)))
-    # With every column there is, also those that no hour has.
-    every = f"SELECT * FROM ({hours}) UNION ALL BY NAME {blank(rollups)}"
-    ctes = ", ".join([f"hours AS MATERIALIZED ({every})", f"days AS ({day})", *merged])
+    # Read once for each use: they are wide, and each use but one needs few of them.
+    ctes = ", ".join([f"hours AS NOT MATERIALIZED ({hours})", f"days AS ({day})", *merged])
     return f"WITH {ctes} SELECT * FROM hours UNION ALL BY NAME SELECT * FROM days {joined}"
 
 

@@ -31,7 +31,11 @@ from collector.store.views import groups
 PART = "rollup"
 RULES = 2
 """Raised when the same samples give other rollups."""
+ROWS = 100_000
+"""Rows that are rolled up at once, if they are of more than one subject: what the memory of an agent has room for."""
 _HOUR_NS = 3_600_000_000_000
+# Rollups have many columns, all of a group of rows being in memory at once.
+_WIDE_ROWS = 10_000
 # How far back the sample before a window is looked for; what rose over a longer silence belongs to no window.
 _LOOK_BACK_NS = DAY_NS
 _LOOK_AHEAD_NS = round(MAX_COUNTER_GAP_S * 10**9)
@@ -155,36 +159,55 @@ class Rolled:
 
     def __init__(self, engine: Engine, statement: str, columns: Sequence[str]) -> None:
         self._engine = engine
-        self._statement = statement
+        self.statement = statement
         self.columns = list(columns)
 
     def write_parquet(self, file: Any, *, compression: Any = "lz4") -> None:
         """Compute and write to *file*."""
-        self._engine.run(f"COPY ({self._statement}) TO {sql.text(file)} (FORMAT parquet, COMPRESSION {compression})")
+        self._engine.run(
+            f"COPY ({self.statement}) TO {sql.text(file)} "
+            f"(FORMAT parquet, COMPRESSION {compression}, ROW_GROUP_SIZE {_WIDE_ROWS})"
+        )
 
 
-def rolled(engine: Engine, root: Path, samples: Table, start_ns: int, end_ns: int) -> Rolled | None:
-    """The rollups of *samples* over [start_ns, end_ns), whole hours; None if there is no sample."""
+def _plans(engine: Engine, root: Path, samples: Table, start_ns: int) -> Iterator[Plan]:
+    """The hour of *samples* that begins at *start_ns*, some subjects at a time; nothing without a sample."""
+    end_ns = start_ns + _HOUR_NS
     inside = segments_of(root, samples.name, start_ns, end_ns + 1)
     if not inside:
-        return None
+        return
     earlier = segments_of(root, samples.name, start_ns - _LOOK_BACK_NS, start_ns)
     later = segments_of(root, samples.name, end_ns + 1, end_ns + _LOOK_AHEAD_NS)
-    before = (_between(samples, earlier, start_ns - _LOOK_BACK_NS, start_ns), bool(earlier))
-    after = (_between(samples, later, end_ns + 1, end_ns + _LOOK_AHEAD_NS), bool(later))
     stretch = _between(samples, inside, start_ns, end_ns + 1)
+    before = _between(samples, earlier, start_ns - _LOOK_BACK_NS, start_ns) if earlier else None
+    after = _between(samples, later, end_ns + 1, end_ns + _LOOK_AHEAD_NS) if later else None
     columns = _columns(engine, inside)
-    plan = Plan(
-        samples=samples,
-        columns=frozenset(columns),
-        whole=_whole(engine, samples, columns, [stretch, *(select for select, there in (before, after) if there)]),
-        start_ns=start_ns,
-        end_ns=end_ns,
-        inside=stretch,
-        earlier=before[0] if before[1] else None,
-        later=after[0] if after[1] else None,
-    )
-    return _described(engine, plan.statement())
+    whole = _whole(engine, samples, columns, [select for select in (stretch, before, after) if select])
+    for part in _parts(engine, samples, stretch):
+        yield Plan(
+            samples=samples,
+            columns=frozenset(columns),
+            whole=whole,
+            start_ns=start_ns,
+            end_ns=end_ns,
+            inside=stretch + part,
+            earlier=before and before + part,
+            later=after and after + part,
+        )
+
+
+def _parts(engine: Engine, samples: Table, stretch: str) -> list[str]:
+    """Conditions on rows, one for each part of their subjects that has about `ROWS` of them."""
+    subject = sql.quoted(samples.keys[0])
+    edges, rows = [], 0
+    for name, count in engine.run(f"SELECT {subject}, count(*) FROM ({stretch}) GROUP BY 1 ORDER BY 1 NULLS FIRST"):
+        rows += count
+        if rows >= ROWS and name is not None:
+            edges.append(sql.text(name))
+            rows = 0
+    above = ["", *(f" AND {subject} > {edge}" for edge in edges)]
+    below = [*(f" AND coalesce({subject} <= {edge}, true)" for edge in edges), ""]
+    return [low + high for low, high in zip(above, below, strict=True)]
 
 
 def _described(engine: Engine, statement: str) -> Rolled:
@@ -217,50 +240,43 @@ def _between(table: Table, segments: Sequence[Segment], start_ns: int, end_ns: i
 
 
 @contextmanager
-def rolled_day(engine: Engine, root: Path, samples: Table, start_ns: int, *, fold: bool) -> Iterator[Rolled | None]:
+def rolled(engine: Engine, root: Path, samples: Table, work: Work) -> Iterator[Rolled | None]:
     """
-    The rollups of the day that begins at *start_ns*, with the day itself if it is to *fold*; None without a sample.
+    The rollups of the hours that *work* asks for, with the day itself if it is to be folded; None without a sample.
 
-    Hour by hour, so that a day takes no more memory than an hour does.
+    Made a little at a time, so that ten thousand devices and a day take no more memory than some devices and an hour.
     """
-    rollups = ROLLUP_TABLES[samples.name]
     scratch = root / f".spill-rolled.{os.getpid()}.{threading.get_ident()}"
     scratch.mkdir()
+    start_ns = day_start_ns(work.day)
     try:
         paths = []
-        for hour in range(24):
-            begin_ns = start_ns + hour * _HOUR_NS
-            frame = rolled(engine, root, samples, begin_ns, begin_ns + _HOUR_NS)
-            if frame is not None:
-                paths.append(scratch / f"{hour:02}.parquet")
-                frame.write_parquet(paths[-1])
+        for hour in range(work.first_hour, work.last_hour + 1):
+            for plan in _plans(engine, root, samples, start_ns + hour * _HOUR_NS):
+                paths.append(scratch / f"{len(paths):06}.parquet")
+                _described(engine, plan.statement()).write_parquet(paths[-1])
         if not paths:
             yield None
             return
-        hours = f"SELECT * FROM {sql.read_segments(paths)}"
-        yield _described(engine, folded(rollups, hours, start_ns) if fold else hours)
+        hours = _described(engine, f"SELECT * FROM {sql.read_segments(paths)}")
+        yield _folded(hours, engine, samples, work) if work.fold else hours
     finally:
         shutil.rmtree(scratch)
 
 
-def refolded(engine: Engine, root: Path, rollups: Table, start_ns: int) -> Rolled:
-    """The pieces of the day that begins at *start_ns* as one, with the day itself."""
-    pieces = [s for s in segments_of(root, rollups.name, start_ns, start_ns + DAY_NS) if s.writer == PART]
-    hours = f"SELECT * FROM ({_between(rollups, pieces, start_ns, start_ns + DAY_NS)}) WHERE window_s <= 3600"
-    return _described(engine, folded(rollups, hours, start_ns))
-
-
 @contextmanager
-def _made(engine: Engine, root: Path, samples: Table, work: Work, day_ns: int) -> Iterator[Rolled | None]:
-    """What *work* asks for."""
-    if not work.roll:
-        yield refolded(engine, root, ROLLUP_TABLES[samples.name], day_ns)
-    elif work.first_hour < work.last_hour:
-        with rolled_day(engine, root, samples, day_ns, fold=work.fold) as frame:
-            yield frame
-    else:
-        start_ns = day_ns + work.first_hour * _HOUR_NS
-        yield rolled(engine, root, samples, start_ns, start_ns + _HOUR_NS)
+def refolded(engine: Engine, root: Path, samples: Table, work: Work) -> Iterator[Rolled]:
+    """The pieces of a day as one, with the day itself."""
+    rollups, start_ns = ROLLUP_TABLES[samples.name], day_start_ns(work.day)
+    pieces = [s for s in segments_of(root, rollups.name, start_ns, start_ns + DAY_NS) if s.writer == PART]
+    hours = f"{_between(rollups, pieces, start_ns, start_ns + DAY_NS)} AND window_s <= {_HOUR_NS // 10**9}"
+    there = ", ".join(sql.quoted(column.name) for column in rollups if column.name in _columns(engine, pieces))
+    yield _folded(_described(engine, f"SELECT {there} FROM ({hours})"), engine, samples, work)
+
+
+def _folded(hours: Rolled, engine: Engine, samples: Table, work: Work) -> Rolled:
+    rollups = ROLLUP_TABLES[samples.name]
+    return _described(engine, folded(rollups, hours.columns, hours.statement, day_start_ns(work.day)))
 
 
 def roll_up(store: Any, engine: Engine, now_ns: int) -> int:
@@ -276,8 +292,8 @@ def roll_up(store: Any, engine: Engine, now_ns: int) -> int:
         reached = seen(store.root, samples)
         with as_store_error(store.root / rollups.name):
             for work in due(store.root, samples, progress, now_ns):
-                start = day_start_ns(work.day)
-                with _made(engine, store.root, samples, work, start) as frame:
+                making = rolled if work.roll else refolded
+                with making(engine, store.root, samples, work) as frame:
                     if frame is not None:
                         hours = {"first": work.first_hour, "last": work.last_hour}
                         store.replace(rollups.name, PART, frame, **hours, only=[work.day])

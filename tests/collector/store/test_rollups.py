@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from analytics import frames
 from collector.sample import Reading
 from collector.store import Coded, Store
 from collector.store.engine import Engine
+from collector.store.rollup_sql import Plan
 from collector.store.rollups import roll_up
 
 Make = Callable[..., Reading]
@@ -173,6 +175,27 @@ def test_merging_raw_segments_makes_no_rollup_stale(store: Store, reading: Make,
     assert rollups(store, 3600)["energy_increase_j"].to_list() == [290.0]
 
 
+def test_subjects_are_rolled_up_some_at_a_time_to_the_same_end(
+    store: Store, tmp_path: Path, day_ns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Store.create(tmp_path / "other")
+    seconds = np.arange(3, 2 * HOUR, 40)
+    for number in range(7):
+        for there in (store, other):
+            write(there, day_ns, seconds, seconds * number, seconds % 97 + number, device=f"d'{number}")
+    now_ns = day_ns + 30 * HOUR * 10**9
+    roll(store, now_ns)
+    asked: list[str] = []
+    statement = Plan.statement
+    monkeypatch.setattr("collector.store.rollups.ROWS", 2 * len(seconds) // 2)  # two devices of an hour
+    monkeypatch.setattr(Plan, "statement", lambda self: asked.append(self.inside) or statement(self))
+    roll(other, now_ns)
+    assert len(asked) == 2 * 4
+    for window_s in (300, 3600, 86_400):
+        assert rollups(other, window_s).equals(rollups(store, window_s))
+        assert rollups(store, window_s)["device"].n_unique() == 7
+
+
 def test_upkeep_with_little_memory_spills_into_the_store_and_leaves_nothing(store: Store, day_ns: int) -> None:
     n = 200_000
     rng = np.random.default_rng(1)
@@ -182,6 +205,6 @@ def test_upkeep_with_little_memory_spills_into_the_store_and_leaves_nothing(stor
     data["source"] = Coded(np.zeros(n, np.int8), ("s",))
     data["time"] = day_ns + np.arange(n) // 16 * 10**9
     store.write("device_samples", data)
-    Store(store.root, threads=1, memory="24MB").maintain()
+    Store(store.root, threads=1, memory="32MB").maintain()
     assert rollups(store, 3600)["rows"].sum() == n
     assert not list(store.root.glob(".spill*"))
