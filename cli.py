@@ -17,6 +17,7 @@ from analytics import (
     commands_incidents,
     commands_jobs,
     commands_models,
+    commands_percentiles,
     commands_quality,
     commands_report,
     commands_results,
@@ -65,6 +66,7 @@ app.add_typer(analytics_commands.app)
 app.add_typer(commands_compare.app)
 app.add_typer(commands_cost.app)
 app.add_typer(commands_efficiency.app)
+app.add_typer(commands_percentiles.app)
 app.add_typer(commands_quality.app)
 app.add_typer(commands_results.app)
 app.add_typer(commands_report.app)

@@ -211,6 +211,13 @@ class Spliced(NamedTuple):
     before: list[pl.LazyFrame]
     after: list[pl.LazyFrame]
 
+    @property
+    def rest(self) -> pl.LazyFrame:
+        """The readings that no rollup has; one at the end of the hours is in theirs."""
+        first, last = (pl.lit(ns, pl.Datetime("ns")) for ns in self.hours_ns)
+        before = [part.filter(pl.col("time") <= first) for part in self.before]
+        return pl.concat([*before, *(part.filter(pl.col("time") > last) for part in self.after)])
+
 
 def spliced(
     store: Store | Path | str,

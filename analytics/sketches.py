@@ -10,6 +10,8 @@ from typing import Final
 
 import polars as pl
 
+from collector.catalogue import Metric
+from collector.store.schema import rollup_column
 from collector.store.sketch import GAMMA, LEAST, LOG_GAMMA, SHIFT
 
 QUANTILES: Final = (0.50, 0.95, 0.99)
@@ -60,6 +62,44 @@ def quantiles(
     middle = pl.when(bin == 0).then(0.0).otherwise(bin.sign() * 2 * GAMMA ** (bin.abs() - SHIFT) / (GAMMA + 1))
     found = {_named(quantile): middle.filter(upto > (quantile * (total - 1)).floor()).first() for quantile in of}
     return counted.group_by(keys, maintain_order=True).agg(values=total, **found)
+
+
+def distribution(
+    rollups: pl.LazyFrame, samples: pl.LazyFrame, metric: Metric, *, per: Sequence[str] = (), by_s: int | None = None
+) -> pl.LazyFrame:
+    """
+    How a metric was distributed, from rollups and the readings that are not in them.
+
+    In:  rows of device_rollups of one length, and of device_samples: device, source, time, what *per* names.
+    Out: *per*, time (the start of a window of *by_s* seconds, counted from the epoch; only if it is given), values (how
+         many were read), then, named as the columns of rollups: the exact min and max, and p50, p95 and p99 of all
+         values of all devices together, off by `collector.store.sketch.ACCURACY` of themselves at most.
+
+    Of each device the source with most values is taken, so that no board counts twice. A reading on the edge of two
+    windows is of the earlier one, as in rollups.
+    """
+    least, most, sketch = (rollup_column(metric, statistic) for statistic in ("min", "max", "sketch"))
+    keys = list(dict.fromkeys(["device", "source", *per, *(["time"] if by_s else [])]))
+    windows = [] if by_s is None else [pl.col("time").dt.truncate(f"{by_s}s")]
+    rolled = rollups.with_columns(windows).select(*keys, low=least, high=most, bins=sketch)
+    earlier = [] if by_s is None else [pl.col("time").dt.offset_by("-1ns").dt.truncate(f"{by_s}s")]
+    read = samples.with_columns(earlier).select(*keys, value=metric.column).filter(pl.col("value").is_not_null())
+    ends = read.group_by(keys).agg(low=pl.col("value").min(), high=pl.col("value").max())
+    made = ends.join(sketched(read, keys, "value"), on=keys, nulls_equal=True).rename({"value": "bins"})
+    parts = pl.concat([rolled, made.select(*keys, "low", "high", "bins")]).filter(pl.col("bins").is_not_null())
+    count = pl.col("bins").list.eval(pl.element().struct.field("n").cast(pl.Int64)).list.sum().sum()
+    sources = parts.group_by("device", "source").agg(count.alias("count")).sort("count", "source", descending=True)
+    chosen = parts.join(
+        sources.unique("device", keep="first", maintain_order=True), on=["device", "source"], how="semi"
+    )
+    # Something to group by where all is one.
+    asked = [*per, *(["time"] if by_s else [])]
+    chosen, every = chosen.with_columns(all=True), [*asked, "all"]
+    found = quantiles(chosen, every, "bins")
+    extremes = chosen.group_by(every).agg(pl.col("low").min().alias(least), pl.col("high").max().alias(most))
+    named = [pl.col(_named(quantile)).alias(rollup_column(metric, _named(quantile))) for quantile in QUANTILES]
+    joined = found.join(extremes, on=every, nulls_equal=True)
+    return joined.select(*asked, "values", least, *named, most).sort(asked or "values")
 
 
 def _named(quantile: float) -> str:

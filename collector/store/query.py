@@ -28,6 +28,7 @@ from collector.store import sql as statements
 from collector.store import views
 from collector.store.schema import TABLES, VERSION
 from collector.store.segments import segments_of
+from collector.store.sketch import reader
 
 MIB: Final = 1 << 20
 _CHILD = Path(__file__).with_name("query_child.py")
@@ -140,7 +141,7 @@ def _request(
             made.append(f"CREATE VIEW {statements.quoted(table.now)} AS {statements.latest_of(table)}")
     return {
         "sql": sql,
-        "views": made,
+        "views": [*made, reader()],
         "files": [str(path) for path in files],
         "metadata": statements.metadata(files) if files else "",
         "version": [statements.VERSION_KEY, VERSION],

@@ -250,7 +250,7 @@ def rolled(engine: Engine, root: Path, samples: Table, work: Work) -> Iterator[R
     scratch.mkdir()
     start_ns = day_start_ns(work.day)
     try:
-        paths = []
+        paths: list[Path] = []
         for hour in range(work.first_hour, work.last_hour + 1):
             for plan in _plans(engine, root, samples, start_ns + hour * _HOUR_NS):
                 paths.append(scratch / f"{len(paths):06}.parquet")

@@ -178,6 +178,9 @@ _SUMS_HELP: Final = (
 )  # fmt: skip
 
 
+_COVERED_HELP: Final = "Between samples no further apart than 3.5 of their own intervals, from 10 s to 300 s."
+
+
 def rollup_column(metric: Metric, statistic: str) -> str:
     """
     The column of a rollup: the unit still ends the name.
@@ -190,27 +193,21 @@ def rollup_column(metric: Metric, statistic: str) -> str:
 
 
 def _rollup(scope: Scope, *others: str) -> Table:
-    """
-    What the samples of a scope were over a window that starts at `time` and lasts `window_s` (300, 3600 or 86400).
-
-    `rows` counts samples, one on the edge of two windows in the earlier. What flows between two samples (energy,
-    seconds, bytes, tokens) is shared by time between the windows that they are in, what happens (an error) is of the
-    window in which it was seen: so sums over windows are exact. `covered_s` is the time between samples that are no
-    further apart than three and a half of their own intervals; `max_gap_s` is that of power. A sketch is the bins of
-    `collector.store.sketch`.
-    """
     subject = SUBJECT[scope]
+    words = {"host": "The host.", "model": "The model.", "framework": "The framework."} | {
+        "power_method": "How the source measured power.", "power_scope": "What the power is of.",
+    }  # fmt: skip
     return Table(
         f"{scope.value}_rollups",
         (subject, "source", "window_s"),
         (
-            *text(subject),
+            Column(subject, "VARCHAR", help=f"The {subject}."),
             TIME,
-            *text("source"),
-            Column("window_s", "INTEGER"),
-            *text("host", *others),
-            Column("rows", "BIGINT"),
-            Column("covered_s", "DOUBLE"),
+            Column("source", "VARCHAR", help="The source that read it; each has rows of its own."),
+            Column("window_s", "INTEGER", unit=SECOND, help="Length: 300, 3600, or 86400 once the day is over."),
+            *(Column(name, "VARCHAR", help=words[name]) for name in ("host", *others)),
+            Column("rows", "BIGINT", help="Samples, one on the edge of two windows in the earlier."),
+            Column("covered_s", "DOUBLE", unit=SECOND, help=_COVERED_HELP),
             *(
                 Column(rollup_column(metric, statistic), "DOUBLE", metric)
                 for metric in metrics(scope)
@@ -218,8 +215,15 @@ def _rollup(scope: Scope, *others: str) -> Table:
                 if rollup_column(metric, statistic) not in ENERGY_SUMS
             ),
             *(_energy() if scope is Scope.DEVICE else ()),
-            *(Column(rollup_column(m, "sketch"), SKETCH, unit=m.unit) for m in SKETCHED if m.scope is scope),
+            *(
+                Column(rollup_column(m, "sketch"), SKETCH, unit=m.unit, help=f"The distribution of `{m.column}`.")
+                for m in SKETCHED
+                if m.scope is scope
+            ),
         ),
+        help=f"What the samples of each {subject} were over windows that start at `time`: what flows between two "
+        "samples (energy, seconds, bytes, tokens) is shared by time between the windows that they are in, what happens "
+        "(an error) is of the window in which it was seen, so that sums over windows are exact.",
     )
 
 

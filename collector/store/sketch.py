@@ -3,7 +3,7 @@ A sketch of a distribution: how many values lie in each of bins that grow by the
 
 Masson, Rim and Lee, "DDSketch: A fast and fully-mergeable quantile sketch with relative-error guarantees", VLDB 2019.
 A quantile read from it is off by no more than `ACCURACY` of itself; sketches of parts are added up bin by bin, in any
-order, and the sum is the sketch of the whole. Plain SQL makes it (a histogram of a logarithm) and merges it.
+order, and the sum is the sketch of the whole. Plain SQL makes it (a histogram of a logarithm), merges it, and reads it.
 """
 
 import math
@@ -32,4 +32,19 @@ def bin_of(value: str) -> str:
     return (
         f"CASE WHEN {value} >= {LEAST} THEN {above} WHEN {value} <= -{LEAST} THEN -({below}) "
         f"WHEN {value} IS NOT NULL THEN 0 END::SMALLINT"
+    )
+
+
+def reader() -> str:
+    """
+    The statement that makes the macro ``sketch_quantile(sketch, q)``, in the unit of what was sketched.
+
+    It takes the bins of several sketches one after another, too: ``sketch_quantile(flatten(list(sketch)), q)``. The
+    value is that of the place ``floor(q * (count - 1))`` in the sorted values, off by `ACCURACY` of itself at most.
+    """
+    middle = f"CASE WHEN bin = 0 THEN 0.0 ELSE sign(bin) * {2 / (GAMMA + 1)!r} * {GAMMA!r} ** (abs(bin) - {SHIFT}) END"
+    counted = "SELECT bin, sum(n) OVER (ORDER BY bin) AS upto, sum(n) OVER () AS total FROM"
+    return (
+        f"CREATE OR REPLACE MACRO sketch_quantile(sketch, q) AS (SELECT {middle} FROM ({counted} "
+        f"(SELECT unnest(sketch, recursive := true))) WHERE upto > floor(q * (total - 1)) ORDER BY bin LIMIT 1)"
     )

@@ -13,6 +13,7 @@ from collector.store.engine import as_store_error, check_version, connect
 from collector.store.files import Files
 from collector.store.schema import TABLES
 from collector.store.segments import Segment, segments_of
+from collector.store.sketch import reader
 from collector.store.table import Table
 
 DATABASE = "perfwatt.duckdb"
@@ -89,6 +90,7 @@ def create(connection: duckdb.DuckDBPyConnection, root: Path) -> None:
     """
     for name, select in selects(connection, root):
         connection.execute(f"CREATE VIEW {sql.quoted(name)} AS {select}").fetchall()
+    connection.execute(reader()).fetchall()
 
 
 class Publisher:
@@ -140,6 +142,8 @@ class Publisher:
         connection = self._connection
         connection.execute(f"ATTACH {sql.text(temporary)} AS published").fetchall()
         connection.execute("USE published").fetchall()
+        if not before:
+            connection.execute(reader()).fetchall()
         published = {}
         for name, select in selects(connection, self._root):
             published[name] = select

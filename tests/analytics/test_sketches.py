@@ -1,17 +1,22 @@
 """Sketches against the sorted values themselves: within the promised error, in any order, parts as the whole."""
 
+import json
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+import cli
 from analytics.frames import scan
 from analytics.sketches import merged, quantiles, sketched
 from collector.store import Store
+from collector.store.query import query
 from collector.store.sketch import ACCURACY, LEAST
 
 RECORDING = Path(__file__).parents[2] / "../shared/data/mlperf/tables/inference_power_1hz.parquet"
@@ -121,3 +126,77 @@ def test_the_stores_sketches_are_those_of_the_readings_and_hours_are_their_windo
             fives = rollups.filter(pl.col("window_s") == 300)
             assert merged(fives, ["key"], "value").collect().equals(whole)
         within(values.collect()["value"].to_numpy(), hours)
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Thirty hours of two hosts: the last hour is not rolled up; a device has two sources and one a partition."""
+    random = np.random.default_rng(5)
+    store = Store.create(tmp_path_factory.mktemp("told") / "store")
+    at = np.arange(0, 30 * 3600, 20)  # also on edges
+    parts = [
+        pl.DataFrame({"device": device, "source": source, "host": host, "time": DAY_NS + at[::every] * 10**9})
+        .with_columns(power_w=pl.Series(random.gamma(3.0, 90.0, at[::every].size)))
+        for device, source, host, every in (
+            ("a", "s", "h1", 1), ("b", "s", "h1", 1), ("b", "t", "h1", 3), ("c", "s", "h2", 1), ("part", "s", "h2", 1),
+        )
+    ]  # fmt: skip
+    early = pl.concat(parts).with_columns(late=pl.col("time") > DAY_NS + 29 * 3600 * 10**9)
+    store.write("device_samples", early.filter(~pl.col("late")).drop("late"))
+    store.write("devices", {"device": ["part"], "source": ["s"], "parent": ["c"], "time": [DAY_NS]})
+    store.roll_up(DAY_NS + 29 * 3600 * 10**9)
+    store.write("device_samples", early.filter("late").drop("late"))
+    return store
+
+
+@pytest.mark.parametrize("per", ["device", "host", "all"])
+@pytest.mark.parametrize("by", [None, "1h", "5m", "1d"])
+def test_percentiles_of_rollups_and_of_what_is_not_rolled_up_are_those_of_the_readings(
+    told: Store, per: str, by: str | None
+) -> None:
+    asked = ["percentiles", "power_w", "--per", per, "--store", str(told.root), "-o", "jsonl"]
+    result = CliRunner().invoke(cli.app, [*asked, *(["--by", by] if by else [])])
+    assert result.exit_code == 0, result.output
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    keys = [*([] if per == "all" else [per]), *(["time"] if by else [])]
+    length = {None: "1d", "1h": "1h", "5m": "5m", "1d": "1d"}[by]
+    values = (
+        scan(told, "device_samples")
+        .filter(pl.col("device") != "part", pl.col("source") == "s")
+        .with_columns(pl.lit("all").alias("all"), pl.col("time").dt.offset_by("-1ns").dt.truncate(length))
+        # The first reading of all has none before it: it is of the window that it begins.
+        .with_columns(pl.col("time").clip(pl.lit(DAY_NS, pl.Datetime("ns"))))
+        .sort("power_w")
+        .group_by(keys or ["all"])
+        .agg("power_w")
+        .sort(keys or ["all"])
+        .collect()
+    )
+    assert len(rows) == values.height
+    for row, exact in zip(rows, values["power_w"], strict=True):
+        assert row["values"] == len(exact)
+        assert (row["power_min_w"], row["power_max_w"]) == pytest.approx((exact[0], exact[-1]))
+        for name, quantile in (("power_p50_w", 0.50), ("power_p95_w", 0.95), ("power_p99_w", 0.99)):
+            place = int(quantile * (len(exact) - 1))
+            assert row[name] == pytest.approx(exact[place], rel=ACCURACY * 1.0001)
+
+
+def test_windows_that_rollups_do_not_have_are_refused(told: Store) -> None:
+    result = CliRunner().invoke(cli.app, ["percentiles", "temperature_c", "--by", "5m", "--store", str(told.root)])
+    assert result.exit_code == 2
+    assert "--by: 5m: windows of temperature_c are multiples of 3600 s" in result.stderr
+
+
+def test_sql_reads_and_merges_sketches(told: Store) -> None:
+    hours = scan(told, "device_rollups", where=pl.col("window_s") == 3600).filter(pl.col("device") == "a")
+    (mine,) = quantiles(hours.with_columns(key=1), ["key"], "power_sketch_w", of=[0.0, 0.5, 0.99, 1.0]).collect().rows()
+    read = ", ".join(f"sketch_quantile(bins, {quantile})" for quantile in (0, 0.5, 0.99, 1))
+    asked = (
+        "SELECT " + read + " FROM (SELECT flatten(list(power_sketch_w)) AS bins FROM device_rollups "
+        "WHERE window_s = 3600 AND device = 'a')"
+    )
+    with query(told.root, asked) as result:
+        assert [float(value) for value in next(iter(result.rows))] == pytest.approx(mine[2:])
+    told.publish()
+    with duckdb.connect(str(told.root / "perfwatt.duckdb"), read_only=True) as connection:
+        assert connection.execute(asked).fetchone() == pytest.approx(mine[2:])
