@@ -24,7 +24,8 @@ from collector.store.extents import extents
 from collector.store.parquet import parquet
 from collector.store.rows import Row
 from collector.store.schema import ALLOCATIONS, DEVICE_ROLLUPS, DEVICE_SAMPLES, EVENTS, PROCESSES, TABLES
-from collector.store.table import Table
+from collector.store.sketch import TYPE as SKETCH
+from collector.store.table import Column, Table
 
 Make = Callable[..., Reading]
 WORDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -38,12 +39,17 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
+def plain(table: Table) -> list[Column]:
+    """All columns but sketches, which only DuckDB writes: no agent seals any."""
+    return [column for column in table if column.type != SKETCH]
+
+
 @st.composite
 def columns(draw: st.DrawFn) -> tuple[Table, dict[str, list[Any]], int]:
     """A table with some of its columns, of which some values are null."""
     table = draw(st.sampled_from([DEVICE_SAMPLES, ALLOCATIONS, PROCESSES, DEVICE_ROLLUPS, JOB_RUNS]))
     rows = draw(st.integers(1, 40))
-    chosen = draw(st.lists(st.sampled_from(table.columns), min_size=1, max_size=20, unique=True))
+    chosen = draw(st.lists(st.sampled_from(plain(table)), min_size=1, max_size=20, unique=True))
     return (
         table,
         {
@@ -78,9 +84,10 @@ def test_polars_and_duckdb_read_back_every_value(
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
 def test_a_segment_has_the_types_that_duckdb_writes(tmp_path: Path, table: Table) -> None:
     ours, theirs = tmp_path / "ours.parquet", tmp_path / "theirs.parquet"
-    ours.write_bytes(parquet(table, {column.name: [None] for column in table}, 1))
+    names = [column.name for column in plain(table)]
+    ours.write_bytes(parquet(table, {name: [None] for name in names}, 1))
     engine = Engine()
-    engine.run(sql.copy(sql.blank(table), theirs, table))
+    engine.run(sql.copy(f"SELECT {', '.join(map(sql.quoted, names))} FROM ({sql.blank(table)})", theirs, table))
 
     def schema(path: Path) -> list[Any]:
         described = "name, type, converted_type, logical_type, duckdb_type"
