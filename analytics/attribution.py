@@ -19,10 +19,10 @@ from analytics.energy import (
     device_steps,
     energy_of_cells,
     integrate_power,
+    of_boards,
     seconds,
     split,
     window_start,
-    without_partitions,
 )
 from analytics.frames import each_part
 from analytics.intervals import BOUNDS, bounds, measured, total
@@ -153,10 +153,12 @@ def account(
         edges = pl.concat([edges, counted_edges(workload_samples, allocated)])
 
     def of_part(samples: pl.LazyFrame) -> tuple[pl.DataFrame, pl.DataFrame, "_Inside", pl.DataFrame | None]:
-        rows = readings(without_partitions(samples, devices)).collect()
+        rows = readings(of_boards(samples, devices)).collect()
         own = edges if hosts is None else pl.concat([edges, hosts.edges(rows)])
-        cells = device_cells(rows, edges=own, lengths_s=lengths_s, max_gap_s=max_gap_s, idle_ratio=idle_ratio)
-        energy = energy_of_cells(cells.lazy(), None if windows is None else seconds(windows)).collect()
+        cells = device_cells(
+            rows, edges=own, lengths_s=lengths_s, max_gap_s=max_gap_s, idle_ratio=idle_ratio, devices=devices
+        )
+        energy = energy_of_cells(cells.lazy(), None if windows is None else seconds(windows), devices).collect()
         lines = lines_of(cells.lazy(), held, active, by=by).collect()
         inside = _Inside.nothing() if hosts is None else hosts.inside(cells.lazy())
         if workload_samples is None:
@@ -322,9 +324,10 @@ def overhead(
 
     In:  wholes, parts: steps as `platform_steps`, `meter_steps` and `analytics.energy.device_steps` give them; belongs:
          part, whole.
-    Out: whole, window (with *by*), whole_j, parts_j, overhead_j (whole_j - parts_j), error_j (half the interval of
-         overhead_j: the sensors of the whole and of each part are off independently), covered_s: the seconds in which
-         whole and parts were all measured, which alone count. Whole and parts thus always reconcile.
+    Out: whole, window (with *by*), whole_j, parts_j, whole_error_j and parts_error_j (half their intervals), overhead_j
+         (whole_j - parts_j), error_j (half its interval: the sensors of the whole and of each part are off
+         independently), covered_s: the seconds in which whole and parts were all measured, which alone count. Whole and
+         parts thus always reconcile.
 
     An overhead below zero is two sensors that disagree; it is shown, not hidden by a zero.
     """
@@ -407,7 +410,8 @@ class _Stretches(NamedTuple):
             .group_by(keys)
             .agg(pl.col("whole_j", "parts_j", "covered_s", "error_j", "parts_error_j").sum())
             .select(
-                *keys, "whole_j", "parts_j", "covered_s", overhead_j=pl.col("whole_j") - pl.col("parts_j"),
+                *keys, "whole_j", "parts_j", "covered_s", "parts_error_j", whole_error_j="error_j",
+                overhead_j=pl.col("whole_j") - pl.col("parts_j"),
                 error_j=(pl.col("error_j") ** 2 + pl.col("parts_error_j") ** 2).sqrt(),
             )
             .sort(keys)

@@ -10,9 +10,10 @@ from typing import Final
 import numpy as np
 import polars as pl
 
+from analytics.boards import COEFFICIENTS, half_interval, variance
 from analytics.energy import energy as energy_of
 from analytics.energy import seconds
-from analytics.intervals import SIGMAS, bounds
+from analytics.intervals import bounds
 from analytics.sensors import BLOCKS, Floats, Response, arrays, line, response, update_period
 from collector.errors import NotEnoughData
 from collector.gaps import GAP_PERIODS, GAP_S, LONGEST_GAP_S
@@ -182,21 +183,11 @@ def _weights(found: Response) -> Floats:
 # -------------------------------------------------------------------------------------------------------------- figures
 
 
-def latest_fits(calibrations: pl.LazyFrame, *, column: str = "power_w") -> pl.LazyFrame:
-    """
-    The calibration that holds for each device.
-
-    In:  the table `calibrations`. Out: the same columns, the latest row of each device for *column*.
-    """
-    of_metric = calibrations.filter(pl.col("metric") == column)
-    return of_metric.sort("time").unique("device", keep="last", maintain_order=True)
-
-
 def by_power(samples: pl.LazyFrame, fits: pl.LazyFrame) -> pl.LazyFrame:
     """
     The samples without the energy counters of calibrated devices: their power is what was compared with the meter.
 
-    In:  device, and what there is of energy_j; fits: of `latest_fits`. Out: the same columns.
+    In:  device, and what there is of energy_j; fits: of `analytics.boards.latest_fits`. Out: the same columns.
     """
     if "energy_j" not in samples.collect_schema().names():
         return samples
@@ -219,9 +210,11 @@ def calibrated_energy(
     """
     Energy of each device with its interval, corrected where the board is calibrated.
 
-    In:  as `analytics.energy.energy`; fits: of `latest_fits`. Out: as `with_interval`.
+    In:  as `analytics.energy.energy`; fits: of `analytics.boards.latest_fits`. Out: as `with_interval`.
     """
-    found = energy_of(by_power(samples, fits), by=by, max_gap_s=max_gap_s, devices=devices)
+    # As the sensors show it: `with_interval` corrects it, by more than gain and offset.
+    shown = None if devices is None else devices.drop(COEFFICIENTS, strict=False)
+    found = energy_of(by_power(samples, fits), by=by, max_gap_s=max_gap_s, devices=shown)
     window_s = None if by is None else seconds(by)
     return with_interval(found, fits, samples, window_s=window_s, max_gap_s=max_gap_s)
 
@@ -238,8 +231,8 @@ def with_interval(
     Energy corrected by each board's calibration, with the interval that holds it in 95 of 100 cases.
 
     In:  energy: device, source, energy_j and its interval, covered_s, modelled_j, and window where it is by windows of
-         *window_s*, as `analytics.energy.energy` gives it of `by_power`; fits: of `latest_fits`; samples: what the
-         energy is of.
+         *window_s*, as `analytics.energy.energy` gives it of `by_power`; fits: as `analytics.boards.latest_fits` gives
+         them; samples: what the energy is of.
     Out: the columns of energy, where energy_j, its interval and the powers are corrected for calibrated devices, then
          energy_raw_j (as the sensor had it), calibrated, and beats_j (the part of the correction that is for beats;
          null without).
@@ -256,12 +249,7 @@ def with_interval(
     raw, covered, gain = pl.col("energy_raw_j"), pl.col("covered_s"), pl.col("gain_ratio")
     own, joules = pl.col("calibrated"), pl.col("energy_j")
     modelled = (pl.col("modelled_j") > 0).fill_null(False)
-    variance = (
-        joules**2 * pl.col("gain_error_ratio") ** 2
-        + covered**2 * pl.col("offset_error_w") ** 2
-        + 2 * joules * covered * pl.col("gain_offset_covariance_w")
-    ) / gain**2 + (pl.col("jumps_j").fill_null(0.0) / gain) ** 2
-    half = (SIGMAS**2 * variance + (pl.col("reference_error_ratio") * joules) ** 2).sqrt()
+    half = half_interval(joules, (variance(joules, covered) + pl.col("jumps_j").fill_null(0.0) ** 2) / gain**2)
     wide = (
         pl.when(own)
         # Once with the mean over whole swings, the interval holds what the sum would be without, too.
@@ -271,7 +259,7 @@ def with_interval(
     seen = raw + pl.col("beats_j").fill_null(0.0)
     corrected = pl.when(own).then((seen - pl.col("offset_w") * covered) / gain).otherwise(raw)
     return (
-        energy.join(fits.select("device", *_USED), on="device", how="left")
+        energy.join(fits.select("device", *COEFFICIENTS), on="device", how="left")
         .join(unseen, on=place, how="left", nulls_equal=True)
         .with_columns(energy_raw_j=joules, calibrated=gain.is_not_null() & ~modelled)
         .with_columns(energy_j=pl.max_horizontal(pl.when(raw.is_not_null()).then(0.0), corrected))
@@ -287,11 +275,6 @@ def with_interval(
         .select(*names, "energy_raw_j", "calibrated", "beats_j")
         .sort([name for name in ("device", "window") if name in names])
     )
-
-
-_USED: Final = (
-    "gain_ratio", "offset_w", "gain_error_ratio", "offset_error_w", "gain_offset_covariance_w", "reference_error_ratio",
-)  # fmt: skip
 
 
 def _between(edges: pl.Expr) -> pl.Expr:

@@ -100,14 +100,15 @@ def energy(
     config: ConfigOption = None,
 ) -> None:
     """Joules per device, with the seconds they cover and how much of them was measured, not modelled."""
-    from analytics.frames import scan
+    from analytics.frames import boards, scan
 
     asked, root = request(output, file, limit, since, until, tz), store_root(store)
-    known = scan(root, "devices")
+    known = boards(root)
     if not calibration:
         answer("energy", _energy(root, asked, window_of(by), max_gap, known), asked, check)
         return
-    from analytics.calibration import calibrated_energy, latest_fits
+    from analytics.boards import latest_fits
+    from analytics.calibration import calibrated_energy
 
     samples, fits = (
         scan(root, "device_samples", asked.start_ns, asked.end_ns),

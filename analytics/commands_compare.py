@@ -244,7 +244,7 @@ def _of_day(
     import polars as pl
 
     from analytics.effects.windows import READ, windows
-    from analytics.frames import scan
+    from analytics.frames import boards, scan
     from analytics.inventory import held
 
     around = start_ns - _BEYOND_NS, end_ns + _BEYOND_NS
@@ -257,7 +257,7 @@ def _of_day(
         scan(root, "device_samples", *around, devices).select(READ),
         scan(root, "workload_samples", *around, workloads),
         holding,
-        scan(root, "devices", None, end_ns, devices),
+        boards(root, None, end_ns).filter(devices),
         sites=sites,
         max_gap_s=max_gap,
     )

@@ -184,11 +184,11 @@ def _told(
     import polars as pl
 
     from analytics.attribution import attribute, facility_lines, measured_pue, named
-    from analytics.frames import by_device, scan
+    from analytics.frames import boards, by_device, scan
     from analytics.frames_ledger import read_held
 
     window = (asked.start_ns, asked.end_ns)
-    parts, known = by_device(root, "device_samples", *window), scan(root, "devices")
+    parts, known = by_device(root, "device_samples", *window), boards(root)
     work = scan(root, "workload_samples", *window)
     allocations = read_held(root, *window)
     machines = scan(root, "host_samples", *window)

@@ -176,7 +176,7 @@ def efficiency(
     evidence. --pareto also tells which rows (or workloads) nothing beats.
     """
     from analytics.efficiency import efficiency_by_place
-    from analytics.frames import scan
+    from analytics.frames import boards, scan
     from analytics.frames_ledger import read_held
     from analytics.leagues import alike
     from analytics.leagues import pareto as front_of
@@ -192,7 +192,7 @@ def efficiency(
             place=_PLACES[per],
             by=window_of(by),
             max_gap_s=max_gap,
-            devices=scan(root, "devices"),
+            devices=boards(root),
         )
     elif per is Of.WORKLOAD and pareto is None:
         found = _measures(root, asked, fleet, by=window_of(by), max_gap=max_gap)
@@ -301,12 +301,12 @@ def pue(
     from analytics.effectiveness import effectiveness
     from analytics.efficiency import tokens_of_devices
     from analytics.energy import device_steps, energy
-    from analytics.frames import by_device, over_devices, scan
+    from analytics.frames import boards, by_device, over_devices, scan
     from analytics.frames_ledger import read_held, read_rates
     from analytics.measures import wall_ratios
 
     asked, root = request(output, file, limit, since, until, tz), store_root(store)
-    window, known = (asked.start_ns, asked.end_ns), scan(root, "devices").collect().lazy()
+    window, known = (asked.start_ns, asked.end_ns), boards(root)
     parts = by_device(root, "device_samples", *window)
     used = over_devices(partial(energy, by="15m", max_gap_s=max_gap, devices=known), parts).lazy()
     steps = over_devices(partial(device_steps, max_gap_s=max_gap, devices=known), parts).lazy()
@@ -351,13 +351,13 @@ def _refuse(per: Of, by: str | None) -> None:
 def _measures(
     root: Path, asked: Request, fleet_file: Path | None, *, by: str | None, max_gap: float | None
 ) -> "pl.LazyFrame":
-    from analytics.frames import scan
+    from analytics.frames import boards, scan
     from analytics.frames_ledger import read_held
     from analytics.inventory import device_types
     from analytics.measures import measures
 
     window = (asked.start_ns, asked.end_ns)
-    known = scan(root, "devices")
+    known = boards(root)
     return measures(
         scan(root, "device_samples", *window),
         scan(root, "workload_samples", *window),
@@ -378,7 +378,7 @@ def _phases(
 
     Raises: ConfigError, StoreError.
     """
-    from analytics.frames import scan
+    from analytics.frames import boards, scan
     from analytics.frames_ledger import read_held
     from analytics.phases import phases
     from collector.errors import ConfigError
@@ -387,9 +387,7 @@ def _phases(
         raise ConfigError("--phases", "is of workloads over the whole window: leave out --per, --by and --pareto")
     window = (asked.start_ns, asked.end_ns)
     samples, work = (scan(root, name, *window) for name in ("device_samples", "workload_samples"))
-    return phases(
-        samples, work, read_held(root, asked.start_ns, asked.end_ns), max_gap_s=max_gap, devices=scan(root, "devices")
-    )
+    return phases(samples, work, read_held(root, asked.start_ns, asked.end_ns), max_gap_s=max_gap, devices=boards(root))
 
 
 def _league(

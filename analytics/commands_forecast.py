@@ -128,7 +128,7 @@ def _series(
     import polars as pl
 
     from analytics.forecasts.series import devices_series, power_series, tokens_series
-    from analytics.frames import by_device, over_devices, scan
+    from analytics.frames import boards, by_device, over_devices, scan
 
     if what is Subject.TOKENS:
         return tokens_series(scan(root, "workload_samples", start_ns, end_ns), step_s=step_s)
@@ -143,4 +143,4 @@ def _series(
         hosts = fleet_of(root, fleet).site_of(known)
     parts = by_device(root, "device_samples", start_ns, end_ns)
     place = cast("Place", per.value)
-    return power_series(parts, over_devices, step_s=step_s, place=place, hosts=hosts, devices=scan(root, "devices"))
+    return power_series(parts, over_devices, step_s=step_s, place=place, hosts=hosts, devices=boards(root))

@@ -15,6 +15,8 @@ from typing import Literal
 
 import polars as pl
 
+from analytics.intervals import bounds
+
 Per = Literal["site", "host", "fleet"]
 
 _G_PER_KG = 1000.0
@@ -34,11 +36,13 @@ def effectiveness(
     ITUE, PUE, TUE and CUE of each site, host, or the fleet, and joules per token at each level.
 
     In:  energies: device, host, window (quarter-hours), energy_j, as `analytics.energy.energy` gives it; machines:
-         host, whole_j, parts_j, as `analytics.measures.wall_ratios` does; prices: site, window, carbon_g_per_kwh,
-         carbon_market_g_per_kwh, as `analytics.cost.rates` does; *hosts*: each host's site; *pue*: each site's, and
-         who says so; *tokens*: device, tokens.
-    Out: *per*, hosts, devices, energy_j (of the devices), itue, itue_ratio (of the devices' energy, how much stands
-         behind the ITUE), pue, pue_basis (``meters``, ``fleet.toml``), tue, cue_location_kg_per_kwh,
+         host, whole_j, parts_j, whole_error_j, parts_error_j, as `analytics.measures.wall_ratios` does; prices: site,
+         window, carbon_g_per_kwh, carbon_market_g_per_kwh, as `analytics.cost.rates` does; *hosts*: each host's site;
+         *pue*: each site's, and who says so; *tokens*: device, tokens.
+    Out: *per*, hosts, devices, energy_j (of the devices), itue, itue_low and itue_high (as sure as the sensors of
+         machines and devices, which are off independently), itue_ratio (of the devices' energy, how much stands
+         behind the ITUE), pue, pue_basis (``meters``, ``fleet.toml``), tue, tue_low and tue_high (the PUE is taken as
+         it is told), cue_location_kg_per_kwh,
          cue_market_kg_per_kwh, tokens, joules_per_token, joules_per_token_wall (of whole machines),
          joules_per_token_facility.
 
@@ -77,7 +81,10 @@ def effectiveness(
         },
     )
     walls = machines.with_columns(group).group_by(per).agg(
-        itue=pl.col("whole_j").sum() / pl.col("parts_j").sum(), parts_j=pl.col("parts_j").sum()
+        itue=pl.col("whole_j").sum() / pl.col("parts_j").sum(), parts_j=pl.col("parts_j").sum(),
+        off=pl.sum_horizontal(
+            (pl.col(f"{side}_error_j") ** 2).sum() / pl.col(f"{side}_j").sum() ** 2 for side in ("whole", "parts")
+        ).sqrt(),
     )  # fmt: skip
     counted = pl.LazyFrame(schema={per: pl.String(), "tokens": pl.Float64()})
     if tokens is not None:
@@ -85,16 +92,17 @@ def effectiveness(
         count = pl.col("tokens")
         counted = of_device.join(tokens, on="device").group_by(per).agg(pl.when(count.count() > 0).then(count.sum()))
     itue, tue = pl.col("itue"), pl.col("itue") * pl.col("pue")
+    ends = bounds(itue, itue * pl.col("off"))
     per_token = pl.when(pl.col("tokens") > 0).then(joules / pl.col("tokens"))
     return (
         sums.join(walls, on=per, how="left", nulls_equal=True)
         .join(counted, on=per, how="left", nulls_equal=True)
         .select(
-            per, "hosts", "devices", "energy_j", "itue",
+            per, "hosts", "devices", "energy_j", "itue", *bounds(itue, itue * pl.col("off"), ("itue_low", "itue_high")),
             itue_ratio=pl.when(joules > 0).then(pl.min_horizontal(pl.lit(1.0), pl.col("parts_j") / joules)),
             pue="pue",
             pue_basis=pl.when(pl.col("pue").is_not_null()).then("pue_basis"),
-            tue=tue,
+            tue=tue, tue_low=ends[0] * pl.col("pue"), tue_high=ends[1] * pl.col("pue"),
             cue_location_kg_per_kwh="cue_location_kg_per_kwh",
             cue_market_kg_per_kwh="cue_market_kg_per_kwh",
             tokens="tokens",

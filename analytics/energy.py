@@ -12,8 +12,9 @@ from typing import Final, Literal, NamedTuple
 import numpy as np
 import polars as pl
 
+from analytics.boards import calibrated, with_bounds, with_errors
 from analytics.cells import AMOUNTS, CELLS, HOUR_S, IDLE_RATIO, TRUST, USE, Cells, best_hours, cells
-from analytics.intervals import BOUNDS, bounds, measured, sensor_error
+from analytics.intervals import BOUNDS, bounds, measured
 from analytics.steps import BUSY, JOULES, KEYS, Ordered, difference, falls, in_order, ordered, readings, trapezoid
 from analytics.steps import nanoseconds as _ns
 from analytics.steps import steps as _steps
@@ -90,7 +91,8 @@ def energy(
     Energy of each device: from its counter where there is one, else from its power.
 
     In:  device, time, and what there is of source, host, power_method, power_scope, power_w, energy_j. Any row order.
-         *devices* (device, parent) names the partitions, which are left out: their parent's energy is theirs.
+         *devices* (device, parent) names the partitions, which are left out: their parent's energy is theirs; as of
+         `analytics.boards.with_calibrations` it also tells what calibrated boards draw, and how sure that is.
     Out: device, host, source, window (start of the window, with *by* such as ``5m``), energy_j (null where nothing was
          covered), energy_low_j and energy_high_j (which hold the true energy in 95 of 100 cases, see
          `analytics.intervals`; null where some of it is modelled), covered_s, power_mean_w, power_method (``counter``,
@@ -111,21 +113,25 @@ def energy(
     wanted = seconds(by) if by else None
     lengths_s = () if wanted is None else (wanted,)
     found = _of_rows(partial(_cells, lengths_s=lengths_s, max_gap_s=max_gap_s), samples, devices, _CELLS)
-    return energy_of_cells(found, wanted)
+    return energy_of_cells(found, wanted, devices)
 
 
 def _cells(rows: pl.DataFrame, *, lengths_s: Sequence[float], max_gap_s: float | None) -> pl.DataFrame:
     return cells(ordered(rows), lengths_s=lengths_s, max_gap_s=max_gap_s).frame.select(_CELLS.names())
 
 
-def energy_of_cells(found: pl.LazyFrame, window_s: float | None) -> pl.LazyFrame:
-    """The columns of `energy` from `analytics.cells.cells` that are cut at windows of *window_s*."""
-    found, keys = found.with_columns(error_j=sensor_error()), ["device"]
+def energy_of_cells(found: pl.LazyFrame, window_s: float | None, devices: pl.LazyFrame | None = None) -> pl.LazyFrame:
+    """
+    The columns of `energy` from `analytics.cells.cells` that are cut at windows of *window_s*.
+
+    In:  cells of readings as `of_boards` gives them for the same *devices*.
+    """
+    found, keys = with_errors(found, devices), ["device"]
     if window_s is not None:
         found = found.with_columns(window=window_start("begin", window_s))
         keys = ["device", "window"]
     columns = _ENERGY_COLUMNS if window_s is None else _WINDOW_COLUMNS
-    return found.group_by(keys).agg(*_OUT).select(columns).sort(keys)
+    return with_bounds(found.group_by(keys).agg(*_OUT).select(columns), devices).sort(keys)
 
 
 def power_over_time(
@@ -181,12 +187,13 @@ def over_time(
     step_s: float = 10.0,
     max_gap_s: float | None = None,
     within_ns: tuple[int, int] | None = None,
+    devices: pl.LazyFrame | None = None,
 ) -> Windows:
     """
     Energy, power and utilisation in windows of *every_s*, in one pass over *parts* of `analytics.steps.readings`.
 
-    A device must be whole within a part. *within_ns* is the stretch that all parts are of; without it there may be one
-    part only.
+    A device must be whole within a part; the parts are of `of_boards` for the same *devices*. *within_ns* is the
+    stretch that all parts are of; without it there may be one part only.
     """
     length, grid = round(every_s * _NS), round(min(step_s, every_s) * _NS)
     slots = -(-length // grid)
@@ -215,10 +222,10 @@ def over_time(
                 swings[group] = {}
     for group in by:
         extremes[group].append(_extremes(swings[group], slots, first, length))
-    devices = energy_of_cells(pl.concat(chosen).lazy(), every_s).collect()
+    of_devices = energy_of_cells(pl.concat(chosen).lazy(), every_s, devices).collect()
     return Windows(
-        devices,
-        {group: _power(devices, pl.concat(extremes[group]), group_of(group, hosts), every_s) for group in by},
+        of_devices,
+        {group: _power(of_devices, pl.concat(extremes[group]), group_of(group, hosts), every_s) for group in by},
         pl.concat(busy)
         .group_by("device", "window")
         .agg(pl.col("host").last(), utilization_ratio=pl.col("sum").sum() / pl.col("n").sum()),
@@ -339,11 +346,13 @@ def device_steps(
          busy_covered_s, and idle_j, idle_s, idle_counter_j, idle_modelled_j, idle_error_j: the same of a step of which
          no more than *idle_ratio* was in use. Sorted by device and time; steps do not overlap, and end at full hours.
     """
-    of_rows = partial(_device_steps, max_gap_s=max_gap_s, idle_ratio=idle_ratio)
+    of_rows = partial(_device_steps, max_gap_s=max_gap_s, idle_ratio=idle_ratio, devices=devices)
     return _of_rows(of_rows, samples, devices, DEVICE_STEPS).sort("device", "time")
 
 
-def _device_steps(rows: pl.DataFrame, *, max_gap_s: float | None, idle_ratio: float) -> pl.DataFrame:
+def _device_steps(
+    rows: pl.DataFrame, *, max_gap_s: float | None, idle_ratio: float, devices: pl.LazyFrame | None
+) -> pl.DataFrame:
     if rows.is_empty():
         return pl.DataFrame(schema=DEVICE_STEPS)
     found = ordered(rows)
@@ -398,7 +407,7 @@ def _device_steps(rows: pl.DataFrame, *, max_gap_s: float | None, idle_ratio: fl
             time=pl.min_horizontal("time", pl.col("hour").dt.offset_by("1h")),
             **{part: pl.when(idle).then(name).otherwise(0.0) for part, name in whole.items()},
         )
-        .with_columns(**_ERRORS)
+        .pipe(with_errors, devices)
         .collect()
     )
     best = best_hours(cut)
@@ -412,18 +421,19 @@ def device_cells(
     lengths_s: Sequence[float] = (),
     max_gap_s: float | None = None,
     idle_ratio: float = IDLE_RATIO,
+    devices: pl.LazyFrame | None = None,
 ) -> pl.DataFrame:
     """
     As `device_steps`, joined together between edges: of hours, of windows of each of *lengths_s*, and *edges*.
 
-    In:  rows: of `analytics.steps.readings`, of whole devices; *edges*: device, edge.
+    In:  rows: of `analytics.steps.readings`, of `of_boards` for the same *devices*; *edges*: device, edge.
     Out: the columns of `device_steps`, and of `analytics.cells.CELLS`.
 
     Whatever begins and ends on edges (`analytics.efficiency.energy_in`) finds the same in them as in the steps, for a
     hundredth of the work.
     """
     of = cells(ordered(rows), lengths_s=lengths_s, edges=edges, max_gap_s=max_gap_s, idle_ratio=idle_ratio, use=True)
-    return of.frame.with_columns(**_ERRORS)
+    return with_errors(of.frame.lazy(), devices).collect()
 
 
 def _of_rows(
@@ -433,7 +443,7 @@ def _of_rows(
     schema: pl.Schema,
 ) -> pl.LazyFrame:
     """What *function* makes of the readings of whole devices: it looks at all of them at once."""
-    return readings(without_partitions(samples, devices)).map_batches(
+    return readings(of_boards(samples, devices)).map_batches(
         function, schema=schema, predicate_pushdown=False, projection_pushdown=False, slice_pushdown=False
     )
 
@@ -457,7 +467,6 @@ POWER_OVER_TIME: Final = pl.Schema(
         **dict.fromkeys(("covered_ratio", "modelled_ratio"), pl.Float64()),
     }
 )
-_ERRORS: Final = {"error_j": sensor_error(), "idle_error_j": sensor_error("idle_j", "idle_counter_j")}
 DEVICE_STEPS: Final = pl.Schema(
     {
         **dict.fromkeys(("device", "host"), pl.String()),
@@ -475,6 +484,11 @@ def without_partitions(samples: pl.LazyFrame, devices: pl.LazyFrame | None) -> p
     if devices is None:
         return samples
     return samples.join(devices.filter(pl.col("parent").is_not_null()).select("device"), on="device", how="anti")
+
+
+def of_boards(samples: pl.LazyFrame, devices: pl.LazyFrame | None) -> pl.LazyFrame:
+    """The samples of whole devices, with what calibrated boards draw (`analytics.boards.calibrated`)."""
+    return calibrated(without_partitions(samples, devices), devices)
 
 
 def _total(steps: pl.LazyFrame, keys: Sequence[str], *more: pl.Expr) -> pl.LazyFrame:

@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeVar, cast
 
 import polars as pl
 
+from analytics.boards import with_calibrations
 from analytics.capacity.load import Minutes, device_minutes, minutes_of
 from analytics.fleet import Fleet
 from analytics.fleet_toml import parse_fleet
@@ -142,6 +143,16 @@ def power_minutes(
         start_ns=start_ns,
         end_ns=end_ns,
     )
+
+
+def boards(store: Store | Path | str, start: Moment | None = None, end: Moment | None = None) -> pl.LazyFrame:
+    """
+    The devices as they were observed in [start, end), each with how its board is calibrated up to then.
+
+    Out: of `analytics.boards.with_calibrations`. Raises: StoreError.
+    """
+    known = scan(store, "devices", start, end).collect().lazy()
+    return with_calibrations(known, scan(store, "calibrations", None, end).collect().lazy()).collect().lazy()
 
 
 def by_device(
@@ -282,7 +293,7 @@ def of_workload(store: Store | Path | str, workload: str, *, rows: int = WORKLOA
     Raises: StoreError.
     """
     opened = store if isinstance(store, Store) else Store(store)
-    devices = scan(opened, "devices").collect().lazy()
+    devices = boards(opened)
     own = scan(opened, "allocations", where=pl.col("workload") == workload).collect()
     # Where the last word on an allocation has no end, the workload holds it still.
     last = own.sort("time").unique(["device", "start"], keep="last", maintain_order=True)

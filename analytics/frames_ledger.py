@@ -12,7 +12,7 @@ from analytics.attribution import attribute
 from analytics.cost import priced, rates
 from analytics.efficiency import efficiency
 from analytics.fleet import Fleet
-from analytics.frames import by_device, over_devices, scan
+from analytics.frames import boards, by_device, over_devices, scan
 from analytics.inventory import device_types, held
 from analytics.leagues import WINDOW, runs
 from analytics.ledger import EFFECTIVE_RATIO, ledger, ledger_in_parts
@@ -51,7 +51,7 @@ def read_ledger(
     opened = store if isinstance(store, Store) else Store(store)
     window = (start_ns, end_ns)
     first_ns, last_ns = seen(opened, start_ns, end_ns)
-    known = scan(opened, "devices").collect().lazy()
+    known = boards(opened)
     types = device_types(known, fleet).collect().lazy()
     allocations, hosts_read = read_held(opened, start_ns, end_ns), scan(opened, "host_samples", *window)
     inside = known.filter(pl.col("parent").is_not_null()).select("device").unique().collect().to_series()
@@ -90,7 +90,7 @@ def read_runs(
     Raises: StoreError.
     """
     window = (start_ns, end_ns)
-    known = scan(store, "devices").collect().lazy()
+    known = boards(store)
     allocations = read_held(store, start_ns, end_ns)
     of_part = partial(attribute, allocations=allocations, devices=known, by=WINDOW, max_gap_s=max_gap_s)
     lines = over_devices(of_part, by_device(store, "device_samples", *window))
@@ -138,7 +138,7 @@ def read_other_runs(store: Store | Path | str, workload: str, own: pl.LazyFrame)
     if models.is_empty():
         return None
     same = pl.col("model").is_in(models.implode())
-    devices, allocations = scan(store, "devices").collect().lazy(), scan(store, "allocations").collect().lazy()
+    devices, allocations = boards(store), scan(store, "allocations").collect().lazy()
     derived = scan(store, "efficiency", where=same).collect()
     if not derived.is_empty():
         return other_runs(derived.lazy(), allocations, devices)

@@ -58,7 +58,7 @@ def total(
     Figures of parts added up, with the interval of the sum.
 
     In:  parts: *keys*, *board* (whose sensor measured the part) and *columns*: a value, its low and its high end (both
-         null where it has no interval). *fits*, as `analytics.calibration.latest_fits` gives them, tells which boards
+         null where it has no interval). *fits*, as `analytics.boards.latest_fits` gives them, tells which boards
          were calibrated beside one meter; *board* is then the device.
     Out: *keys* and *columns*: the sum, null where no part has a value; its ends, null too where a part has a value and
          no interval.

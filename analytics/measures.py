@@ -18,6 +18,7 @@ import polars as pl
 from analytics.attribution import overhead, platform_steps
 from analytics.efficiency import held_energy, joules_per_token, of_workloads, tokens_per_joule, work_of
 from analytics.energy import device_steps, seconds, window_start
+from analytics.intervals import bounds, measured
 from collector import catalogue as c
 
 TIMES: Final = {
@@ -61,6 +62,8 @@ def measures(
          token_s (means; the last is between two tokens), latency_p50_s, latency_p90_s, latency_p99_s (means of what the
          engine reports), edp_request_js and edp_step_js (joules times seconds), wall_j (null where one of the machines
          was not measured), tokens_per_wall_joule (also tokens/s per wall watt), samples_per_wall_joule.
+         joules_per_request and the EDPs have ends, _low and _high before the unit, as sure as their joules: times and
+         counts are taken as they were told, and so are the FLOP and bytes of MFU and MBU, which have no interval.
 
     All are over the time in which the workload's counters were read, waiting included.
     """
@@ -85,18 +88,27 @@ def measures(
             step_s=joules_per_token(pl.col(c.STEPS.column), pl.col("work_s")),
             step_j=joules_per_token(pl.col(c.STEPS.column), pl.col("full_j")),
         )
+        .with_columns(
+            joules_per_request_error=joules_per_token(pl.col(c.REQUESTS.column), pl.col("full_error_j")),
+            step_error_j=joules_per_token(pl.col(c.STEPS.column), pl.col("full_error_j")),
+            edp_request_js=pl.col("joules_per_request") * pl.col("request_s"),
+            edp_step_js=pl.col("step_j") * pl.col("step_s"),
+        )
+        .with_columns(
+            *_ends("joules_per_request", pl.col("joules_per_request_error")),
+            *_ends("edp_request_js", pl.col("joules_per_request_error") * pl.col("request_s")),
+            *_ends("edp_step_js", pl.col("step_error_j") * pl.col("step_s")),
+        )
     )
     peak = {"mfu_ratio": ("work_flop", "peak_flop"), "mbu_ratio": ("memory_traffic_bytes", "peak_bytes")}
     found = of_workloads(found, workload_samples, by=by)
     return (
         found.join(
             more.select(
-                *keys, "work_flop", "memory_traffic_bytes", "joules_per_request", *TIMES, *QUANTILES, "wall_j",
-                "counted_devices",
+                *keys, "work_flop", "memory_traffic_bytes", *_with_ends("joules_per_request"), *TIMES, *QUANTILES,
+                "wall_j", "counted_devices", *_with_ends("edp_request_js"), *_with_ends("edp_step_js"),
                 **{name: pl.when(pl.col(most) > 0).then(pl.col(done) / pl.col(most)) for name, (done, most) in
                    peak.items()},
-                edp_request_js=pl.col("joules_per_request") * pl.col("request_s"),
-                edp_step_js=pl.col("step_j") * pl.col("step_s"),
             ),
             on=keys,
             how="left",
@@ -106,14 +118,24 @@ def measures(
             *found.collect_schema().names(),
             tokens_per_s_per_device=pl.col("tokens_per_s") / pl.col("counted_devices"),
             **{name: pl.col(name) for name in (
-                "joules_per_request", "work_flop", "memory_traffic_bytes", "mfu_ratio", "mbu_ratio", *TIMES, *QUANTILES,
-                "edp_request_js", "edp_step_js", "wall_j",
+                *_with_ends("joules_per_request"), "work_flop", "memory_traffic_bytes", "mfu_ratio", "mbu_ratio",
+                *TIMES, *QUANTILES, *_with_ends("edp_request_js"), *_with_ends("edp_step_js"), "wall_j",
             )},
             tokens_per_wall_joule=tokens_per_joule(pl.col("tokens"), pl.col("wall_j")),
             samples_per_wall_joule=tokens_per_joule(pl.col("samples"), pl.col("wall_j")),
         )
         .sort(keys)
     )  # fmt: skip
+
+
+def _with_ends(name: str) -> tuple[str, str, str]:
+    """A figure and the ends of its interval; a unit that is a suffix stays the last word."""
+    stem, unit = (name.removesuffix("_js"), "_js") if name.endswith("_js") else (name, "")
+    return name, f"{stem}_low{unit}", f"{stem}_high{unit}"
+
+
+def _ends(name: str, error: pl.Expr) -> list[pl.Expr]:
+    return bounds(pl.col(name), error, _with_ends(name)[1:])
 
 
 _COUNTED: Final = (c.TOKENS_OUT.column, c.TOKENS_IN.column, c.SAMPLES.column, c.STEPS.column, c.REQUESTS.column)
@@ -128,13 +150,20 @@ def wall_ratios(
     In:  steps as `analytics.energy.device_steps` gives them; host_samples: host, time, source, platform_power_w,
          platform_energy_j.
     Out: host, window (with *by*), wall_ratio, and of the time in which machine and devices were all measured covered_s,
-         whole_j (of the machine), parts_j (of its devices).
+         whole_j (of the machine), parts_j (of its devices), whole_error_j and parts_error_j (half their intervals).
     """
     belongs = steps.select(part="device", whole="host").drop_nulls().unique()
     window = [] if by is None else ["window"]
     known = overhead(platform_steps(host_samples, max_gap_s=max_gap_s), steps, belongs, by=by)
     return known.filter(pl.col("parts_j") > 0).select(
-        *window, "covered_s", "whole_j", "parts_j", host="whole", wall_ratio=pl.col("whole_j") / pl.col("parts_j")
+        *window,
+        "covered_s",
+        "whole_j",
+        "parts_j",
+        "whole_error_j",
+        "parts_error_j",
+        host="whole",
+        wall_ratio=pl.col("whole_j") / pl.col("parts_j"),
     )
 
 
@@ -152,8 +181,9 @@ def _boards(
     if types is not None:
         boards = boards.drop(_PEAKS).join(types.select("device", *_PEAKS), on="device", how="left")
     if host_samples is not None:
-        ratios = wall_ratios(steps, host_samples, max_gap_s=max_gap_s, by=by).drop("covered_s", "whole_j", "parts_j")
-        boards = boards.drop("wall_ratio").join(ratios, on="host", how="left")
+        ratios = wall_ratios(steps, host_samples, max_gap_s=max_gap_s, by=by)
+        window = [] if by is None else ["window"]
+        boards = boards.drop("wall_ratio").join(ratios.select("host", *window, "wall_ratio"), on="host", how="left")
     return boards.drop("host")
 
 
@@ -163,7 +193,8 @@ _PEAKS: Final = ("flop_per_s", "memory_bandwidth_bytes_per_s")
 def _used(found: pl.LazyFrame, boards: pl.LazyFrame, keys: list[str]) -> pl.LazyFrame:
     """
     What the devices of each workload could have done while its counters were read, and what they and their machines
-    drew: counted_devices, full_j, peak_flop, peak_bytes, wall_j; null where it is not known of one of them.
+    drew: counted_devices, full_j and its full_error_j (half its interval; null where some is modelled), peak_flop,
+    peak_bytes, wall_j; null where it is not known of one of them.
     """
     on = ["device", *(name for name in keys[1:] if name in boards.collect_schema().names())]
     held_s, scale = pl.col("span_s") * pl.col("share"), pl.col("span_s").sum() / pl.col("covered_s").sum()
@@ -171,9 +202,13 @@ def _used(found: pl.LazyFrame, boards: pl.LazyFrame, keys: list[str]) -> pl.Lazy
     def of_all(value: pl.Expr) -> pl.Expr:
         return pl.when(value.is_not_null().all()).then(value.sum())
 
+    counted = found.filter("counted")
+    # A device is off by the same share in all of its spans, devices independently.
+    off = counted.group_by(*keys, "device").agg(pl.col("error_j", "modelled_j").sum()).group_by(keys).agg(
+        error_j=measured((pl.col("error_j") ** 2).sum().sqrt(), pl.col("modelled_j").sum())
+    )  # fmt: skip
     return (
-        found.filter("counted")
-        .join(boards, on=on, how="left")
+        counted.join(boards, on=on, how="left")
         .group_by(keys)
         .agg(
             counted_devices=pl.col("device").n_unique(),
@@ -183,7 +218,11 @@ def _used(found: pl.LazyFrame, boards: pl.LazyFrame, keys: list[str]) -> pl.Lazy
             wall_j=pl.when(pl.col("covered_s").sum() > 0).then(
                 of_all(pl.col("energy_j") * pl.col("wall_ratio")) * scale
             ),
+            scale=scale,
         )
+        .join(off, on=keys, nulls_equal=True)
+        .with_columns(full_error_j=pl.col("error_j") * pl.col("scale"))
+        .drop("error_j", "scale")
     )  # fmt: skip
 
 

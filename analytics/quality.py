@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from analytics.calibration import latest_fits
+from analytics.boards import latest_fits
 from analytics.energy import energy
 from analytics.sensors import SENSORS, sensors
 from analytics.steps import Ordered, nanoseconds, ordered

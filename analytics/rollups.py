@@ -11,8 +11,9 @@ from typing import Any, Final
 
 import polars as pl
 
+from analytics.boards import fits_of
 from analytics.cells import CELLS, EXTREMES, HOUR_S, cells, judged
-from analytics.energy import energy_of_cells, seconds, without_partitions
+from analytics.energy import energy_of_cells, of_boards, seconds, without_partitions
 from analytics.frames import Spliced, over_devices
 from analytics.steps import JOULES, NS, TEXT, nanoseconds, ordered, readings
 
@@ -94,12 +95,38 @@ def energy_of_rollups(found: Spliced, *, by: str | None = None, devices: pl.Lazy
     """
     lengths_s = () if by is None else (seconds(by),)
     start_ns, end_ns = found.hours_ns
-    parts = [unjudged(without_partitions(found.rollups, devices))]
+    parts = [_calibrated(unjudged(without_partitions(found.rollups, devices)), devices)]
     for samples, low, high in ((found.before, None, start_ns), (found.after, end_ns, None)):
         of_part = partial(_of_part, devices=devices, start_ns=low, end_ns=high, lengths_s=lengths_s)
         parts += [over_devices(of_part, samples).lazy()] if samples else []
-    return energy_of_cells(judged(pl.concat(parts)), None if by is None else seconds(by))
+    return energy_of_cells(judged(pl.concat(parts)), None if by is None else seconds(by), devices)
+
+
+def _calibrated(cells: pl.LazyFrame, devices: pl.LazyFrame | None) -> pl.LazyFrame:
+    """Cells of what sensors showed, with what calibrated boards drew: as `analytics.boards.calibrated` of readings."""
+    fits = fits_of(devices)
+    if fits.is_empty():
+        return cells
+    modelled_j = pl.col("power_modelled_j")
+    own = pl.col("gain_ratio").is_not_null() & ~((modelled_j > 0).fill_null(False))
+    drawn_j = ((pl.col("power_j") - pl.col("offset_w") * pl.col("power_s")) / pl.col("gain_ratio")).clip(0.0)
+    values = {
+        **{name: ((pl.col(name) - pl.col("offset_w")) / pl.col("gain_ratio")).clip(0.0) for name in EXTREMES},
+        **dict.fromkeys(("power_j", "mixed_j"), drawn_j),
+    }
+    # Their counters were never compared with the meter: of modelled power, too, only the power counts.
+    uncounted = {
+        "mixed_j": pl.col("power_j"), "mixed_s": pl.col("power_s"), "mixed_modelled_j": modelled_j,
+        **dict.fromkeys(("counter_j", "both_counter_j", "both_power_j"), pl.lit(0.0)),
+    }  # fmt: skip
+    fitted = pl.col("gain_ratio").is_not_null()
+    return (
+        cells.join(fits.lazy().select("device", "gain_ratio", "offset_w"), on="device", how="left")
+        .with_columns(pl.when(fitted).then(value).otherwise(name).alias(name) for name, value in uncounted.items())
+        .with_columns(pl.when(own).then(value).otherwise(name).alias(name) for name, value in values.items())
+        .select(UNJUDGED.names())
+    )
 
 
 def _of_part(samples: pl.LazyFrame, *, devices: pl.LazyFrame | None, **more: Any) -> pl.LazyFrame:
-    return of_readings(without_partitions(samples, devices), **more)
+    return of_readings(of_boards(samples, devices), **more)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import polars as pl
 
-from analytics.calibration import calibrate, calibrated_energy, latest_fits
+from analytics.boards import latest_fits
+from analytics.calibration import calibrate, calibrated_energy
 from analytics.frames import scan
 from analytics.sensors import arrays, response, update_period
 from benchmarks.rows import Row

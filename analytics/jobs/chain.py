@@ -18,6 +18,7 @@ ROLLUPS: Final = "rollups"
 _HOUR_S: Final = 3600.0
 _DAY_S: Final = 86_400.0
 # A counter bridges a gap of up to an hour, and a step that crosses an edge belongs to both sides.
+_EVER_S: Final = 20 * 365 * _DAY_S
 _SAMPLES: Final = Input("device_samples", _HOUR_S, _HOUR_S)
 
 JOBS: Final = (
@@ -39,6 +40,8 @@ JOBS: Final = (
             Input("facility_samples", _HOUR_S, _HOUR_S),
             Input("allocations", None),
             Input("devices", None),
+            # A board's gain was what it is before somebody measured it: earlier windows are due, too.
+            Input("calibrations", None, _EVER_S),
         ),
         output="device_energy",
         also=("job_energy", "efficiency"),

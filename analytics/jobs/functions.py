@@ -6,6 +6,7 @@ from typing import Any, Final
 import polars as pl
 
 from analytics.attribution import account, facility_lines, measured_pue, named
+from analytics.boards import with_calibrations
 from analytics.cost import PRICED_S
 from analytics.fleet import Fleet
 from analytics.frames import schema
@@ -24,7 +25,7 @@ def energy(frames: Mapping[str, Any], window: Window, fleet: Fleet) -> dict[str,
     See `analytics.attribution.account`.
     """
     samples: list[pl.LazyFrame] = frames["device_samples"]
-    work, devices = frames["workload_samples"], frames["devices"]
+    work, devices = frames["workload_samples"], with_calibrations(frames["devices"], frames["calibrations"])
     allocations = held(frames["allocations"], None, window.until_ns)
     found = account(
         samples,

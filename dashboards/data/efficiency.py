@@ -114,7 +114,7 @@ def told_of(stored: Stored, selection: Selection) -> Told:
     Raises: StoreError, ConfigError (fleet.toml).
     """
     span = span_of(selection, stored.now_ns())
-    key = ("efficiency", span, stored.version(_TABLES, *span))
+    key = ("efficiency", span, stored.version(_TABLES, *span), stored.version(("calibrations",), None, None))
     return stored.kept(key, lambda: _read(stored, key, *span))
 
 

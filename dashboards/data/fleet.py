@@ -13,9 +13,10 @@ from typing import Final
 
 import polars as pl
 
+from analytics.boards import calibrated
 from analytics.efficiency import joules_per_token, tokens_of_devices, tokens_per_joule
 from analytics.energy import group_of, over_time
-from analytics.frames import by_device, latest, scan
+from analytics.frames import boards, by_device, latest, scan
 from analytics.steps import readings, usual_period_s
 from collector.catalogue import POWER
 from collector.gaps import GAP_PERIODS, GAP_S
@@ -103,7 +104,8 @@ def view(stored: Stored, selection: Selection) -> View:
     start_ns = (end_ns - selection.window_s * NS) // (every_s * NS) * (every_s * NS)
     # Of a window that ends now the newest bucket is still growing, and the store says when it has grown.
     end_ns = end_ns if selection.until is not None else end_ns // NS * NS + NS
-    key = ("fleet", selection, start_ns, stored.version(_TABLES, start_ns, end_ns))
+    boards_now = stored.version(("calibrations",), None, None)
+    key = ("fleet", selection, start_ns, stored.version(_TABLES, start_ns, end_ns), boards_now)
     return stored.kept(key, lambda: _work_out(stored, selection, start_ns, end_ns, every_s))
 
 
@@ -132,7 +134,7 @@ def _size(stored: Stored, end_ns: int, window_s: int) -> int:
 
 
 def _work_out(stored: Stored, selection: Selection, start_ns: int, end_ns: int, every_s: int) -> View:
-    samples, work, allocations = _read(stored, start_ns, end_ns)
+    samples, work, allocations, known = _read(stored, start_ns, end_ns)
     sites: dict[str, str] = {}
     parts = _parts(stored, samples, selection, sites)
     first = next(parts)
@@ -149,6 +151,7 @@ def _work_out(stored: Stored, selection: Selection, start_ns: int, end_ns: int, 
         hosts=sites,
         step_s=grid_s,
         within_ns=(start_ns, end_ns),
+        devices=known,
     )
     group = group_of(by, sites)
     tokens = _no_tokens()
@@ -174,11 +177,14 @@ def _work_out(stored: Stored, selection: Selection, start_ns: int, end_ns: int, 
     )
 
 
-def _read(stored: Stored, start_ns: int, end_ns: int) -> tuple[list[pl.LazyFrame], pl.DataFrame, pl.DataFrame]:
-    """The readings of whole devices, in parts; the workloads' counters; the allocations."""
+def _read(
+    stored: Stored, start_ns: int, end_ns: int
+) -> tuple[list[pl.LazyFrame], pl.DataFrame, pl.DataFrame, pl.LazyFrame]:
+    """The readings of whole devices, in parts; the workloads' counters; the allocations; what is known of devices."""
     store = stored.store()
     parts = by_device(store, "device_samples", start_ns, end_ns, rows=stored.part_rows)
-    partitions = scan(store, "devices").sort("time").unique("device", keep="last").drop_nulls("parent")
+    known = boards(store)
+    partitions = known.sort("time").unique("device", keep="last").drop_nulls("parent")
     # A partition's energy is its parent's.
     inside = partitions.select("device").collect().to_series().to_list()
     if inside:
@@ -188,7 +194,7 @@ def _read(stored: Stored, start_ns: int, end_ns: int) -> tuple[list[pl.LazyFrame
     held = (pl.col("start") < edge[1]) & (pl.col("end").is_null() | (pl.col("end") > edge[0]))
     # The last word on each first: an allocation that has ended since began as one without an end.
     allocations = latest(store, "allocations", None, end_ns).filter(held).collect()
-    return [readings(part) for part in parts], work, allocations
+    return [readings(calibrated(part, known)) for part in parts], work, allocations, known
 
 
 def _parts(

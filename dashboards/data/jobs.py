@@ -6,6 +6,7 @@ from typing import Final
 
 import polars as pl
 
+from analytics.boards import calibrated
 from analytics.energy import over_time
 from analytics.fleet import Fleet
 from analytics.frames import by_device, latest, of_workload, scan
@@ -133,7 +134,7 @@ def job(stored: Stored, workload: str) -> JobView | None:
 
     Raises: StoreError, ConfigError (fleet.toml).
     """
-    known_now = stored.version(("<allocations", "<devices", "<events"), None, None)
+    known_now = stored.version(("<allocations", "<devices", "<events", "calibrations"), None, None)
     span = stored.kept(("job span", workload, known_now), lambda: _span(stored, workload))
     if span is None:
         return None
@@ -164,8 +165,9 @@ def _job(stored: Stored, workload: str) -> JobView | None:
     end_ns = -(-(last_ns + 1) // (every_s * NS)) * every_s * NS
     ids = [device.device for device in report.devices]
     parts = by_device(store, "device_samples", start_ns, min(end_ns, report.end_ns or end_ns), rows=stored.part_rows)
-    rows = (readings(part.filter(pl.col("device").is_in(ids))).collect() for part in parts)
-    found = over_time(rows, every_s=every_s, by=("fleet", "device"), within_ns=(start_ns, end_ns))
+    known = told.devices
+    rows = (readings(calibrated(part.filter(pl.col("device").is_in(ids)), known)).collect() for part in parts)
+    found = over_time(rows, every_s=every_s, by=("fleet", "device"), within_ns=(start_ns, end_ns), devices=known)
     return JobView(
         report=report,
         start=utc(start_ns),

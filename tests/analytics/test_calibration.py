@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 import cli
-from analytics.calibration import FIT, calibrate, calibrated_energy, latest_fits
+from analytics.boards import latest_fits
+from analytics.calibration import FIT, calibrate, calibrated_energy
 from collector.errors import NotEnoughData
 from collector.imports.clocks import zone_of
 from collector.imports.nvidia_smi import read_query

@@ -24,10 +24,10 @@ def energies(**kwh: float | None) -> pl.LazyFrame:
 
 
 def machines(**ratios: float) -> pl.LazyFrame:
-    return pl.LazyFrame(
-        {"host": list(ratios), "whole_j": [3.6e6 * r for r in ratios.values()], "parts_j": [3.6e6] * len(ratios)},
-        schema={"host": pl.String, "whole_j": pl.Float64, "parts_j": pl.Float64},
-    )
+    whole_j, parts_j = [3.6e6 * ratio for ratio in ratios.values()], [3.6e6] * len(ratios)
+    off = {"whole_error_j": [0.05 * value for value in whole_j], "parts_error_j": [0.02 * value for value in parts_j]}
+    frame = pl.DataFrame({"host": list(ratios), "whole_j": whole_j, "parts_j": parts_j, **off})
+    return frame.cast({"host": pl.String, pl.selectors.exclude("host"): pl.Float64}).lazy()
 
 
 def carbon(**grams: tuple[float | None, float | None]) -> pl.LazyFrame:
@@ -53,6 +53,16 @@ def found(per: Any = "site", **more: Any) -> dict[Any, dict[str, Any]]:
         hosts=HOSTS, pue=more.pop("pue", PUE), tokens=TOKENS, per=per,
     )  # fmt: skip
     return {row[per]: row for row in told.collect().to_dicts()}
+
+
+def test_itue_and_tue_are_as_sure_as_the_sensors_of_machines_and_devices() -> None:
+    one = found(machines=machines(h1=1.2))["dub"]
+    half = 1.2 * (0.05**2 + 0.02**2) ** 0.5
+    assert (one["itue_low"], one["itue_high"]) == pytest.approx((1.2 - half, 1.2 + half))
+    assert (one["tue_low"], one["tue_high"]) == pytest.approx((1.25 * (1.2 - half), 1.25 * (1.2 + half)))
+    many = found(machines=machines(h1=1.2, h2=1.2))["dub"]
+    # Two machines and their devices are off independently.
+    assert many["itue_high"] - many["itue"] == pytest.approx(half / 2**0.5)
 
 
 def test_a_sites_ratios_are_those_of_its_machines_and_meters() -> None:
