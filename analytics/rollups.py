@@ -91,7 +91,8 @@ def energy_of_rollups(found: Spliced, *, by: str | None = None, devices: pl.Lazy
     In:  found: of `analytics.frames.spliced`; *devices* as `analytics.energy.energy` takes them. The windows of *by*
          must be whole numbers of those of the rollups.
 
-    What is a gap follows each device's interval in the hour that was rolled up, not in the whole window.
+    What is a gap follows each device's interval in the hour that was rolled up, not in the whole window: in an hour in
+    which a device was read fewer than four times, 10 s are a gap.
     """
     lengths_s = () if by is None else (seconds(by),)
     start_ns, end_ns = found.hours_ns

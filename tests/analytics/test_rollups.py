@@ -60,7 +60,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
         readings("d", seconds(until, 7, 4), 4),
         readings("d", seconds(until, 15, 5), 5, source="other"),
         readings("stuck", seconds(until, 10, 6), 6).with_columns(energy_j=5.0),
-        readings("nothing", seconds(until, 10, 7), 7).with_columns(pl.lit(None).alias("energy_j")),
+        readings("nothing", seconds(until, 10, 17), 7).with_columns(pl.lit(None).alias("energy_j")),
         readings("late", seconds(until, 10, 8)[8000:], 8),
         readings("part", seconds(until, 10, 9), 9),
     ]
