@@ -14,6 +14,7 @@ import cli
 from analytics.energy import energy
 from analytics.frames import scan, spliced
 from analytics.rollups import energy_of_rollups
+from collector.gaps import GAP_S
 from collector.store import Store
 from collector.store.rollups import Progress
 
@@ -95,7 +96,10 @@ def test_energy_from_rollups_is_that_of_the_readings(store: Store, by: str | Non
     found, expected = from_rollups(store, by), from_readings(store, by)
     assert_same(found, expected)
     assert expected.height >= 7
-    assert found["max_gap_s"].to_list() == pytest.approx(expected["max_gap_s"].to_list(), rel=0.1)
+    gaps = list(zip(found["max_gap_s"], expected["max_gap_s"], strict=True))
+    # An hour with few readings tells nothing of the interval.
+    assert all(told == pytest.approx(gap, rel=0.1) or told == GAP_S for told, gap in gaps)
+    assert sum(told != pytest.approx(gap, rel=0.1) for told, gap in gaps) <= len(gaps) / 100
 
 
 def test_hours_that_have_new_readings_are_told_from_them(tmp_path: Path) -> None:
