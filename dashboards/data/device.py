@@ -7,10 +7,11 @@ from typing import Any, Final
 
 import polars as pl
 
+from analytics.boards import calibrated
 from analytics.capacity.tree import trees
 from analytics.energy import over_time
 from analytics.fleet import Fleet
-from analytics.frames import latest, scan
+from analytics.frames import boards, latest, scan
 from analytics.inventory import held
 from analytics.quality import quality
 from analytics.steps import readings, usual_period_s
@@ -92,7 +93,8 @@ def view(stored: Stored, values: Values) -> DeviceView | None:
     every_s = bucket_s(selection.window_s)
     start_ns = (end_ns - selection.window_s * NS) // (every_s * NS) * every_s * NS
     end_ns = end_ns if selection.until is not None else end_ns // NS * NS + NS
-    key = ("device", device, start_ns, selection.until, stored.version(_TABLES, start_ns, end_ns))
+    fits = stored.version(("calibrations",), None, None)
+    key = ("device", device, start_ns, selection.until, stored.version(_TABLES, start_ns, end_ns), fits)
     return stored.kept(key, lambda: _work_out(stored, device, start_ns, end_ns, every_s))
 
 
@@ -117,7 +119,9 @@ def _work_out(stored: Stored, device: str, start_ns: int, end_ns: int, every_s: 
     rows = readings(samples.lazy()).collect()
     # No finer than the readings: what lies between two of them is not a gap.
     every_s = next((step for step in STEPS_S if step >= max(every_s, usual_period_s(rows))), every_s)
-    found = over_time([rows], every_s=every_s, by=("device",), within_ns=(start_ns, end_ns))
+    board = boards(store).filter(mine)
+    drawn = readings(calibrated(samples.lazy(), board)).collect()
+    found = over_time([drawn], every_s=every_s, by=("device",), within_ns=(start_ns, end_ns), devices=board)
     used = found.devices
     joules, covered_s = _sum(used, "energy_j"), float(used["covered_s"].sum() or 0.0)
     one = _one_source(samples)

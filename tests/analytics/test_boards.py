@@ -21,6 +21,9 @@ from analytics.jobs.functions import energy as job
 from analytics.jobs.job import Window
 from analytics.rollups import energy_of_rollups
 from collector.store import Store
+from dashboards.data import fleet as fleet_page
+from dashboards.data.stored import Stored
+from dashboards.selection import Selection
 
 NS = 1_000_000_000
 DAY_NS = 1_772_323_200 * NS
@@ -197,3 +200,10 @@ def test_the_job_writes_the_calibrated_joules(stores: tuple[Store, Store]) -> No
         rows = found[table].filter(pl.col("energy_j") > 0)
         assert rows["energy_j"].sum() == pytest.approx(2 * true_j(), rel=1e-7), table
         assert ((rows["energy_high_j"] - rows["energy_j"]) / rows["energy_j"]).max() < 0.03
+
+
+def test_the_page_of_the_fleet_has_the_calibrated_joules(stores: tuple[Store, Store]) -> None:
+    for store, joules in zip(stores, (2 * (true_j() * GAIN + OFFSET_W * (UNTIL_S - 10)), 2 * true_j()), strict=True):
+        stored = Stored(store.root, clock_ns=lambda: DAY_NS + UNTIL_S * NS)
+        view = fleet_page.view(stored, Selection(window="24h", by="device"))
+        assert view.totals.energy_j == pytest.approx(joules, rel=1e-6)
