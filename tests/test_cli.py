@@ -38,7 +38,7 @@ COMMANDS = {
     "agent", "demo", "dashboard", "import", "export", "devices", "metrics", "query", "top", "energy", "efficiency",
     "doctor", "config", "calibrate", "sensors", "attribution", "cost", "focus", "funnel", "waste", "quality",
     "jobs", "compare", "changes", "pue", "report", "capacity", "fleet", "fit", "plan",
-    "incidents", "results", "forecast",
+    "incidents", "results", "forecast", "percentiles",
     "models",
 }  # fmt: skip
 HEAVY = ("polars", "duckdb", "dash", "plotly", "sklearn", "numpy", "aiohttp", "prometheus_client", "rich", "yaml")
