@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import IsolationForest
+from sklearn.metrics import average_precision_score
 
 from analytics.anomalies.subsequence import fit
 from benchmarks.rows import Row
@@ -46,7 +47,7 @@ class Series(NamedTuple):
 
 
 def run() -> list[Row]:
-    """The measure, each series, and the means."""
+    """The measure, each series, the means, and what one sees who looks at as many rows as are faulty."""
     if not ANOMALIES.is_dir():
         return [_row("recordings", "present", 0, bar="not measured: no ../shared/data")]
     rows, ours = [], []
@@ -54,22 +55,25 @@ def run() -> list[Row]:
     for family in TABLES:
         rows.append(_reproduced([series for series in judged if series.family == family and series.same_labels]))
     for series in judged:
-        ours.append(_value(series))
-        leader = LEADERS[series.family]
-        note = "" if series.same_labels else ", NAB's own labels"
-        rows.append(_row(series.name, f"VUS-PR{note}", ours[-1], leader, series.published[leader]))
-    same = [(series, value) for series, value in zip(judged, ours, strict=True) if series.same_labels]
+        ours.append(_scores(series))
+        leader, note = LEADERS[series.family], "" if series.same_labels else ", NAB's own labels"
+        rows.append(_row(series.name, f"VUS-PR{note}", _value(series, ours[-1]), leader, series.published[leader]))
+    same = [(series, scores) for series, scores in zip(judged, ours, strict=True) if series.same_labels]
     for family in TABLES:
         rows += _means(family, [pair for pair in same if pair[0].family == family])
     chosen = list(_chosen_on())
     for family in TABLES:
-        values = [_value(series) for series in chosen if series.family == family]
+        values = [_value(series, _scores(series)) for series in chosen if series.family == family]
         rows.append(_row(f"{family}, {len(values)} series that choices were made on", "VUS-PR, mean", np.mean(values)))
     return rows
 
 
-def _value(series: Series) -> float:
-    return vus_pr(series.labels, fit(series.values).score(series.values), series.period)
+def _scores(series: Series) -> NDArray[np.float64]:
+    return fit(series.values).score(series.values)
+
+
+def _value(series: Series, scores: NDArray[np.float64]) -> float:
+    return vus_pr(series.labels, scores, series.period)
 
 
 def _reproduced(some: list[Series]) -> Row:
@@ -83,14 +87,14 @@ def _reproduced(some: list[Series]) -> Row:
         else:
             rows = (rows - rows.mean()) / rows.std()
             forest = IsolationForest(n_estimators=200, max_features=1, random_state=0)
-        value = vus_pr(series.labels, -forest.fit(rows).score_samples(rows), series.period)
+        value = _value(series, -forest.fit(rows).score_samples(rows))
         off.append(abs(value - series.published["IForest"]))
     subject = f"{some[0].family}, {len(some)} series, isolation forest"
     return _row(subject, "VUS-PR off what was published, worst", max(off), bar="<= 0.0005", ok=max(off) <= 0.0005)
 
 
-def _means(family: str, found: list[tuple[Series, float]]) -> list[Row]:
-    mean = float(np.mean([value for _, value in found]))
+def _means(family: str, found: list[tuple[Series, NDArray[np.float64]]]) -> list[Row]:
+    mean = float(np.mean([_value(series, scores) for series, scores in found]))
     methods = set.intersection(*(set(series.published) for series, _ in found))
     others = {method: float(np.mean([series.published[method] for series, _ in found])) for method in methods}
     best = max(others, key=lambda method: others[method])
@@ -98,13 +102,26 @@ def _means(family: str, found: list[tuple[Series, float]]) -> list[Row]:
     beaten = sum(mean > other for other in others.values())
     subject = f"{family}, {len(found)} series"
     rng = np.random.default_rng(0)
-    chance = [vus_pr(series.labels, rng.random(len(series.labels)), series.period) for series, _ in found]
+    random = [(series, rng.random(len(series.labels))) for series, _ in found]
+    chance = [_value(series, scores) for series, scores in random]
+    measured = [
+        [float(np.mean([measure(series.labels, scores) for series, scores in some])) for some in (found, random)]
+        for measure in (average_precision_score, _rows_right)
+    ]
+    told = ("AUC-PR, mean", "as many alarm rows as faulty ones: rows right")
     return [
         _row(subject, "VUS-PR, mean", mean, leader, others[leader], "above", mean > others[leader]),
         _row(subject, "VUS-PR, mean", mean, f"best of the table: {best}", others[best]),
         _row(subject, "VUS-PR, mean", mean, "random scores", np.mean(chance)),
         _row(subject, "methods of the table that it beats", beaten, "methods", len(others)),
+        *(_row(subject, text, mine, "random scores", theirs)
+          for text, (mine, theirs) in zip(told, measured, strict=True)),
     ]  # fmt: skip
+
+
+def _rows_right(labels: NDArray[np.int64], scores: NDArray[np.float64]) -> float:
+    """Of the oddest rows, as many as are faulty, the share that is."""
+    return float(labels[scores >= np.sort(scores)[-int(labels.sum())]].mean())
 
 
 # ------------------------------------------------------------------------------------------------------ recordings
