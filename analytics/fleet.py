@@ -432,3 +432,26 @@ def _known_models() -> Index:
 def _known_model(model: str) -> Sku | None:
     name = _known_models().find(model.lower())
     return next((sku for sku in built_in_skus() if sku.name == name), None)
+
+
+def standing(fleet: Fleet, day: date, loaded: Collection[str] = ()) -> Fleet:
+    """
+    The fleet as it stands on a day: what comes later is not there, nor what hangs on that alone.
+
+    A rack without all its feeds is not there either, unless it is among those *loaded* already.
+    """
+    gone: set[str] = set()
+    domains = []
+    for domain in fleet.domains:
+        parents = tuple(parent for parent in domain.parents if parent not in gone)
+        if (domain.available_from is not None and domain.available_from > day) or (domain.parents and not parents):
+            gone.add(domain.name)
+        else:
+            domains.append(replace(domain, parents=parents))
+    racks = []
+    for rack in fleet.racks:
+        feeds = tuple(feed for feed in rack.feeds if feed not in gone)
+        later = rack.available_from is not None and rack.available_from > day
+        if rack.name in loaded or not (later or len(feeds) < len(rack.feeds)):
+            racks.append(replace(rack, feeds=feeds))
+    return replace(fleet, domains=tuple(domains), racks=tuple(racks))

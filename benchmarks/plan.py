@@ -15,12 +15,11 @@ from analytics.capacity.assessment import Assessment
 from analytics.capacity.headroom import Survey
 from analytics.capacity.load import Leaf, Load
 from analytics.capacity.tree import trees
-from analytics.fleet import Domain, Fleet, Rack, Rating, Server, Site, Sku
+from analytics.fleet import Domain, Fleet, Rack, Rating, Server, Site, Sku, standing
 from analytics.planning.plan import plan
 from analytics.planning.prices import Prices, planned_w, prices
 from analytics.planning.proof import Placed, prove
 from analytics.planning.request import Demand, Request
-from analytics.planning.stages import standing
 from benchmarks.rows import Row
 
 BENCHMARK = "plan"

@@ -11,7 +11,20 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dashboards import frame, twins
 from dashboards.data.stored import Stored
-from dashboards.pages import device, efficiency, fleet, home, incident, incidents, job, jobs, quality, results
+from dashboards.pages import (
+    capacity,
+    device,
+    efficiency,
+    fleet,
+    home,
+    incident,
+    incidents,
+    job,
+    jobs,
+    plan,
+    quality,
+    results,
+)
 
 PAGES: Final = (
     home.PAGE,
@@ -20,6 +33,8 @@ PAGES: Final = (
     incident.PAGE,
     device.PAGE,
     quality.PAGE,
+    capacity.PAGE,
+    plan.PAGE,
     efficiency.PAGE,
     jobs.PAGE,
     job.PAGE,

@@ -167,6 +167,52 @@ class One:
 
 
 @dataclass(frozen=True, slots=True)
+class Whole:
+    """A whole number within limits."""
+
+    key: str
+    label: str
+    usual: str
+    low: int
+    high: int
+    offered: bool = False
+    sort: Sort = "one"
+
+    def said(self, words: Sequence[str]) -> str:
+        """The last word, which must be such a number."""
+        if not words[-1].isdecimal() or not self.low <= int(words[-1]) <= self.high:
+            raise ValueError(f"{words[-1]!r} is no whole number from {self.low} to {self.high}")
+        return str(int(words[-1]))
+
+    def words(self, value: Value) -> Sequence[str]:
+        """The number."""
+        return (str(value),)
+
+    def picked(self, raw: Any) -> str:
+        """The number; what is none is the usual one."""
+        try:
+            return self.said([str(raw)])
+        except ValueError:
+            return self.usual
+
+    def component(self, id: str, value: Value, _offer: Sequence[str], /) -> Any:
+        """A field with steps; it answers when the typing stops."""
+        field = dmc.NumberInput(
+            id=id,
+            label=self.label,
+            value=int(str(value)),
+            min=self.low,
+            max=self.high,
+            allowDecimal=False,
+            allowNegative=False,
+            clampBehavior="strict",
+            debounce=600,
+            size="sm",
+        )
+        return html.Div(field, className="pw-whole")
+
+
+@dataclass(frozen=True, slots=True)
 class Until:
     """The end of the window; none is now, and the page follows the clock."""
 

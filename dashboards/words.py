@@ -84,6 +84,16 @@ def apart(text: str) -> tuple[str, str]:
     return number, unit
 
 
+def date_apart(moment: datetime | None) -> tuple[str, str]:
+    """
+    A date as a tile has it: day and month, and the year.
+
+    >>> date_apart(datetime(2026, 7, 2)), date_apart(None)
+    (('2 Jul', '2026'), ('–', ''))
+    """
+    return (ABSENT, "") if moment is None else (f"{moment.day} {moment:%b}", f"{moment:%Y}")
+
+
 def when(moment: datetime | None) -> str:
     """A time in UTC, to the second."""
     return ABSENT if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -6,8 +6,8 @@ Power that is moved or left free costs no performance, so there is no risk to te
 """
 
 import hashlib
-from collections.abc import Collection, Iterator
-from datetime import datetime
+from collections.abc import Collection, Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import numpy as np
@@ -16,6 +16,7 @@ import polars as pl
 from analytics.capacity.assessment import Assessment
 from analytics.capacity.headroom import METHOD, Survey
 from analytics.capacity.ledger import ledger
+from analytics.capacity.runway import short_w
 from analytics.capacity.tree import NOTHING
 from analytics.fleet import Sku
 
@@ -37,13 +38,18 @@ SOON_DAYS: Final = 90
 
 
 def advice(
-    found: Assessment, rows: pl.DataFrame, *, sku: Sku | None = None, without: Collection[str] = ()
+    found: Assessment,
+    rows: pl.DataFrame,
+    *,
+    sku: Sku | None = None,
+    paths: Mapping[str, pl.DataFrame] | None = None,
+    without: Collection[str] = (),
 ) -> pl.DataFrame:
     """
     Recommendations from an assessment.
 
-    In:  rows: `analytics.capacity.assessment.nodes` of it; *sku*: the server that is to fit. *without*: nodes
-         whose overload something else ends.
+    In:  rows: `analytics.capacity.assessment.nodes` of it; *sku*: the server that is to fit; *paths*: as
+         *rows* were made with; *without*: nodes whose overload something else ends.
     Out: `ADVICE`, the columns of the table recommendations. Kinds: ``move`` (a node is overloaded in a failure case),
          ``cord`` (a rack has one feed, or two that fail together), ``buy`` (it runs out within the horizon), ``plan``
          (what planning by measured load instead of nameplates makes usable), ``measure`` (hosts of which too little
@@ -53,7 +59,8 @@ def advice(
     for one in found.surveys:
         own = rows.filter(site=one.tree.site.name)
         over = own.filter(~pl.col("node").is_in(list(without)))
-        for part in (_overloads(one, over), _cords(one), _purchases(one, own), _padding(one, sku), _gaps(one)):
+        ahead = (paths or {}).get(one.tree.site.name)
+        for part in (_overloads(one, over), _cords(one), _purchases(one, own, ahead), _padding(one, sku), _gaps(one)):
             told.extend(part)
     for site, reason in found.refused.items():
         told.append(_needs_data(site, reason))
@@ -137,20 +144,29 @@ def _cords(found: Survey) -> Iterator[dict[str, Any]]:
             )  # fmt: skip
 
 
-def _purchases(found: Survey, rows: pl.DataFrame) -> Iterator[dict[str, Any]]:
+def _purchases(found: Survey, rows: pl.DataFrame, ahead: pl.DataFrame | None) -> Iterator[dict[str, Any]]:
     """What runs out by itself and is to be ordered soon; what is above it has a row of its own."""
     soon = pl.from_epoch(pl.lit(found.load.end_ns), time_unit="ns").dt.offset_by(f"{SOON_DAYS}d")
     due = rows.filter(pl.col("runway_p10").is_not_null() & (pl.col("order_by") <= soon) & (pl.col("kind") != "rack"))
-    for one in due.iter_rows(named=True):
-        if one["binding"].startswith("power of "):
-            continue
+    own = due.filter(~pl.col("binding").str.starts_with("power of "))
+    end = datetime.fromtimestamp(found.load.end_ns / 1e9, tz=UTC).replace(tzinfo=None)
+    # Two feeds of the same racks run out at once, and are bought together.
+    alike = ["kind", "binding", "runway_p10", "runway_p50", "runway_p90", "order_by"]
+    for _, part in own.group_by(alike, maintain_order=True):
+        one, names = part.row(0, named=True), " and ".join(part["node"])
         dates = " / ".join(day(one[f"runway_p{percent}"]) for percent in (10, 50, 90))
+        late = one["order_by"] < end
+        of = ahead if one["binding"] == "power" else None
+        low, mid, high = (None, None, None) if of is None else short_w(found, of, one["node"])
+        lacks = "" if high is None else f", {kw(high)} are lacking by then in one path of ten"
         yield recommendation(
             found, "buy", one["kind"], one["node"], baseline=f"runs out {dates} (p10/p50/p90)",
-            summary=f"{one['node']}: {one['binding']} runs out {dates} (p10/p50/p90), in "
-                    f"{100 * one['runs_out_ratio']:.0f} % of {one['paths']} paths up to {day(one['horizon'])}; "
-                    f"order by {day(one['order_by'])}, {one['lead_days']:g} days ahead",
-            proposed=f"more {one['binding']} by {day(one['runway_p10'])}", effect_unit=None,
+            summary=f"{names}: {one['binding']} runs out {dates} (p10/p50/p90), in "
+                    f"{100 * one['runs_out_ratio']:.0f} % of {one['paths']} paths up to {day(one['horizon'])}{lacks}; "
+                    f"{'it was to be ordered' if late else 'order'} by {day(one['order_by'])}, as the lead time is "
+                    f"{one['lead_days']:g} days",
+            proposed=f"more {one['binding']} by {day(one['runway_p10'])}", effect_low=low, effect_mid=mid,
+            effect_high=high, effect_unit=None if high is None else "W",
         )  # fmt: skip
 
 

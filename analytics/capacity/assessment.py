@@ -4,8 +4,9 @@ All of it together: the surveys of every site, and the rows of headroom, runway 
 This is what the command, the job and the pages call.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Final
 
 import numpy as np
@@ -13,10 +14,10 @@ import polars as pl
 
 from analytics.capacity.headroom import MIN_DAYS, NODES, PERCENTILE, Survey, headroom, require_days, survey
 from analytics.capacity.ledger import most_servers, server_w
-from analytics.capacity.load import Minutes, load_of
+from analytics.capacity.load import Load, Minutes, load_of
 from analytics.capacity.runway import RUNWAY, runway
-from analytics.capacity.tree import trees
-from analytics.fleet import Fleet, Sku
+from analytics.capacity.tree import Tree, trees
+from analytics.fleet import Fleet, Sku, standing
 from collector.errors import ConfigError, NotEnoughData
 
 ROWS: Final = pl.Schema(
@@ -55,17 +56,28 @@ def assess(
     if not fleet.sites:
         raise ConfigError("site", "is missing: no site is described", path=fleet.path)
     surveys, refused = [], {}
-    for tree in trees(fleet, pue):
-        load = load_of(tree, fleet, told)
+    for tree, load, stands in _loads(fleet, told, pue or {}):
         try:
             require_days(load, tree.site.name, min_days)
         except NotEnoughData as error:
             refused[tree.site.name] = str(error)
         else:
-            surveys.append(survey(tree, load, fleet, percentile=percentile))
+            surveys.append(survey(tree, load, stands, percentile=percentile))
     if not surveys:
         raise NotEnoughData("; ".join(refused.values()))
     return Assessment(fleet=fleet, surveys=tuple(surveys), refused=refused)
+
+
+def _loads(fleet: Fleet, told: Minutes, pue: Mapping[str, float]) -> Iterator[tuple[Tree, Load, Fleet]]:
+    """Each site as it stands at the end of the window: what is built later carries and takes nothing yet."""
+    found = [(tree, load_of(tree, fleet, told)) for tree in trees(fleet, pue)]
+    leaves = [(leaf.name, row) for _, load in found for leaf, row in zip(load.leaves, load.power_w, strict=True)]
+    today = datetime.fromtimestamp(told.end_ns / 1e9, tz=UTC).date()
+    stands = standing(fleet, today, [name for name, row in leaves if np.any(row > 0)])
+    if stands != fleet:
+        found = [(tree, load_of(tree, stands, told)) for tree in trees(stands, pue)]
+    for tree, load in found:
+        yield tree, load, stands
 
 
 def nodes(

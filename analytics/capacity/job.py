@@ -8,7 +8,7 @@ import polars as pl
 
 from analytics.attribution import measured_pue
 from analytics.capacity.assessment import Assessment, assess, nodes
-from analytics.capacity.ledger import smallest_server
+from analytics.capacity.ledger import ledger, smallest_server
 from analytics.capacity.load import device_minutes, minutes_of
 from analytics.capacity.paths import daily_peaks, paths
 from analytics.fleet import Fleet
@@ -24,10 +24,10 @@ _MINUTE_NS: Final = 60 * NS
 
 def capacity(frames: Mapping[str, Any], window: Window, fleet: Fleet) -> dict[str, pl.DataFrame]:
     """
-    Headroom and runway of each node (`analytics.capacity.assessment`), and recommendations
-    (`analytics.planning.decisions`).
+    Headroom and runway of each node (`analytics.capacity.assessment`), where power is stranded (`ledger`), and what to
+    do (`analytics.planning.decisions`).
 
-    Out: the tables headroom and recommendations, as of the last whole minute that is known of the window.
+    Out: the tables headroom, stranded and recommendations, as of the last whole minute that is known of the window.
 
     Raises: NotEnoughData (no site in fleet.toml, or none with enough days of power).
     """
@@ -48,7 +48,13 @@ def capacity(frames: Mapping[str, Any], window: Window, fleet: Fleet) -> dict[st
     ahead = _ahead(found)
     rows = nodes(found, sku=sku, paths=ahead)
     moment = pl.lit(max(window.start_ns, end_ns - _MINUTE_NS)).cast(pl.Datetime("ns"))
-    made = {"headroom": rows, "recommendations": decisions(found, rows, sku=sku, paths=ahead, pue=pue)}
+    made = {
+        "headroom": rows,
+        "stranded": pl.concat(ledger(one, sku) for one in found.surveys).with_columns(
+            sku=pl.lit(None if sku is None else sku.name, pl.String)
+        ),
+        "recommendations": decisions(found, rows, sku=sku, paths=ahead, pue=pue),
+    }
     return {table: frame.with_columns(time=moment) for table, frame in made.items()}
 
 

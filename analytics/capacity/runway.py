@@ -117,6 +117,17 @@ def grown(found: Survey, paths: pl.DataFrame, until: datetime, ratio: float) -> 
     return max(1.0, float(np.quantile(highest, ratio, method="higher")))
 
 
+def short_w(found: Survey, paths: pl.DataFrame, node: str) -> tuple[float, float, float]:
+    """Power that a node lacks at the most within the horizon: in a tenth, half and nine tenths of the paths."""
+    limits = _power(found, node, "power", found.carried_w({}))
+    if not limits:
+        return 0.0, 0.0, 0.0
+    (limit,) = limits
+    highest = _Growth(found, paths).of(node).max(axis=1)
+    low, mid, high = np.maximum(limit.used * np.quantile(highest, [0.1, 0.5, 0.9]) - limit.whole, 0.0)
+    return float(low), float(mid), float(high)
+
+
 def _limits(found: Survey, name: str, added: Floats, more_w: float) -> list[_Limit]:
     """What can run out at a node: its own first, then what is above it."""
     limits: list[_Limit] = []

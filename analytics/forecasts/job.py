@@ -30,13 +30,9 @@ def forecasts(frames: Mapping[str, pl.LazyFrame], window: Window, fleet: Fleet) 
     """
     until_ns = window.until_ns
     since_ns = window.end_ns - DAYS * 86_400 * NS
-    kinds = {
-        "power": _power(frames["device_energy"], fleet),
-        "devices": devices_series(frames["allocations"], since_ns, until_ns, step_s=STEP_S),
-        "tokens": _tokens(frames["efficiency"]),
-    }
     made, reasons = [], []
-    for kind, series in kinds.items():
+    for kind in SUBJECTS:
+        series = history(kind, frames, fleet, since_ns, until_ns)
         try:
             found = forecast(_until(series, until_ns), step_s=STEP_S)
         except ValueError as error:
@@ -48,6 +44,15 @@ def forecasts(frames: Mapping[str, pl.LazyFrame], window: Window, fleet: Fleet) 
     if not made:
         raise NotEnoughData("; ".join(reasons))
     return pl.concat(made)
+
+
+def history(kind: str, frames: Mapping[str, pl.LazyFrame], fleet: Fleet, since_ns: int, until_ns: int) -> pl.LazyFrame:
+    """What was, of a kind of `SUBJECTS`: series (kind and name), time, value, by `STEP_S`."""
+    if kind == "power":
+        return _power(frames["device_energy"], fleet)
+    if kind == "devices":
+        return devices_series(frames["allocations"], since_ns, until_ns, step_s=STEP_S)
+    return _tokens(frames["efficiency"])
 
 
 def _until(series: pl.LazyFrame, until_ns: int) -> pl.LazyFrame:

@@ -3,7 +3,7 @@ The chain: every job, one entry each. Nothing is imported until a job runs.
 
     samples ─▶ rollups
        └─────▶ energy ─▶ device_energy, job_energy, efficiency
-       ├─────▶ capacity ─▶ headroom, recommendations
+       ├─────▶ capacity ─▶ headroom, stranded, recommendations
     rollups, events, anomaly_scores, headroom, energy ─▶ incidents
     device_energy, efficiency ─▶ forecasts
 """
@@ -93,7 +93,7 @@ JOBS: Final = (
             Input("devices", None),
         ),
         output="headroom",
-        also=("recommendations",),
+        also=("stranded", "recommendations"),
         needs=("fleet",),
         by_device=True,
         only_last=True,

@@ -19,8 +19,9 @@ from analytics.capacity.advice import ADVICE, SOON_DAYS, advice, day, kw, recomm
 from analytics.capacity.assessment import Assessment
 from analytics.capacity.headroom import Survey
 from analytics.capacity.ledger import most_servers, server_w
+from analytics.capacity.load import Leaf
 from analytics.capacity.runway import grown, runway
-from analytics.capacity.tree import NOTHING, Pool, groups
+from analytics.capacity.tree import NOTHING, Floats, Pool, groups
 from analytics.fleet import Fleet, Rack, Server, Sku
 from analytics.planning.prices import prices
 from analytics.planning.proof import Placed, Proof, prove
@@ -31,6 +32,9 @@ CAUTIOUS: Final = 0.9
 """Servers are placed beside the load as it grows at the most in so many of the paths."""
 MOST_MOVES: Final = 5
 """Of a site; who has more overloads than that has another problem."""
+
+TRIED: Final = 4
+"""Overloads of a site that are looked at at once, and racks of each: each try places and proves."""
 
 Paths = Mapping[str, pl.DataFrame]
 
@@ -53,17 +57,19 @@ def decisions(
     """
     moves: list[dict[str, Any]] = []
     cured: set[str] = set()
-    for one in found.surveys:
-        for row, nodes in _moves(found, one):
+    now = {one.tree.site.name: one for one in found.surveys}
+    for site in now:
+        for row, nodes in _moves(found, now, site, pue or {}):
             moves.append(row)
             cured |= nodes
+    # The next servers come after what moves has moved.
     made = [
         row
-        for one in found.surveys
+        for site, one in now.items()
         if (kind := _usual(found.fleet, one, sku)) is not None
-        for row in _next(found, one, kind, (paths or {}).get(one.tree.site.name), pue or {})
+        for row in _next(found, one, kind, (paths or {}).get(site), pue or {})
     ]
-    rest = advice(found, rows, sku=sku, without=cured)
+    rest = advice(found, rows, sku=sku, paths=paths, without=cured)
     return pl.concat([pl.DataFrame([*moves, *made], schema=ADVICE, orient="row"), rest])
 
 
@@ -154,11 +160,7 @@ def _place(
     margins = [(*proof.margins[site.name, node], node) for node in above if (site.name, node) in proof.margins]
     margin, case, node = min(margins, default=(None, NOTHING, ""), key=lambda told: told[0] or 0.0)
     cases = proof.cases.height
-    left = (
-        ""
-        if margin is None
-        else f": {kw(margin)} stay free at {node} in the worst of {cases} failure cases{_lost(case)}"
-    )
+    left = "" if margin is None else f": {kw(margin)} stay free at {node} in the worst of {cases} failure cases"
     grown_by = _grown(outlook, ", load that grows by {} up to {} included")
     stand = _moment(one) + timedelta(days=sku.lead_days)
     them = "it stands" if count == 1 else "they stand"
@@ -277,26 +279,28 @@ class _Move:
     to: Mapping[str, int]
 
 
-def _moves(found: Assessment, one: Survey) -> Iterator[tuple[dict[str, Any], set[str]]]:
-    """Moves that end the overloads of a site, each with the nodes that it ends them of."""
-    now, elsewhere = one, {other.tree.site.name: other for other in found.surveys if other is not one}
+def _moves(
+    found: Assessment, now: dict[str, Survey], site: str, pue: Mapping[str, float]
+) -> Iterator[tuple[dict[str, Any], set[str]]]:
+    """Moves that end the overloads of a site, each with the nodes that it ends them of; *now* follows them."""
     for _ in range(MOST_MOVES):
-        over = _over(now)
-        found_move = next(
-            (told for node, case, _ in over if (told := _move(found, now, elsewhere, node, case)) is not None), None
-        )
-        if found_move is None:
+        one = now[site]
+        over = _over(one)
+        tries = (_move(found, now, one, node, case, pue) for node, case, _ in over[:TRIED])
+        moved = next((told for told in tries if told is not None), None)
+        if moved is None:
             return
-        move, then, others = found_move
-        before, after = {node: (case, watts) for node, case, watts in over}, {node for node, *_ in _over(then)}
+        move, then = moved
+        before = {node: (case, watts) for node, case, watts in over}
+        after = {node for node, *_ in _over(then.get(site, one))}
         cured = before.keys() - after
         if not cured:
             return
-        pairs = groups(one.tree.nodes).items()
-        cured |= {name for name, members in pairs if cured & {node.name for node in members} <= cured - after}
         first = max(cured, key=lambda node: (before[node][1], node))
-        yield _moved(one, move, first, *before[first], cured), cured
-        now, elsewhere = then, others
+        backed = {name for name, members in groups(one.tree.nodes).items()
+                  if (inside := {node.name for node in members}) & cured and not inside & after}  # fmt: skip
+        yield _moved(one, move, first, *before[first], cured), cured | backed
+        now |= then
 
 
 def _over(one: Survey) -> list[tuple[str, int, float]]:
@@ -307,9 +311,9 @@ def _over(one: Survey) -> list[tuple[str, int, float]]:
 
 
 def _move(
-    found: Assessment, one: Survey, elsewhere: Mapping[str, Survey], node: str, case: int
-) -> tuple[_Move, Survey, dict[str, Survey]] | None:
-    """The fewest servers of a rack whose move ends the overload of *node*, to where it makes no other."""
+    found: Assessment, now: Mapping[str, Survey], one: Survey, node: str, case: int, pue: Mapping[str, float]
+) -> tuple[_Move, dict[str, Survey]] | None:
+    """The fewest servers of a rack whose move ends the overload of *node*, to where it makes no other; what is then."""
     at, leaves = one.tree.at[node], {leaf.name: leaf for leaf in one.load.leaves}
     over = -float(one.slack_w[case, at])
     candidates = []
@@ -321,25 +325,23 @@ def _move(
             count = ceil(over / (draw * carried) - 1e-9)
             if count <= leaf.hosts:
                 candidates.append((count, -draw, rack.name))
-    for count, less_w, name in sorted(candidates):
+    for count, less_w, name in sorted(candidates)[:TRIED]:
         leaf, draw = leaves[name], -less_w
-        without = _changed(one, {name: 1.0 - count / leaf.hosts}, {})
+        without = _without(one, name, count, leaf)
         server = Server(
             peak_w=draw, rack_units=None if leaf.rack_units is None else ceil(leaf.rack_units / leaf.hosts),
             ports=None if leaf.ports is None else ceil(leaf.ports / leaf.hosts),
         )  # fmt: skip
-        for target in (without, *elsewhere.values()):
+        here = one.tree.site.name
+        for target in (without, *(other for site, other in now.items() if site != here)):
             to = _destination(target, server, count, name)
             if to is None:
                 continue
             site = target.tree.site.name
-            proof = _proved(replace(found, surveys=(target,)), target, Sku(name=name, server=server), to, 1.0, {})
-            if proof.violations:
+            if _proved(found, target, Sku(name=name, server=server), to, 1.0, pue).violations:
                 continue
-            then = _changed(target, {}, {rack: number * draw for rack, number in to.items()})
-            same = target is without
             move = _Move(rack=name, count=count, hosts=leaf.hosts, draw_w=draw, site=site, to=to)
-            return move, then if same else without, {**elsewhere, **({} if same else {site: then})}
+            return move, {here: without, site: _with(target, to, server)}
     return None
 
 
@@ -354,11 +356,37 @@ def _destination(target: Survey, server: Server, count: int, source: str) -> dic
     return taken if sum(taken.values()) == count else None
 
 
-def _changed(one: Survey, kept: Mapping[str, float], more_w: Mapping[str, float]) -> Survey:
-    """The survey with a share of some leaves' load, and with more in others."""
-    rows = [row * kept.get(leaf.name, 1.0) + more_w.get(leaf.name, 0.0)
-            for leaf, row in zip(one.load.leaves, one.load.power_w, strict=True)]  # fmt: skip
-    return replace(one, load=replace(one.load, power_w=np.vstack(rows)))
+def _without(one: Survey, rack: str, count: int, leaf: Leaf) -> Survey:
+    """The survey with some servers of a rack gone, and what they took."""
+    kept = leaf.hosts - count
+    left = replace(
+        leaf, hosts=kept,
+        rack_units=None if leaf.rack_units is None else leaf.rack_units * kept // leaf.hosts,
+        ports=None if leaf.ports is None else leaf.ports * kept // leaf.hosts,
+    )  # fmt: skip
+    return _changed(one, {rack: (left, one.rows[rack] * (kept / leaf.hosts))})
+
+
+def _with(one: Survey, counts: Mapping[str, int], server: Server) -> Survey:
+    """The survey with more servers in some racks, and what they take."""
+    changed = {}
+    for leaf in one.load.leaves:
+        count = counts.get(leaf.name, 0)
+        if count:
+            more = replace(
+                leaf, hosts=leaf.hosts + count,
+                rack_units=None if leaf.rack_units is None else leaf.rack_units + count * (server.rack_units or 0),
+                ports=None if leaf.ports is None else leaf.ports + count * (server.ports or 0),
+            )  # fmt: skip
+            changed[leaf.name] = (more, one.rows[leaf.name] + count * (server_w(server) or 0.0))
+    return _changed(one, changed)
+
+
+def _changed(one: Survey, changed: Mapping[str, tuple[Leaf, Floats]]) -> Survey:
+    """The survey with other leaves in the place of some."""
+    leaves = [changed.get(leaf.name, (leaf, one.rows[leaf.name])) for leaf in one.load.leaves]
+    power_w = np.vstack([row for _, row in leaves])
+    return replace(one, load=replace(one.load, leaves=tuple(leaf for leaf, _ in leaves), power_w=power_w))
 
 
 def _moved(one: Survey, move: _Move, node: str, case: int, over: float, cured: set[str]) -> dict[str, Any]:

@@ -18,10 +18,9 @@ import polars as pl
 from analytics.capacity.assessment import Assessment
 from analytics.capacity.headroom import Survey
 from analytics.capacity.tree import Floats
-from analytics.fleet import Domain, Fleet, Rack, Site, Sku
+from analytics.fleet import Domain, Fleet, Rack, Site, Sku, standing
 from analytics.planning.model import Model
 from analytics.planning.request import Request
-from analytics.planning.stages import standing
 
 TOLERANCE_W: Final = 0.1
 CELLS: Final = 200_000

@@ -8,7 +8,6 @@ stages. Racks with the same feeds at every stage are one group; the power tree c
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date
 from math import floor, inf
 from typing import Final
 
@@ -16,8 +15,9 @@ import numpy as np
 
 from analytics.capacity.assessment import Assessment
 from analytics.capacity.headroom import Survey
+from analytics.capacity.load import Leaf
 from analytics.capacity.tree import trees
-from analytics.fleet import Fleet, Rack, Sku
+from analytics.fleet import Fleet, Rack, Sku, standing
 from analytics.planning.prices import planned_w
 from analytics.planning.request import Request
 
@@ -82,29 +82,6 @@ def needs(sku: Sku, request: Request) -> dict[str, float]:
     }  # fmt: skip
 
 
-def standing(fleet: Fleet, day: date, loaded: Collection[str] = ()) -> Fleet:
-    """
-    The fleet as it stands on a day: what comes later is not there, nor what hangs on that alone.
-
-    A rack without all its feeds is not there either, unless it is among those *loaded* already.
-    """
-    gone: set[str] = set()
-    domains = []
-    for domain in fleet.domains:
-        parents = tuple(parent for parent in domain.parents if parent not in gone)
-        if (domain.available_from is not None and domain.available_from > day) or (domain.parents and not parents):
-            gone.add(domain.name)
-        else:
-            domains.append(replace(domain, parents=parents))
-    racks = []
-    for rack in fleet.racks:
-        feeds = tuple(feed for feed in rack.feeds if feed not in gone)
-        later = rack.available_from is not None and rack.available_from > day
-        if rack.name in loaded or not (later or len(feeds) < len(rack.feeds)):
-            racks.append(replace(rack, feeds=feeds))
-    return replace(fleet, domains=tuple(domains), racks=tuple(racks))
-
-
 def stages(found: Assessment, request: Request, *, pue: Mapping[str, float]) -> list[Stage]:
     """The stages of a plan, in order; the last is that of its last period."""
     loaded = [leaf.name for survey in found.surveys for leaf in survey.load.leaves if _drawn(survey, leaf.name)]
@@ -127,8 +104,19 @@ def stages(found: Assessment, request: Request, *, pue: Mapping[str, float]) -> 
                 replace(leaf, pool=tree.racks.get(leaf.name, leaf.pool))
                 for leaf in (survey.load.leaves[at] for at in kept)
             )
+            new = [rack for rack in fleets[period].racks if rack.name in tree.racks and rack.name not in survey.rows]
+            leaves += tuple(
+                Leaf(
+                    name=rack.name,
+                    pool=tree.racks[rack.name],
+                    rack_units=rack.units_used or 0,
+                    ports=rack.ports_used or 0,
+                )
+                for rack in new
+            )
             # Growth is never less than at the beginning of the period, nor more than at its end.
             power_w = survey.load.power_w[kept] * max(request.growth(period), request.growth(period - 1))
+            power_w = np.vstack([power_w, np.zeros((len(new), power_w.shape[1]))])
             load = replace(survey.load, leaves=leaves, power_w=power_w)
             racks = tuple(rack for rack in fleets[period].racks if rack.site == tree.site.name)
             surveys[tree.site.name] = Survey(tree=tree, load=load, racks=racks, percentile=survey.percentile)

@@ -286,13 +286,30 @@ HEADROOM: Final = Table(
     states=True,
     help="What is left at each node of the power tree, and until when.",
 )
+STRANDED: Final = Table(
+    "stranded",
+    ("site", "cause"),
+    (
+        _word("site", "The site."),
+        TIME,
+        _word(
+            "cause", "Where it is: ``derating``, ``redundancy``, ``space``, ``cooling``, ``deployable``, ``in use`` ..."
+        ),
+        _number("power_w", "How much; all but ``installed`` add up to ``installed``."),
+        _number("ratio", "The same as a share of what is installed."),
+        _word("meaning", "What the cause is, in words."),
+        _word("sku", "The server that is to fit, by which it was told."),
+    ),
+    states=True,
+    help="Where every watt is that the domains which feed racks are rated for.",
+)
 RECOMMENDATIONS: Final = Table(
     "recommendations",
     ("recommendation",),
     (
         _word("recommendation", "The id: the same for what is the same."),
         TIME,
-        _word("kind", "What to do: cap, consolidate, repair, measure, buy, move ..."),
+        _word("kind", "What to do: place, move, buy, relieve, cord, plan, measure ..."),
         _SCOPE,
         _NAME,
         _word("site", "The site."),
@@ -424,6 +441,7 @@ DERIVED_TABLES: Final = (
     INCIDENTS,
     FORECASTS,
     HEADROOM,
+    STRANDED,
     RECOMMENDATIONS,
     PLANS,
     MODEL_VERSIONS,

@@ -101,6 +101,23 @@ def test_capacity_tells_the_worst_failure_of_every_node(store: Path) -> None:
     assert a["load_basis"] == "p99 of 4,320 minutes, 100 % measured"
 
 
+def test_what_is_built_later_is_no_headroom_yet_and_takes_servers_then(store: Path, tmp_path: Path) -> None:
+    later = priced(store).joinpath("fleet.toml").read_text(encoding="utf-8")
+    for name in ("c", "d"):
+        later += f'[[domain]]\nname = "{name}"\nsite = "dub"\nrating_w = 3000\navailable_from = 2027-01-15\n'
+    later += '[[rack]]\nname = "r9"\nfeeds = ["c", "d"]\nunits = 42\n'
+    (store / "fleet.toml").write_text(later, encoding="utf-8")
+    found = {row["node"]: row for row in rows(run("capacity", "--store", store, "--min-days", "0", "-o", "json"))}
+    assert not {"c", "d", "r9"} & set(found)
+    assert found["dub"]["servers"] == 2
+    ledger = rows(run("capacity", "--store", store, "--min-days", "0", "-o", "json", "--show", "ledger"))
+    assert ledger[0]["power_w"] == 6000.0
+    file = tmp_path / "plan.toml"
+    file.write_text(PLAN.replace("[1, 1]", "[1, 3]"), encoding="utf-8")
+    told = rows(run("plan", file, "--store", store, "--min-days", "0", "-o", "json"))
+    assert {(row["rack"], row["period"]) for row in told if row["option"] == 1} >= {("r9", 1)}
+
+
 def test_thin_data_is_refused_with_the_days_that_it_lacks(store: Path) -> None:
     result = run("capacity", "--store", store)
     assert result.exit_code == 1
@@ -144,7 +161,10 @@ def test_an_overload_and_an_order_that_is_due_are_recommended(store: Path, tmp_p
     found = {(row["kind"], row["name"]): row for row in rows(run(*base, "--show", "advice"))}
     assert found["move", "a"]["effect_mid"] == pytest.approx(100.0)
     assert "a carries 1.0 kW with b lost and may carry 0.9 kW: move 0.1 kW" in found["move", "a"]["summary"]
-    assert "order by 2025-12-11" in found["buy", "b"]["summary"]
+    # It may carry 3 kW, carries 500 W in the worst failure, and load grows sixtyfold.
+    assert found["buy", "b"]["effect_mid"] == pytest.approx(500.0 * 60 - 3000.0)
+    assert "27.0 kW are lacking by then in one path of ten" in found["buy", "b"]["summary"]
+    assert "it was to be ordered by 2025-12-11, as the lead time is 30 days" in found["buy", "b"]["summary"]
 
 
 def test_wrong_asks_are_named(store: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from threading import Thread
 from time import monotonic, sleep
 from typing import Any
 
+import axe_playwright_python
 import polars as pl
 import pytest
 
@@ -246,6 +247,15 @@ class Tab:
     def text(self, selector: str) -> str:
         """What a part says, in one line."""
         return " ".join(self.page.locator(selector).inner_text().split())
+
+    def barriers(self) -> list[Any]:
+        """What axe finds that shuts somebody out: rule, help, and where."""
+        for grid in self.page.locator(".ag-root-wrapper").all():
+            grid.scroll_into_view_if_needed()
+        self.page.wait_for_timeout(300)
+        self.page.evaluate((Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8"))
+        found = self.page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
+        return [(rule["id"], rule["help"], [node["html"][:200] for node in rule["nodes"]]) for rule in found]
 
     def close(self) -> None:
         self.context.close()

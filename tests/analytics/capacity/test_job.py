@@ -67,6 +67,8 @@ def test_a_node_that_cannot_bear_a_failure_is_an_incident_and_advice(store: Stor
     # With one feed lost the other carries both racks: 1 kW on 900 W.
     assert rows["a"]["headroom_w"] == pytest.approx(900.0 - 1000.0)
     assert {"oslo", "a", "b", "r1", "r2"} <= set(rows)
+    ledger = dict(scan(store, "stranded").select("cause", "power_w").collect().iter_rows())
+    assert sum(watts for cause, watts in ledger.items() if cause != "installed") == pytest.approx(ledger["installed"])
     advice = scan(store, "recommendations").collect()
     assert "move" in advice["kind"].to_list()
     assert advice["state"].null_count() == 0

@@ -28,10 +28,14 @@ ROW = """
 [[domain]]
 name = "{row}-a"
 site = "{site}"
+group = "{row}"
+redundancy = "2N"
 rating_w = {watts}
 [[domain]]
 name = "{row}-b"
 site = "{site}"
+group = "{row}"
+redundancy = "2N"
 rating_w = {watts}
 """
 RACK = """
@@ -94,7 +98,8 @@ def test_the_next_servers_have_racks_headroom_dates_and_a_price() -> None:
     # 10 kW of either feed, 1.5 kW drawn: two of 4 kW, and half a kilowatt is left.
     row = told(ONE_ROW, {"k1": 1500.0})["place", "r1-a"]
     assert row["summary"].startswith("put 2 more servers of X (8.0 kW) on r1-a + r1-b at s (k1 2): 0.5 kW stay free at")
-    assert "in the worst of 5 failure cases" in row["summary"]
+    assert "in the worst of 5 failure cases (r1-" in row["summary"]
+    assert row["summary"].count("lost)") == 1
     assert "ordered now they stand on 2026-04-01, lead time 30 days" in row["summary"]
     assert (row["effect_low"], row["effect_mid"], row["effect_high"]) == (6000.0, 8000.0, 10_000.0)
     assert (row["cost"], row["currency"]) == (120e3, "EUR")
@@ -128,7 +133,7 @@ def test_an_overload_is_ended_by_servers_that_move_to_a_rack_that_takes_them() -
     assert row["summary"].startswith("move 1 of the 4 servers of k1 (3.0 kW): 1 to k2; r1-")
     assert "is overloaded by 2.0 kW (r1-" in row["summary"]
     assert (row["baseline"].startswith("2.0 kW too much"), row["effect_mid"]) == (True, pytest.approx(2000.0))
-    # One move ends both, and neither is told again.
+    # One move ends both, and neither is told again, nor the pair that they are.
     assert [kind for kind, _ in found].count("move") == 1
 
 
