@@ -9,9 +9,8 @@ import polars as pl
 
 from collector.catalogue import POWER, TEMPERATURE, UTILIZATION, Metric
 from dashboards.data.device import CLOCKS, TEMPERATURES, USE, DeviceView
-from dashboards.figures.style import COLOURS, STRONG, axis, colours, empty, titled, without
+from dashboards.figures.style import COLOURS, STRONG, axis, colours, empty, time_axis, titled, without
 
-_DAY: Final = timedelta(days=1)
 _HZ_PER_MHZ: Final = 1e6
 
 
@@ -123,17 +122,7 @@ def _with_gaps(view: DeviceView, rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _over_time(view: DeviceView, title: str, theme: str, **y: Any) -> go.Figure:
-    figure = empty(
-        theme,
-        x={
-            "type": "date",
-            "showgrid": False,
-            "range": [moment.replace(tzinfo=None) for moment in (view.start, view.end)],
-            "tickformat": "%H:%M\n%-d %b" if view.end - view.start <= _DAY + timedelta(hours=1) else "%-d %b",
-        },
-        y={"title": titled(title), **y},
-        hovermode="x unified",
-    )
+    figure = empty(theme, x=time_axis(view.start, view.end), y={"title": titled(title), **y}, hovermode="x unified")
     for row in view.incidents.iter_rows(named=True):
         last = row["end"] or row["last"]
         figure.add_vrect(

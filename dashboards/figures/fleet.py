@@ -1,6 +1,6 @@
 """What the Fleet page draws."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final
 
 import plotly.graph_objects as go
@@ -17,12 +17,12 @@ from dashboards.figures.style import (
     colours,
     empty,
     short,
+    time_axis,
     titled,
     without,
 )
 from dashboards.words import J_PER_WH
 
-_DAY_S: Final = 86_400
 TOKENS_PER_JOULE: Final = "Tokens per joule (tokens/J)"
 
 
@@ -156,16 +156,5 @@ def _how(modelled_ratio: float) -> str:
     return " (modelled)" if modelled_ratio > 0.999 else " (partly modelled)" if modelled_ratio > 0 else ""
 
 
-def _naive(moment: datetime) -> datetime:
-    return moment.astimezone(UTC).replace(tzinfo=None)
-
-
 def _empty(view: View, title: str, theme: str, **y: Any) -> go.Figure:
-    day = view.selection.window_s <= _DAY_S
-    window = {
-        "type": "date",
-        "showgrid": False,
-        "range": [_naive(view.start), _naive(view.end)],
-        "tickformat": "%H:%M\n%-d %b" if day else "%-d %b",
-    }
-    return empty(theme, x=window, y={"title": titled(title), **y}, hovermode="x unified")
+    return empty(theme, x=time_axis(view.start, view.end), y={"title": titled(title), **y}, hovermode="x unified")

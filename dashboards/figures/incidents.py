@@ -10,7 +10,7 @@ from analytics.anomalies.evidence import Evidence
 from collector.catalogue import POWER
 from dashboards.data.incidents import DEVICES, IncidentsView, IncidentView
 from dashboards.data.stored import utc
-from dashboards.figures.style import COLOURS, INK, STRONG, axis, colours, empty, short, titled, without
+from dashboards.figures.style import COLOURS, INK, STRONG, axis, colours, empty, short, time_axis, titled, without
 from dashboards.words import J_PER_WH
 
 SEVERITIES: Final = ("critical", "warning", "info")
@@ -140,17 +140,7 @@ def _band(figure: go.Figure, rows: pl.DataFrame, theme: str) -> None:
 
 
 def _over_time(view: IncidentView, title: str, theme: str, **y: Any) -> go.Figure:
-    figure = empty(
-        theme,
-        x={
-            "type": "date",
-            "showgrid": False,
-            "range": [moment.replace(tzinfo=None) for moment in (view.start, view.end)],
-            "tickformat": "%H:%M\n%-d %b",
-        },
-        y={"title": titled(title), **y},
-        hovermode="x unified",
-    )
+    figure = empty(theme, x=time_axis(view.start, view.end), y={"title": titled(title), **y}, hovermode="x unified")
     ended_ns = view.row["end"] or view.row["last"]
     ends = [utc(ns).replace(tzinfo=None) for ns in (view.row["start"], ended_ns)]
     shade = COLOURS[theme][_COLOUR_OF.get(view.row["severity"], 4)]

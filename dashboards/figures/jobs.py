@@ -19,6 +19,7 @@ from dashboards.figures.style import (
     colours,
     empty,
     short,
+    time_axis,
     titled,
     without,
 )
@@ -134,18 +135,7 @@ def _with_gaps(rows: pl.DataFrame, every_s: int) -> pl.DataFrame:
 
 
 def _over_time(view: JobView, title: str, theme: str, **y: Any) -> go.Figure:
-    day = (view.end - view.start) <= timedelta(days=1)
-    figure = empty(
-        theme,
-        x={
-            "type": "date",
-            "showgrid": False,
-            "range": [moment.replace(tzinfo=None) for moment in (view.start, view.end)],
-            "tickformat": "%H:%M\n%-d %b" if day else "%-d %b\n%H:%M",
-        },
-        y={"title": titled(title), **y},
-        hovermode="x unified",
-    )
+    figure = empty(theme, x=time_axis(view.start, view.end), y={"title": titled(title), **y}, hovermode="x unified")
     for edge_ns in (view.report.start_ns, view.report.end_ns):
         if edge_ns is not None and view.start <= utc(edge_ns) <= view.end:
             at = utc(edge_ns).replace(tzinfo=None)

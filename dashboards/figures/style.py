@@ -1,6 +1,7 @@
 """How figures look: colours that everybody can tell apart, axes titled from the catalogue, nothing in the way."""
 
 from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from math import log10
 from typing import Any, Final
 
@@ -70,6 +71,17 @@ def empty(theme: str, *, x: dict[str, Any] | None = None, y: dict[str, Any] | No
 def titled(text: str) -> dict[str, Any]:
     """An axis's title."""
     return {"text": text, "standoff": 8}
+
+
+def time_axis(start: datetime, end: datetime) -> dict[str, Any]:
+    """An axis from *start* to *end*, with hours where it is of a day or so."""
+    day = end - start <= timedelta(days=1, hours=1)
+    return {
+        "type": "date",
+        "showgrid": False,
+        "range": [moment.astimezone(UTC).replace(tzinfo=None) for moment in (start, end)],
+        "tickformat": "%H:%M\n%-d %b" if day else "%-d %b",
+    }
 
 
 def log_axis(values: pl.Series, margin: float = 0.12) -> dict[str, Any]:

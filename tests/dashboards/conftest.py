@@ -184,6 +184,23 @@ class Serving:
 
 
 @pytest.fixture(scope="session")
+def told_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of which jobs have told something; see told.py."""
+    root = tmp_path_factory.mktemp("told")
+    store = Store.create(root)
+    store.write("device_samples", devices())
+    told.fill(store)
+    store.write("device_rollups", told.framed(store, "device_rollups", told.hot()))
+    return root
+
+
+@pytest.fixture(scope="session")
+def told_url(told_root: Path) -> Iterator[str]:
+    with Serving(told_root, lambda: told.NOW_NS) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
 def url(store_root: Path) -> Iterator[str]:
     with Serving(store_root, lambda: END_NS) as address:
         yield address

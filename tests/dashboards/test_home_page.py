@@ -1,8 +1,7 @@
 """The Home page: what jobs told, against what was worked out by hand; and what it says where they told nothing."""
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,27 +17,11 @@ from dashboards.pages import home
 from tests.dashboards import told
 
 OpenTab = Callable[..., Any]
-Serve = Callable[..., AbstractContextManager[str]]
-
-
-@pytest.fixture(scope="module")
-def told_root(tmp_path_factory: pytest.TempPathFactory, samples: pl.DataFrame) -> Path:
-    root = tmp_path_factory.mktemp("told")
-    store = Store.create(root)
-    store.write("device_samples", samples)
-    told.fill(store)
-    return root
 
 
 @pytest.fixture
 def stored(told_root: Path) -> Stored:
     return Stored(told_root, clock_ns=lambda: told.NOW_NS)
-
-
-@pytest.fixture(scope="module")
-def address(told_root: Path, serving: Serve) -> Iterator[str]:
-    with serving(told_root, lambda: told.NOW_NS) as found:
-        yield found
 
 
 def test_the_figures_add_up_by_hand(stored: Stored) -> None:
@@ -138,8 +121,8 @@ def test_without_its_tables_each_part_says_which_command_makes_them(tmp_path: Pa
 
 
 @pytest.mark.browser
-def test_it_opens_on_what_matters_and_every_tile_leads_on(tab_at: OpenTab, address: str) -> None:
-    tab = tab_at("/", base=address)
+def test_it_opens_on_what_matters_and_every_tile_leads_on(tab_at: OpenTab, told_url: str) -> None:
+    tab = tab_at("/", base=told_url)
     assert tab.page.title() == "The fleet now · perfwatt"
     assert tab.text("#home-tile-power").startswith("Fleet power 1.10 kW accelerators 800 W 3 of 3 devices read")
     assert "oslo-a" in tab.text("#home-tree")
@@ -151,14 +134,14 @@ def test_it_opens_on_what_matters_and_every_tile_leads_on(tab_at: OpenTab, addre
     assert "overdue since 2026-01-31" in tab.text("#home-decisions")
     for href in [link.get_attribute("href") for link in tab.page.locator(".pw-tile a").all()]:
         assert href is not None
-        tab.page.goto(f"{address}{href}")
+        tab.page.goto(f"{told_url}{href}")
         tab.filled()
         assert tab.page.locator("h1").inner_text() != "There is no such page"
 
 
 @pytest.mark.browser
-def test_a_site_is_chosen_and_the_url_says_so(tab_at: OpenTab, address: str) -> None:
-    tab = tab_at("/", base=address)
+def test_a_site_is_chosen_and_the_url_says_so(tab_at: OpenTab, told_url: str) -> None:
+    tab = tab_at("/", base=told_url)
     tab.page.locator("#home-site").click()
     tab.page.get_by_role("option", name="dallas").click()
     tab.until("document.querySelector('#home-tile-power')?.innerText.includes('100')")

@@ -1,8 +1,7 @@
 """The pages of incidents: filters, and one incident with the series that show it."""
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,28 +19,11 @@ from dashboards.pages import incident, incidents
 from tests.dashboards import told
 
 OpenTab = Callable[..., Any]
-Serve = Callable[..., AbstractContextManager[str]]
-
-
-@pytest.fixture(scope="module")
-def told_root(tmp_path_factory: pytest.TempPathFactory, samples: pl.DataFrame) -> Path:
-    root = tmp_path_factory.mktemp("told")
-    store = Store.create(root)
-    store.write("device_samples", samples)
-    told.fill(store)
-    store.write("device_rollups", told.framed(store, "device_rollups", told.hot()))
-    return root
 
 
 @pytest.fixture
 def stored(told_root: Path) -> Stored:
     return Stored(told_root, clock_ns=lambda: told.NOW_NS)
-
-
-@pytest.fixture(scope="module")
-def address(told_root: Path, serving: Serve) -> Iterator[str]:
-    with serving(told_root, lambda: told.NOW_NS) as found:
-        yield found
 
 
 def values(query: str = "") -> Values:
@@ -130,8 +112,8 @@ def test_without_incidents_it_says_which_command_finds_them(tmp_path: Path, samp
 
 
 @pytest.mark.browser
-def test_from_the_table_to_what_shows_it(tab_at: OpenTab, address: str) -> None:
-    tab = tab_at("/incidents", base=address)
+def test_from_the_table_to_what_shows_it(tab_at: OpenTab, told_url: str) -> None:
+    tab = tab_at("/incidents", base=told_url)
     assert tab.text("#incidents-tile-count").startswith("Incidents 2 2 open")
     tab.page.get_by_text("all", exact=True).first.click()
     tab.until("document.querySelector('#incidents-tile-count')?.innerText.includes('3')")
@@ -148,8 +130,8 @@ def test_from_the_table_to_what_shows_it(tab_at: OpenTab, address: str) -> None:
 
 
 @pytest.mark.browser
-def test_from_home_to_the_incident(tab_at: OpenTab, address: str) -> None:
-    tab = tab_at("/", base=address)
+def test_from_home_to_the_incident(tab_at: OpenTab, told_url: str) -> None:
+    tab = tab_at("/", base=told_url)
     tab.page.get_by_text("held and idle").click()
     tab.page.wait_for_url(re.compile(r"/incident\?id=i1"))
     tab.until("document.querySelector('#incident-tile-cost')?.innerText.includes('0.24')")
