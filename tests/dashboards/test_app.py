@@ -90,8 +90,12 @@ def test_the_browser_writes_the_url_that_a_program_would(tab_at: OpenTab, name: 
 def test_whoever_goes_back_at_once_is_back_and_stays(tab_at: OpenTab) -> None:
     tab = tab_at("/fleet?window=15m&by=site")
     held: list[Any] = []
+
+    def hold(route: Any) -> None:
+        held.append(route)
+
     # Every answer of the server waits until somebody has gone back.
-    tab.page.route("**/_dash-update-component", held.append)
+    tab.page.route("**/_dash-update-component", hold)
     tab.page.get_by_text("device", exact=True).click()
     tab.until("location.search.includes('by=device')")
     tab.page.go_back()
