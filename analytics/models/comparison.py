@@ -126,7 +126,7 @@ def keep_unless_sure(old: Verdicts, probability: Floats, *, sure: float = SURE) 
     """
     The verdicts at a hand-over: the old one, unless the new model is sure of its own: |p - 1/2| >= *sure*.
 
-    After Träuble et al. 2021 (Backward-compatible prediction updates), whose cost-ratio rule it is for two classes.
+    For two classes what the cost-ratio rule of Träuble et al. 2021 (Backward-compatible prediction updates) is to many.
 
     >>> keep_unless_sure(np.array([True, True, False]), np.array([0.4, 0.1, 0.9])).tolist()
     [True, False, True]

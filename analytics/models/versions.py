@@ -110,9 +110,11 @@ def save(
     store = Store(root)
     with _changing(store):
         rows = _states(store, name)
-        if made in rows and path.is_file():
+        # A file that was lost or damaged is kept anew; its version is in the state that it was in.
+        if not (path.is_file() and files.read(path) == content):
+            files.write(path, content, store.files)
+        if made in rows:
             return made
-        files.write(path, content, store.files)
         row = {
             "model": name,
             "version": made,
@@ -128,9 +130,7 @@ def save(
             "checksum": digest,
             "metrics": json.dumps({"kind": meta.kind, **meta.metrics}, sort_keys=True),
         }
-        # A file that was lost and is kept anew is what it was before: its row tells already.
-        if made not in rows:
-            _tell(store, rows, [row])
+        _tell(store, rows, [row])
     return made
 
 

@@ -132,10 +132,11 @@ def test_a_file_that_is_gone_is_named_and_the_champion_stays(store: Store, two: 
     assert versions.champion(store.root, NAME) == two[0]
 
 
-def test_a_file_that_was_lost_is_kept_anew_under_the_state_it_had(store: Store) -> None:
+@pytest.mark.parametrize("lost", [Path.unlink, lambda path: path.write_bytes(b"damaged")])
+def test_a_file_that_was_lost_or_damaged_is_kept_anew_under_the_state_it_had(store: Store, lost: Any) -> None:
     first = kept(store, 1)
     versions.promote(store.root, NAME, first, by="test")
-    versions.path_of(store.root, NAME, first).unlink()
+    lost(versions.path_of(store.root, NAME, first))
     assert kept(store, 1) == first
     assert versions.load(store.root, NAME, first).version == first
     assert versions.champion(store.root, NAME) == first
