@@ -81,7 +81,7 @@ def cells(
     elif "mixed_j" not in amounts:
         amounts |= {f"mixed_{name}": amounts[f"power_{name}"] for name in ("j", "s")}
     longest_s = max(MAX_COUNTER_GAP_S, LONGEST_GAP_S, max_gap_s or 0.0)
-    cut = _Cut.of(found, found.span > round(longest_s * NS), _lengths(lengths_s), _own_edges(found.heads, edges))
+    cut = Cut.of(found, found.span > round(longest_s * NS), _lengths(lengths_s), own_edges(found.heads, edges))
     kept, last_row, sums, of_row = cut.summed(amounts, found)
     of = cut.series[kept]
     begin = np.maximum(cut.time[kept], found.time[found.starts][of])
@@ -108,7 +108,7 @@ def _lengths(lengths_s: Sequence[float]) -> list[int]:
     return [length for length in lengths if not any(length % other == 0 for other in lengths if other < length)]
 
 
-def _own_edges(heads: pl.DataFrame, edges: pl.DataFrame | None) -> tuple[Ints, Ints]:
+def own_edges(heads: pl.DataFrame, edges: pl.DataFrame | None) -> tuple[Ints, Ints]:
     """The series and times of edges of devices."""
     if edges is None or edges.is_empty():
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
@@ -146,7 +146,7 @@ def _judged(there: dict[str, Floats], found: Ordered, agreement: Floats, idle_ra
     return amounts
 
 
-class _Cut(NamedTuple):
+class Cut(NamedTuple):
     """
     Edges in time of series, in order; the first of a series is not after its first reading.
 
@@ -160,7 +160,8 @@ class _Cut(NamedTuple):
     end: Ints
 
     @staticmethod
-    def of(found: Ordered, silent: NDArray[np.bool_], lengths: Sequence[int], own: tuple[Ints, Ints]) -> "_Cut":
+    def of(found: Ordered, silent: NDArray[np.bool_], lengths: Sequence[int], own: tuple[Ints, Ints]) -> "Cut":
+        """Edges of windows of *lengths* (ns) and *own* (series, time), anew after each row that is *silent*."""
         series, time, first = found.series, found.time, found.first
         # After a silence edges begin anew: those within it would divide nothing, and there may be years of them.
         starts = np.flatnonzero(first | silent)
@@ -184,7 +185,7 @@ class _Cut(NamedTuple):
         met = met[~(first | silent)[met]]
         end = after.copy()
         end[met] -= 1
-        return _Cut(of, at, after, end)
+        return Cut(of, at, after, end)
 
     def upper(self) -> Ints:
         """Where the time after each edge ends."""

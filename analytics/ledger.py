@@ -34,11 +34,11 @@ from analytics.attribution import (
 )
 from analytics.cells import IDLE_RATIO
 from analytics.efficiency import cut_spans, energy_in
-from analytics.energy import device_steps, seconds, window_start, without_partitions
+from analytics.energy import device_cells, device_steps, of_boards, seconds, window_start, without_partitions
 from analytics.frames import over_devices
 from analytics.intervals import bounds, measured
-from analytics.signals import REASONS, signals
-from analytics.steps import falls, in_order, nanoseconds
+from analytics.signals import MEANS, REASONS, sums
+from analytics.steps import falls, in_order, nanoseconds, readings
 from collector import catalogue as c
 
 CAUSES: Final = (
@@ -54,8 +54,6 @@ EFFECTIVE_RATIO: Final = 0.5
 """A device is used effectively while more of its compute units than this hold work."""
 FATAL_XIDS: Final = ("48", "62", "64", "74", "79", "95", "110", "119", "120", "140", "143", "149")
 """XIDs after which a device needs a reset or a repair, by the driver's own list."""
-PCIE_LANE_BYTES_PER_S: Final = {1: 0.25e9, 2: 0.5e9, 3: 0.985e9, 4: 1.969e9, 5: 3.938e9, 6: 7.563e9}
-"""What a lane carries in one direction, by PCIe generation, after line coding (PCI-SIG)."""
 PCIE_BUSY: Final = 0.7
 """A PCIe link this full is the bottleneck: protocol overhead takes most of the rest."""
 HOST_BUSY: Final = 0.9
@@ -116,34 +114,44 @@ def ledger(
     while the fabric moves data and memory does not (network): where such signals were not read, no stall is claimed.
     """
     stretch_s = STRETCH_S if by is None or seconds(by) % STRETCH_S == 0 else seconds(by)
-    steps = _steps(device_samples, devices, idle_ratio, max_gap_s)
-    known = steps.group_by("device").agg(
-        pl.col("host").drop_nulls().last(), first=pl.col("begin").min(), last=pl.col("time").max()
-    ).collect()  # fmt: skip
-    if until_ns is None and not known.is_empty():
-        until_ns = int(known["last"].to_physical().sort()[-1])
+    rows = readings(of_boards(device_samples, devices)).collect()
     begun = _begun(events, device_samples, since_ns)
+    if until_ns is None and not rows.is_empty():
+        last = device_cells(rows, lengths_s=[stretch_s], max_gap_s=max_gap_s)["time"].to_physical().sort()
+        until_ns = int(last[-1])
+    # Only of what failed every step matters.
+    steps = device_steps(
+        device_samples.join(begun, on="device", how="semi"), max_gap_s=max_gap_s, devices=devices
+    )  # fmt: skip
     failed = _failures(begun, events, device_samples, steps, until_ns, since_ns, idle_ratio).collect().lazy()
-    extents = _extents(known.lazy(), failed)
+    held = held_parts(allocations, devices).collect().lazy()
+    edges = [frame.select("device", edge=edge) for frame in (held, failed) for edge in ("start", "end")]
+    cells = device_cells(
+        rows, edges=pl.concat(edges).unique().collect(), lengths_s=[stretch_s], max_gap_s=max_gap_s,
+        idle_ratio=idle_ratio, devices=devices,
+    ).lazy()  # fmt: skip
+    known = cells.group_by("device").agg(
+        pl.col("host").drop_nulls().last(), first=pl.col("begin").min(), last=pl.col("time").max()
+    )
+    extents = _extents(known, failed).collect().lazy()
     held = (
-        held_parts(allocations, devices)
-        .join(extents.drop("host"), on="device")
+        held.join(extents.drop("host"), on="device")
         .with_columns(start=pl.max_horizontal("start", "first"), end=pl.min_horizontal("end", "last"))
         .filter(pl.col("start") < pl.col("end"))
         .collect()
         .lazy()
     )
-    edges = ["device", "start", "end"]
-    cuts = pl.concat([held.select(edges), failed.select(edges)])
+    of_time = ["device", "start", "end"]
+    cuts = pl.concat([held.select(of_time), failed.select(of_time)])
     pieces = pieces_of(extents, cuts, None).join(extents.select("device", "host"), on="device").collect().lazy()
     holders = holders_of(pieces, held, None).collect().lazy()
     spans = cut_spans(pieces.with_columns(window_s=pl.lit(stretch_s))).rename({"window": "stretch"})
     spans = spans.join(_failed_pieces(pieces, failed), on="piece", how="left").collect().lazy()
-    spans = _with_energy(spans, steps)
-    readings = device_samples
+    spans = _with_energy(spans, cells)
+    told = device_samples
     if partition_samples is not None:
-        readings = pl.concat([without_partitions(device_samples, devices), partition_samples], how="diagonal")
-    signs = _signs(signals(readings, types), devices, pieces, stretch_s, idle_ratio).collect().lazy()
+        told = pl.concat([without_partitions(device_samples, devices), partition_samples], how="diagonal")
+    signs = _signs(told, types, devices, pieces, stretch_s, idle_ratio).collect().lazy()
     mine = _with_signs(spans.join(holders, on="piece"), signs, _host_signs(host_samples, stretch_s), idle_ratio)
     lines = pl.concat([_free(spans, holders), *_held(mine.collect().lazy(), effective_ratio)])
     window = [] if by is None else ["window"]
@@ -193,19 +201,6 @@ def ledger_in_parts(
 
 
 # ---------------------------------------------------------------------------------------------------------- failures
-
-
-def _steps(
-    samples: pl.LazyFrame, devices: pl.LazyFrame | None, idle_ratio: float, max_gap_s: float | None
-) -> pl.LazyFrame:
-    busy = pl.col("busy_s") / pl.col("busy_covered_s")
-    idle = (pl.col("busy_covered_s") > 0) & (busy <= idle_ratio)
-    return (
-        device_steps(samples, max_gap_s=max_gap_s, devices=devices)
-        .with_columns(pl.when(idle).then(name).otherwise(0.0).alias(short) for name, short in _IDLE.items())
-        .collect()
-        .lazy()
-    )
 
 
 def _begun(events: pl.LazyFrame | None, samples: pl.LazyFrame, since_ns: int | None) -> pl.LazyFrame:
@@ -313,9 +308,9 @@ def _failed_pieces(pieces: pl.LazyFrame, failed: pl.LazyFrame) -> pl.LazyFrame:
 # ------------------------------------------------------------------------------------------------------------- signs
 
 
-def _with_energy(spans: pl.LazyFrame, steps: pl.LazyFrame) -> pl.LazyFrame:
+def _with_energy(spans: pl.LazyFrame, cells: pl.LazyFrame) -> pl.LazyFrame:
     """The spans with what was drawn in them; the part of a span beyond the readings of its device has nothing."""
-    found = energy_in(spans.select("device", "piece", "stretch", "start", "end", share=pl.lit(1.0)), steps, sums=_SUMS)
+    found = energy_in(spans.select("device", "piece", "stretch", "start", "end", share=pl.lit(1.0)), cells, sums=_SUMS)
     return (
         spans.join(found.select("piece", "stretch", *_SUMS), on=["piece", "stretch"], how="left")
         .with_columns(pl.col(_SUMS).fill_null(0.0), span_s=(nanoseconds("end") - nanoseconds("start")) / _NS)
@@ -340,62 +335,49 @@ def _reaches(part: str, whole: str) -> pl.Expr:
 
 
 def _signs(
-    told: pl.LazyFrame, devices: pl.LazyFrame | None, pieces: pl.LazyFrame, stretch_s: float, idle_ratio: float
+    samples: pl.LazyFrame,
+    types: pl.LazyFrame | None,
+    devices: pl.LazyFrame | None,
+    pieces: pl.LazyFrame,
+    stretch_s: float,
+    idle_ratio: float,
 ) -> pl.LazyFrame:
     """
     How each part was used in each stretch of each piece, while it was not idle.
 
-    Out: part, piece, stretch, idle_share (of the time; null where no utilisation was read), activity_ratio, judged (by
-    compute units or tensor pipes), utilization_ratio, dram_ratio, pcie_ratio (of what the link carries),
-    fabric_bytes_per_s, and lost_* for each of `REASONS`.
+    Out: part, piece, stretch, idle_share (of the time; null where no utilisation was read), judged (by compute units or
+    tensor pipes), and `analytics.signals.MEANS`.
     """
-    if devices is None:
-        rows = told.with_columns(device="part")
-    else:
-        rows = told.join(partition_shares(devices).select("part", "parent"), on="part", how="left")
-        rows = rows.with_columns(device=pl.coalesce("parent", "part"))
+    cuts = pieces.select("device", "piece", "start", "end")
+    edges = pl.concat([cuts.select("device", edge=edge) for edge in ("start", "end")]).unique()
+    belongs = pl.LazyFrame(schema={"part": pl.String(), "parent": pl.String()})
+    if devices is not None:
+        belongs = partition_shares(devices).select("part", "parent")
+        of_parts = edges.join(belongs, left_on="device", right_on="parent").select(device="part", edge="edge")
+        edges = pl.concat([edges, of_parts])
+    told = sums(samples, types, edges=edges.collect(), length_s=stretch_s, idle_ratio=idle_ratio).lazy()
     # A step that ends on an edge belongs to what ended there.
-    rows = rows.with_columns(before=(nanoseconds("time") - 1).cast(pl.Datetime("ns"))).with_row_index("row")
-    cuts = pieces.select("device", "piece", "start", "end").sort("start")
-    # Only what is looked up is sorted by time, not all that was read.
-    at = (
-        rows.select("row", "device", "before")
-        .sort("before")
-        .join_asof(cuts, left_on="before", right_on="start", by="device", strategy="backward", check_sortedness=False)
-        .sort("row")
-        .select("piece", "end")
+    told = told.join(belongs, on="part", how="left").with_columns(
+        device=pl.coalesce("parent", "part"), before=(nanoseconds("time") - 1).cast(pl.Datetime("ns"))
     )
-    used = pl.concat([rows, at], how="horizontal").filter(pl.col("before") < pl.col("end"))
-    idle = pl.col("utilization") <= idle_ratio
-    lane = pl.col("generation").round().cast(pl.Int64).replace_strict(
-        PCIE_LANE_BYTES_PER_S, default=None, return_dtype=pl.Float64
-    )  # fmt: skip
-    means = {
-        "activity_ratio": pl.max_horizontal(pl.coalesce("sm", "graphics", "utilization"), "tensor"),
-        "utilization_ratio": pl.col("utilization"),
-        "dram_ratio": pl.col("dram"),
-        "pcie_ratio": pl.col("pcie_rx") / (lane * pl.when(pl.col("width") > 0).then("width")),
-        "fabric_bytes_per_s": pl.max_horizontal("fabric_rx", "fabric_tx"),
-        **{f"lost_{reason}": pl.col(f"lost_{reason}") for reason in REASONS},
-    }
-    weight = pl.when(~idle.fill_null(False)).then("span_s")
     keys = ["part", "piece", "stretch"]
-    sums = (
-        used.select(
-            "part", "piece", stretch=window_start("before", stretch_s),
-            judged=pl.col("sm").is_not_null() | pl.col("tensor").is_not_null(),
-            idle_s=pl.when(idle).then("span_s"), told_s=pl.when(idle.is_not_null()).then("span_s"),
-            **{name: value * weight for name, value in means.items()},
-            **{f"{name}_s": pl.when(value.is_not_null()).then(weight) for name, value in means.items()},
+    return (
+        told.sort("before")
+        .join_asof(
+            cuts.sort("start"), left_on="before", right_on="start", by="device", strategy="backward",
+            check_sortedness=False,
         )
+        .filter(pl.col("before") < pl.col("end"))
+        .with_columns(stretch=window_start("before", stretch_s))
         .group_by(keys)
-        .agg(pl.col("judged").any(), pl.exclude("judged").sum())
+        .agg(pl.col("judged").any(), pl.col("told_s", "idle_s").sum(), pl.col(*MEANS, *(f"{n}_s" for n in MEANS)).sum())
+        .select(
+            *keys, "judged",
+            idle_share=pl.when(pl.col("told_s") > 0).then(pl.col("idle_s") / pl.col("told_s")),
+            **{name: pl.when(pl.col(f"{name}_s") > 0).then(pl.col(name) / pl.col(f"{name}_s")) for name in MEANS},
+        )
+        .with_columns(pl.col(f"lost_{reason}").fill_null(0.0) for reason in REASONS)
     )  # fmt: skip
-    return sums.select(
-        *keys, "judged",
-        idle_share=pl.when(pl.col("told_s") > 0).then(pl.col("idle_s") / pl.col("told_s")),
-        **{name: pl.when(pl.col(f"{name}_s") > 0).then(pl.col(name) / pl.col(f"{name}_s")) for name in means},
-    ).with_columns(pl.col(f"lost_{reason}").fill_null(0.0) for reason in REASONS)  # fmt: skip
 
 
 def _host_signs(host_samples: pl.LazyFrame | None, stretch_s: float) -> pl.LazyFrame:

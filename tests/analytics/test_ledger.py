@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
@@ -245,6 +245,23 @@ def test_devices_in_parts_give_the_same_lines() -> None:
     assert_frame_equal(parts, whole, check_row_order=False)
 
 
+def test_series_are_worked_on_some_at_a_time_to_the_same_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = {"throttling_thermal": 1.0, "clock_sm_hz": 1e9}
+    samples = pl.concat(
+        [
+            device("a", **slow).with_columns(source=pl.lit("other"), clock_sm_hz=pl.lit(2e9)),
+            *(device(name, until=600 + 300 * at, **slow) for at, name in enumerate("abcde")),
+        ]
+    )
+    allocations = held(*(("w", name, 50 * at, None) for at, name in enumerate("abcde")))
+    whole = ledger(samples, allocations).collect()
+    monkeypatch.setattr("analytics.signals.BLOCK_ROWS", 100)
+    assert_frame_equal(ledger(samples, allocations).collect(), whole)
+    # Of two sources of a device one saw the higher clock.
+    assert causes(whole.lazy().filter(pl.col("device") == "a"))["throttled", "thermal"] > 0
+    assert ("throttled", "thermal") not in causes(whole.lazy().filter(pl.col("device") == "b"))
+
+
 def test_no_rows_give_no_lines() -> None:
     assert ledger(device().head(0), held()).collect().is_empty()
 
@@ -297,6 +314,8 @@ def naive(
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(reading, min_size=2, max_size=80), st.lists(held_from_to, max_size=3))
+# The highest clock is of one reading, not of the mean of two.
+@example([(0, 0.0, 0.0, 1.0, 0.8e9), (0, 0.3, 1.0, 0.0, 1.6e9), (0, 0.0, 0.005, 0.0, 0.8e9)], [("x", 0, 2)])
 def test_the_ledger_is_what_a_naive_loop_finds(
     readings: list[tuple[int, float, float, float, float]], allocated: list[tuple[str, int, int]]
 ) -> None:
