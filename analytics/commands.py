@@ -87,7 +87,7 @@ def energy(
     by: ByOption = None,
     max_gap: GapOption = None,
     calibration: Annotated[
-        bool, typer.Option("--calibration", help="With intervals: by each board's calibration, or ±5 % without one.")
+        bool, typer.Option("--calibration", help="Also what a calibrated sensor shows and cannot see: jumps and beats.")
     ] = False,
     output: OutputOption = Format.TABLE,
     file: FileOption = None,
@@ -166,7 +166,7 @@ def calibrate(
     config: ConfigOption = None,
 ) -> None:
     """
-    Fit a board's own gain and offset beside a reference meter, for `energy --calibration`.
+    Fit a board's own gain and offset beside a reference meter, for every figure in joules of it.
 
     Record the device while its load varies, fast (nvidia-smi at 20 ms or faster), and the meter faster still. Bring
     both in with `perfwatt import`: the meter as facility_samples with meter_power_w.
