@@ -263,6 +263,15 @@ def test_a_trial_that_was_damaged_is_named(store: Store, two: tuple[str, str]) -
     assert versions.champion(store.root, NAME) == two[0]
 
 
+def test_a_trial_of_another_candidate_does_not_count(store: Store, two: tuple[str, str]) -> None:
+    versions.record_trial(store.root, NAME, two[1], trial(found=30))
+    third = kept(store, 3)
+    (path,) = store.root.rglob("*against*")
+    path.with_name(path.name.replace(two[1], third)).write_bytes(path.read_bytes())
+    with pytest.raises(StoreError, match=f"is a trial of {two[1]} against {two[0]}"):
+        versions.promote(store.root, NAME, third, by="test")
+
+
 # -------------------------------------------------------------------------------------------------------- rolling back
 
 
