@@ -37,7 +37,7 @@ class Trial:
     series: whose window it is, as a number. time_ns: when; within a series in order. truth: 1 a fault, 0 none, -1 not
     known. champion, candidate: the probability of a fault (above one half is an alarm); a champion in use with a rule
     of its own gives 0 or 1. champion_error, candidate_error, baseline_error: what each window adds to the error, in any
-    unit; not given, a wrong verdict on a window of known truth is 1.
+    unit, NaN where not known; not given, a wrong verdict on a window of known truth is 1.
 
     Raises: ValueError (lengths differ, no windows, a probability outside 0 to 1).
     """
@@ -276,17 +276,21 @@ def _errors(
     limit: float,
 ) -> list[Figure]:
     """The mean error of the candidate beside the champion's, and their ratio, which has the limit."""
+    judged = True
     if trial.champion_error is not None and trial.candidate_error is not None:
-        theirs, mine, counted = trial.champion_error, trial.candidate_error, np.ones_like(known)
+        counted = np.isfinite(trial.champion_error) & np.isfinite(trial.candidate_error)
+        theirs, mine = (np.where(counted, error, 0.0) for error in (trial.champion_error, trial.candidate_error))
     else:
         theirs, mine, counted = (known & ~was_right).astype(float), (known & ~is_right).astype(float), known
+        judged = bool(known.any())
     total = float(counted.sum())
     figures = [
         _figure("error", resample, mine, counted, champion=float(theirs.sum()) / total if total else None),
-        _figure("error_ratio", resample, mine, theirs, limit if total else None, champion=1.0),
+        _figure("error_ratio", resample, mine, theirs, limit if judged else None, champion=1.0),
     ]
     if trial.baseline_error is not None:
-        figures.append(_figure("baseline_error", resample, trial.baseline_error, counted))
+        told = counted & np.isfinite(trial.baseline_error)
+        figures.append(_figure("baseline_error", resample, np.where(told, trial.baseline_error, 0.0), told))
     return figures
 
 

@@ -154,6 +154,17 @@ def test_an_error_of_any_unit_is_compared_as_given() -> None:
     assert worse.breaches() == ["error_ratio is 1.1, at most 1.1, and the limit is 1.02"]
 
 
+def test_a_window_whose_error_one_of_them_cannot_tell_counts_for_neither() -> None:
+    given = trial(found=30)
+    theirs, mine = np.full(len(given.truth), 10.0), np.full(len(given.truth), 9.0)
+    theirs[:600], mine[300:900] = np.nan, np.nan
+    found = compare(replace(given, champion_error=theirs, candidate_error=mine))
+    assert found.of("error").value == pytest.approx(9.0)
+    assert found.of("error_ratio").value == pytest.approx(0.9)
+    silent = compare(replace(given, champion_error=theirs * np.nan, candidate_error=mine))
+    assert silent.breaches() == ["error_ratio cannot be judged: 0 blocks of the trial count for it, and 10 are needed"]
+
+
 def test_neighbours_are_one_witness_and_so_bounds_are_wider_than_of_single_windows() -> None:
     rng = np.random.default_rng(5)
     runs = np.repeat(rng.random(300) < 0.1, 100)
