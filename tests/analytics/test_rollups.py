@@ -155,3 +155,24 @@ def test_the_command_gives_the_same_with_rollups_as_without(tmp_path: Path) -> N
     after = pl.read_csv(CliRunner().invoke(cli.app, words).stdout.encode())
     assert_frame_equal(after, before, rel_tol=1e-9)
     assert after.height == 5
+
+
+def test_rollups_of_an_earlier_shape_are_read_and_tell_nothing_that_they_do_not_hold(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "store")
+    old = {
+        "device": "a", "source": "s", "window_s": 3600, "time": [DAY_NS - 24 * HOUR_S * NS], "rows": 360,
+        "covered_s": 3590.0, "power_mean_w": 300.0, "power_max_w": 310.0, "energy_increase_j": 1e6,
+    }  # fmt: skip
+    yesterday = date.fromtimestamp(DAY_NS // NS - 12 * HOUR_S)
+    # What a day was whose readings have expired since.
+    store.replace("device_rollups", "rollup", pl.DataFrame(old), first=0, last=23, only=[yesterday])
+    store.write("device_samples", readings("a", np.arange(0, 5.0 * HOUR_S, 10), 1))
+    store.roll_up(DAY_NS + 5 * HOUR_S * NS)
+    (row,) = (
+        scan(store, "device_rollups").filter(pl.col("rows") == 360, pl.col("power_max_w") == 310.0).collect().to_dicts()
+    )
+    assert (row["energy_j"], row["power_sketch_w"], row["energy_increase_j"]) == (None, None, 1e6)
+    assert_same(from_rollups(store, "1h"), from_readings(store, "1h"))
+    result = CliRunner().invoke(cli.app, ["percentiles", "--store", str(store.root), "-o", "csv"])
+    read = scan(store, "device_samples").select(pl.col("power_w").count()).collect().item()
+    assert (result.exit_code, result.stdout.splitlines()[1].split(",")[:2]) == (0, ["a", str(read)])
