@@ -120,9 +120,8 @@ def ledger(
         last = device_cells(rows, lengths_s=[stretch_s], max_gap_s=max_gap_s)["time"].to_physical().sort()
         until_ns = int(last[-1])
     # Only of what failed every step matters.
-    steps = device_steps(
-        device_samples.join(begun, on="device", how="semi"), max_gap_s=max_gap_s, devices=devices
-    )  # fmt: skip
+    mine = device_samples.filter(pl.col("device").is_in(begun.select("device").collect().to_series().implode()))
+    steps = device_steps(mine.collect().lazy(), max_gap_s=max_gap_s, devices=devices)
     failed = _failures(begun, events, device_samples, steps, until_ns, since_ns, idle_ratio).collect().lazy()
     held = held_parts(allocations, devices).collect().lazy()
     edges = [frame.select("device", edge=edge) for frame in (held, failed) for edge in ("start", "end")]
@@ -152,8 +151,8 @@ def ledger(
     if partition_samples is not None:
         told = pl.concat([without_partitions(device_samples, devices), partition_samples], how="diagonal")
     signs = _signs(told, types, devices, pieces, stretch_s, idle_ratio).collect().lazy()
-    mine = _with_signs(spans.join(holders, on="piece"), signs, _host_signs(host_samples, stretch_s), idle_ratio)
-    lines = pl.concat([_free(spans, holders), *_held(mine.collect().lazy(), effective_ratio)])
+    shares = _with_signs(spans.join(holders, on="piece"), signs, _host_signs(host_samples, stretch_s), idle_ratio)
+    lines = pl.concat([_free(spans, holders), *_held(shares.collect().lazy(), effective_ratio)])
     window = [] if by is None else ["window"]
     if by is not None:
         lines = lines.with_columns(window=window_start("stretch", seconds(by)))
