@@ -462,7 +462,7 @@ def _ahead(limits: pl.DataFrame) -> pl.DataFrame:
     """What runs out by itself, the first first; what only waits for another node goes with that one."""
     own = ~pl.col("binding").fill_null("").str.starts_with("power of ")
     return (
-        limits.filter(pl.col("runway_p10").is_not_null() & own)
+        limits.filter(pl.col("runway_p10").is_not_null() & own & (pl.col("kind") != "group"))
         .sort("runway_p10", "runway_p50", "node", nulls_last=True)
         .select(
             "node", "kind", "site", "binding", "runway_p10", "runway_p50", "runway_p90", "order_by", "lead_days",

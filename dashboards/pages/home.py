@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
+from urllib.parse import quote
 
 import dash_mantine_components as dmc
 import polars as pl
@@ -144,9 +145,10 @@ def _tree(view: HomeView) -> Any:
         left -= shown.height
         parts.append(power_tree(shown, label=f"Power tree of {site[0]}"))
         racks = view.racks.filter(pl.col("site") == site[0])
-        notes = [_racks(racks)] if racks.height else []
+        way = dcc.Link("All of it", href=f"/capacity?show=all&site={quote(str(site[0]), safe='')}", className="pw-link")
+        notes: list[Any] = [[f"{_racks(racks)} ", way, "."]] if racks.height else [[way, "."]]
         if shown.height < rows.height:
-            notes.append(f"{rows.height - shown.height} more nodes are in the table as CSV.")
+            notes.append(f"{rows.height - shown.height} more nodes are on the page of capacity.")
         parts += [dmc.Text(note, size="xs", c="dimmed", className="pw-tree-note") for note in notes]
     parts.append(dmc.Text(_basis(view), size="xs", c="dimmed"))
     return parts
@@ -232,12 +234,22 @@ def _ahead(view: HomeView) -> Any:
     if rows.is_empty():
         return _waits(view) or dmc.Text("Nothing runs out within what is forecast.", size="sm")
     told = [
-        (row["node"], row["binding"] or ABSENT, _range(row), _date(row["order_by"]))
+        (
+            dcc.Link(row["node"], href=_capacity(row), className="pw-link"),
+            row["binding"] or ABSENT,
+            _range(row),
+            _date(row["order_by"]),
+        )
         for row in rows.head(_SHOWN).iter_rows(named=True)
     ]
     more = f" {rows.height - _SHOWN} more run out later." if rows.height > _SHOWN else ""
     caption = f"Dates by which one in ten, half and nine in ten of the outcomes have run out.{more}"
     return small_table(("Node", "Of what", "Runs out", "Order by"), told, caption=caption)
+
+
+def _capacity(row: Mapping[str, Any]) -> str:
+    """Where the evidence is: the page of capacity, of the site."""
+    return f"/capacity?site={quote(row['site'], safe='')}" if row["site"] else "/capacity"
 
 
 def _range(row: Mapping[str, Any]) -> str:
@@ -258,7 +270,9 @@ def _decisions(view: HomeView) -> Any:
         html.Ul([_decision(row, view.end) for row in rows.head(_SHOWN).iter_rows(named=True)], className="pw-list")
     ]
     if rows.height > _SHOWN:
-        parts.append(dmc.Text(f"{rows.height - _SHOWN} more wait for a decision.", size="sm"))
+        parts.append(
+            dcc.Link(f"{rows.height - _SHOWN} more wait for a decision", href="/capacity", className="pw-link")
+        )
     return parts
 
 
@@ -269,7 +283,10 @@ def _decision(row: Mapping[str, Any], end: datetime | None) -> Any:
     due = html.Span(when_due, className="pw-due pw-over" if late else "pw-due") if when_due else None
     return html.Li(
         [
-            html.Div([badge(row["kind"]), due, html.Span(row["summary"])], className="pw-list-head"),
+            html.Div(
+                [badge(row["kind"]), due, dcc.Link(row["summary"], href=_capacity(row), className="pw-plain")],
+                className="pw-list-head",
+            ),
             html.Div(html.Code(row["query"], className="pw-code"), className="pw-list-note"),
         ]
     )

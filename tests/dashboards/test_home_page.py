@@ -132,7 +132,9 @@ def test_it_opens_on_what_matters_and_every_tile_leads_on(tab_at: OpenTab, told_
     assert "So far 1.20 kWh wasted, 0.24 EUR." in tab.text("#home-wrong")
     assert "2026-05-01 – 2026-08-01 – after 2027-03-04" in tab.text("#home-ahead")
     assert "overdue since 2026-01-31" in tab.text("#home-decisions")
-    for href in [link.get_attribute("href") for link in tab.page.locator(".pw-tile a").all()]:
+    ways = [link.get_attribute("href") for link in tab.page.locator(".pw-tile a, #home-ahead a, #home-tree a").all()]
+    assert "/capacity?site=oslo" in ways
+    for href in ways:
         assert href is not None
         tab.page.goto(f"{told_url}{href}")
         tab.filled()

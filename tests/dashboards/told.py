@@ -73,9 +73,9 @@ def lines() -> list[dict[str, Any]]:
 
 def node(name: str, kind: str, load: float, failure: float, safe: float | None, **values: Any) -> dict[str, Any]:
     """A node of the power tree as the job of capacity tells it."""
-    left = None if safe is None else safe - failure
+    left, since = None if safe is None else safe - failure, END - timedelta(days=14)
     return {"node": name, "kind": kind, "site": "oslo", "load_w": load, "failure_load_w": failure, "safe_w": safe,
-            "derated_w": safe, "headroom_w": left, "time": END, **values}  # fmt: skip
+            "derated_w": safe, "headroom_w": left, "time": END, "start": since, **values}  # fmt: skip
 
 
 HEADROOM = (
@@ -84,6 +84,8 @@ HEADROOM = (
          runway_p10=datetime(2026, 5, 1), runway_p50=datetime(2026, 8, 1), order_by=datetime(2026, 1, 31),
          horizon=datetime(2027, 3, 4), runs_out_ratio=0.8),
     node("oslo-b", "feed", 450.0, 900.0, 1600.0, worst_failure="oslo-a", binding="power of oslo-a",
+         runway_p10=datetime(2026, 5, 1)),
+    node("oslo-feeds", "group", 900.0, 900.0, 1600.0, worst_failure="none", binding="power",
          runway_p10=datetime(2026, 5, 1)),
     node("oslo-r1", "rack", 900.0, 900.0, 1200.0, worst_failure="none"),
 )  # fmt: skip
