@@ -131,7 +131,7 @@ def _many(count: int, what: str) -> str:
 def _tiles(view: PlanView) -> list[Any]:
     plan = view.shown
     if plan is None:
-        return []
+        return _no_tiles(view)
     placed, proof = plan.placements, plan.proof
     count, watts = int(placed["servers"].sum()), float(placed["power_w"].sum())
     racks, sites = placed["rack"].n_unique(), placed["site"].n_unique()
@@ -168,6 +168,18 @@ def _tiles(view: PlanView) -> list[Any]:
             *date_apart(start),
             [f"order by {order:%Y-%m-%d}" if order else "no lead time told"],
         ),
+    ]
+
+
+def _no_tiles(view: PlanView) -> list[Any]:
+    """None fits, or it is not known."""
+    if view.plan is None:
+        return []
+    conflict = [f"{len(view.plan.conflict)} constraints in conflict"] if view.plan.conflict else ["not known in time"]
+    return [
+        tile(
+            "plan-tile-servers", f"Fit, of {view.count}", "0" if view.plan.conflict else ABSENT, str(view.sku), conflict
+        )
     ]
 
 

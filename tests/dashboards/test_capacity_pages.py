@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from analytics.fleet_toml import parse_fleet
 from analytics.jobs.chain import JOBS
 from analytics.jobs.running import Documents, run
 from collector.store import Store
@@ -247,6 +248,16 @@ def test_what_does_not_fit_names_the_conflict_and_shows_as_many_as_do(stored: St
     content = plan.PAGE.content(stored, asked("?sku=X&count=5"), "light")
     assert "There is no room for 5 servers of X" in str(content.notice)
     assert "At most 2 fit" in str(content.notice)
+
+
+def test_where_none_fits_a_tile_says_so(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
+    large = parse_fleet(FLEET.replace("peak_w = 400", "peak_w = 5000").replace("nameplate_w = 600", ""))
+    monkeypatch.setattr(stored, "fleet", lambda: large)
+    content = plan.PAGE.content(stored, asked("?sku=X"), "light")
+    assert "None fits" in str(content.notice)
+    (told,) = content.tiles
+    assert "'0'" in str(told)
+    assert content.grids["placements"].is_empty()
 
 
 def test_by_nameplate_fewer_fit(stored: Stored) -> None:
