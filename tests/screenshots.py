@@ -32,7 +32,7 @@ from dashboards.story import HOUR_NS, STORY_DEVICES, fleet_toml, options_of
 ROOT = Path(__file__).parents[1]
 TABLES = ROOT / "../shared/data/mlperf/tables"
 PICTURES = ROOT / "docs"
-SHOWN = ("home", "incident", "device")
+SHOWN = ("home", "incident")
 """The pages of which README has a picture."""
 CHROMIUM = "/usr/bin/chromium"
 NS = 1_000_000_000
@@ -116,7 +116,7 @@ def _of_kind(stored: Stored, kind: str) -> list[str]:
 
 
 def compressed(page: Any, picture: Path, path: Path) -> None:
-    """A picture as WebP, at two thirds of its width."""
+    """The upper part of a picture as WebP, at two thirds of its width."""
     data = base64.b64encode(picture.read_bytes()).decode()
     page.goto("about:blank")
     url = page.evaluate(
@@ -126,10 +126,10 @@ def compressed(page: Any, picture: Path, path: Path) -> None:
             await image.decode();
             const canvas = document.createElement("canvas");
             canvas.width = Math.round(image.width * 2 / 3);
-            canvas.height = Math.round(image.height * 2 / 3);
+            canvas.height = Math.round(Math.min(image.height, image.width) * 2 / 3);
             const drawn = canvas.getContext("2d");
             drawn.imageSmoothingQuality = "high";
-            drawn.drawImage(image, 0, 0, canvas.width, canvas.height);
+            drawn.drawImage(image, 0, 0, canvas.width, Math.round(image.height * 2 / 3));
             return canvas.toDataURL("image/webp", 0.8);
         }""",
         data,

@@ -183,7 +183,7 @@ def _wrong(view: HomeView) -> Any:
         return parts
     parts.append(html.Ul([_incident(row) for row in rows.head(_SHOWN).iter_rows(named=True)], className="pw-list"))
     if rows.height > _SHOWN:
-        parts.append(dcc.Link(f"{rows.height - _SHOWN} more are open", href="/incidents", className="pw-link"))
+        parts.append(dcc.Link(f"{rows.height - _SHOWN} more are open", href="/incidents", className="pw-link pw-more"))
     return parts
 
 
@@ -252,10 +252,16 @@ def _capacity(row: Mapping[str, Any]) -> str:
     return f"/capacity?site={quote(row['site'], safe='')}" if row["site"] else "/capacity"
 
 
-def _range(row: Mapping[str, Any]) -> str:
+def _range(row: Mapping[str, Any]) -> Any:
     horizon = row["horizon"]
     beyond = "later" if horizon is None else f"after {horizon:%Y-%m-%d}"
-    return " – ".join(_date(row[f"runway_p{one}"], beyond) for one in (10, 50, 90))
+    first, *others = (_whole(_date(row[f"runway_p{one}"], beyond)) for one in (10, 50, 90))
+    return html.Span([first, *(part for one in others for part in (" – ", one))])
+
+
+def _whole(text: str) -> Any:
+    """A date that no line breaks."""
+    return html.Span(text, className="pw-whole-word")
 
 
 def _date(moment: datetime | None, absent: str = ABSENT) -> str:
@@ -271,7 +277,7 @@ def _decisions(view: HomeView) -> Any:
     ]
     if rows.height > _SHOWN:
         parts.append(
-            dcc.Link(f"{rows.height - _SHOWN} more wait for a decision", href="/capacity", className="pw-link")
+            dcc.Link(f"{rows.height - _SHOWN} more wait for a decision", href="/capacity", className="pw-link pw-more")
         )
     return parts
 
