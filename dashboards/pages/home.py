@@ -238,7 +238,7 @@ def _ahead(view: HomeView) -> Any:
             dcc.Link(row["node"], href=_capacity(row), className="pw-link"),
             row["binding"] or ABSENT,
             _range(row),
-            _date(row["order_by"]),
+            _whole(_date(row["order_by"])),
         )
         for row in rows.head(_SHOWN).iter_rows(named=True)
     ]
