@@ -420,9 +420,11 @@ def _with_signs(mine: pl.LazyFrame, signs: pl.LazyFrame, hosts: pl.LazyFrame, id
 
 def _lines(frame: pl.LazyFrame, cause: pl.Expr, reason: pl.Expr, **amounts: pl.Expr | str) -> pl.LazyFrame:
     nothing = {name: pl.lit(0.0) for name in AMOUNTS}
-    return frame.select(
+    told = frame.select(
         "device", "host", *OWNER, "stretch", cause=cause, reason=reason.cast(pl.String), **{**nothing, **amounts}
     )
+    # Most spans have most causes for no time at all.
+    return told.filter(pl.col("span_s") != 0)
 
 
 def _free(spans: pl.LazyFrame, holders: pl.LazyFrame) -> pl.LazyFrame:
