@@ -32,6 +32,8 @@ class Frame(Protocol):
         ...
 
 
+# Kinds of arrays that are written as they are: flags, whole numbers, fractions, times.
+_ARRAYS = "biufM"
 Columns = Mapping[str, Any]
 """Columns by name: arrays, `Coded` or lists. Times are datetime64, or integers of nanoseconds; NaN is absent."""
 
@@ -78,6 +80,11 @@ def _visible_to(
         yield f"read_parquet({sql.text(path)})", {}
     finally:
         path.unlink(missing_ok=True)
+
+
+def _is_array(column: Any) -> bool:
+    """Whether a column is codes, or an array of numbers or times."""
+    return isinstance(column, Coded) or getattr(getattr(column, "dtype", None), "kind", "O") in _ARRAYS
 
 
 def _nanoseconds(value: Any) -> int | None:
@@ -144,9 +151,14 @@ def write_days(
 
     Raises: StoreError (a column the table does not have, a null time, a full disk); then no file is left.
     """
+    files.make_folder(root / table.name)
     if not isinstance(data, Frame):
         _refuse(table, set(data))
-    files.make_folder(root / table.name)
+        if all(_is_array(column) for column in data.values()):
+            # Not above: numpy is needed by whoever has arrays, and would be half of an agent.
+            from collector.store.arrays import write_arrays
+
+            return write_arrays(files, root, table, data, label, metadata, engine.threads)
     written: list[Written] = []
     with _visible_to(engine, table, data, root / table.name / f".{label}.tmp") as (source, coded):
         rows, names = _typed(engine, table, source, coded)

@@ -46,6 +46,14 @@ _SETTLED_NS = 900_000_000_000
 _LATE_NS = 3 * DAY_NS
 # Merging rewrites a segment; beyond this size one file less is not worth it.
 _LARGEST_BYTES = 2 * 1024**3
+# Of a file system's blocks a smaller file hardly takes fewer.
+_LEAST_PACKED_BYTES = 16_384
+
+
+def _settled(ordered: Sequence[Segment], now_ns: int) -> bool:
+    """Whether nothing more is expected of a day, of which *ordered* are a writer's segments by id."""
+    over_ns = day_start_ns(ordered[0].date) + DAY_NS + _SETTLED_NS
+    return now_ns >= over_ns and now_ns // 1_000_000 - ordered[-1].last > STEP_MS
 
 
 def due(segments: Sequence[Segment], now_ns: int) -> list[list[Segment]]:
@@ -57,10 +65,7 @@ def due(segments: Sequence[Segment], now_ns: int) -> list[list[Segment]]:
     if not segments:
         return []
     ordered = sorted(segments, key=lambda segment: segment.first)
-    if (
-        now_ns >= day_start_ns(ordered[0].date) + DAY_NS + _SETTLED_NS
-        and now_ns // 1_000_000 - ordered[-1].last > STEP_MS
-    ):
+    if _settled(ordered, now_ns):
         small = sum(segment.bytes for segment in ordered) <= _LARGEST_BYTES
         return [ordered] if len(ordered) > 1 and small else []
     return [group for group in _runs(ordered, now_ns // 1_000_000) if len(group) > 1]
@@ -166,6 +171,44 @@ def compact(engine: Engine, files: Files, root: Path, writer: str, now_ns: int, 
     if failure is not None:
         raise failure
     return made
+
+
+def unpacked(root: Path, now_ns: int) -> list[Segment]:
+    """The segments that stay as they are from now on, and may be packed."""
+    found: list[Segment] = []
+    for table in TABLES:
+        for day in days(root, table):
+            by_writer: dict[str, list[Segment]] = {}
+            for segment in visible(present(root, table, day)):
+                by_writer.setdefault(segment.writer, []).append(segment)
+            for mine in by_writer.values():
+                if _settled(mine, now_ns) and not due(mine, now_ns):
+                    found += [one for one in mine if not one.packed and one.bytes >= _LEAST_PACKED_BYTES]
+    return found
+
+
+def pack(engine: Engine, files: Files, root: Path, now_ns: int) -> int:
+    """
+    Pack the segments of days that are over; gives the number of them. It needs nobody's lock.
+
+    Raises: StoreError for the first that could not be packed, after all others have been.
+    """
+    found = unpacked(root, now_ns)
+    if not found:
+        return 0
+    # Not above: an agent merges, but what packs is a process of its own, and takes more memory.
+    from collector.store.repacking import repack
+
+    failure: StoreError | None = None
+    for segment in found:
+        try:
+            with as_store_error(segment.path):
+                repack(engine, files, segment)
+        except StoreError as error:
+            failure = failure or error
+    if failure is not None:
+        raise failure
+    return len(found)
 
 
 def sweep(files: Files, root: Path, *, grace_s: float = GRACE_S, now_s: float | None = None) -> int:

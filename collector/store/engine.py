@@ -10,9 +10,13 @@ import duckdb
 
 from collector.errors import StoreError
 from collector.store import sql
+from collector.store.pages import first_page
 from collector.store.schema import VERSION
 
 Row = tuple[Any, ...]
+
+# DuckDB makes no smaller group of rows.
+_LEAST_GROUP = 2048
 
 
 def connect(
@@ -49,15 +53,16 @@ class Engine:
     """
 
     def __init__(self, *, threads: int | None = 1, memory: str | None = "96MB", spill: Path | None = None) -> None:
-        self._threads, self._memory, self._spill = threads, memory, spill
+        self.threads, self._memory, self._spill = threads, memory, spill
         self._opened: duckdb.DuckDBPyConnection | None = None
         self._lock = threading.Lock()
+        self._compressing = threading.Lock()
 
     @property
     def _connection(self) -> duckdb.DuckDBPyConnection:
         """Opened for the first statement, since most of the time an agent's has nothing to do."""
         if self._opened is None:
-            self._opened = connect(threads=self._threads, memory=self._memory)
+            self._opened = connect(threads=self.threads, memory=self._memory)
             if self._spill is not None:
                 self._opened.execute(f"SET temp_directory = {sql.text(self._spill)}").fetchall()
         return self._opened
@@ -67,6 +72,12 @@ class Engine:
         with self._lock:
             # fetchall, because execute() alone streams: an unfetched COPY has not happened yet.
             return self._connection.execute(statement).fetchall()
+
+    def arrays(self, statement: str) -> dict[str, Any]:
+        """The answer of a statement as arrays by column, masked where it is null."""
+        with self._lock:
+            found: dict[str, Any] = self._connection.execute(statement).fetchnumpy()
+            return found
 
     def close(self) -> None:
         """Close the connection."""
@@ -84,6 +95,26 @@ class Engine:
         finally:
             with self._lock:
                 self._connection.unregister(name)
+
+    def compressed(self, words: Any, level: int, scratch: Path) -> bytes:
+        """
+        *words*, an array of whole numbers of 32 bits, as a frame of Zstandard, by way of the file *scratch*.
+
+        Python has no Zstandard before 3.14, but DuckDB has: a column that is never null, written plain, is one page,
+        and that is the frame.
+        """
+        plain = f"PARQUET_VERSION v1, DICTIONARY_SIZE_LIMIT 0, ROW_GROUP_SIZE {max(len(words), _LEAST_GROUP)}"
+        compression = f"COMPRESSION zstd, COMPRESSION_LEVEL {level}"
+        with self._compressing:
+            self.run("CREATE OR REPLACE TEMP TABLE words (word INTEGER NOT NULL)")
+            with self.registered("given_words", {"word": words}):
+                self.run("INSERT INTO words SELECT word FROM given_words")
+            self.run(f"COPY words TO {sql.text(scratch)} (FORMAT parquet, {plain}, {compression})")
+            content = scratch.read_bytes()
+        start, size, length = first_page(content)
+        if size != 4 * len(words):
+            raise StoreError(scratch, f"DuckDB wrote a page of {size} bytes, not the {4 * len(words)} of its column")
+        return content[start : start + length]
 
     def versions(self, paths: Sequence[Path]) -> dict[str, int]:
         """The schema version of each segment (0: none, so not a segment of ours)."""

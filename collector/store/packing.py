@@ -61,7 +61,7 @@ def packed_columns(engine: Engine, table: Table, source: str, rows: int, keep: S
         largest = proven.get((column.name, -1))
         if column in measured:
             if largest is not None or column.name in table.keys:
-                chosen.append(_as(column, _type(column, digits_of[column.name], float(largest or 0.0))))
+                chosen.append(_as(column, stored_type(column, digits_of[column.name], float(largest or 0.0))))
         elif column.name == "time":
             exact = [word for unit, word in ((1_000_000, "TIMESTAMP_MS"), (1_000, "TIMESTAMP")) if proven["time", unit]]
             chosen.append(_as(column, exact[0] if exact else column.type))
@@ -70,12 +70,14 @@ def packed_columns(engine: Engine, table: Table, source: str, rows: int, keep: S
     return chosen
 
 
-def _candidates(column: Column) -> list[int]:
-    finest = _resolution_digits(column)
+def candidates(column: Column) -> list[int]:
+    """Numbers of digits that a column may be stored in, the fewest first; none finer than its metric's resolution."""
+    finest = resolution_digits(column)
     return [digits for digits in _DIGITS if finest is None or digits <= finest]
 
 
-def _resolution_digits(column: Column) -> int | None:
+def resolution_digits(column: Column) -> int | None:
+    """The digits of the metric's resolution, if it has one."""
     if column.metric is None or column.metric.resolution is None:
         return None
     return max(0, round(-math.log10(column.metric.resolution)))
@@ -109,12 +111,13 @@ def _exact_in(value: str, digits: int) -> str:
 
 
 def _fewest(column: Column, found: dict[tuple[str, int], Any]) -> int | None:
-    return next((digits for digits in _candidates(column) if found[column.name, digits] is not False), None)
+    return next((digits for digits in candidates(column) if found[column.name, digits] is not False), None)
 
 
-def _type(column: Column, digits: int | None, largest: float) -> str:
+def stored_type(column: Column, digits: int | None, largest: float) -> str:
+    """The type of a column that is exact in *digits* (None: in no number of them), its values up to *largest*."""
     if digits is None:
-        digits = _resolution_digits(column)
+        digits = resolution_digits(column)
     if digits is None or largest * 10**digits >= _EXACT:
         return "DOUBLE"
     wide = largest * 10**digits >= 999_999_999

@@ -1,15 +1,16 @@
 """
 Segments: how a file's name says what it holds, and which files make up a table now.
 
-    <root>/<table>/date=YYYY-MM-DD/<writer>-<generation>[x]-<first>-<last>-<from>-<to>.parquet
+    <root>/<table>/date=YYYY-MM-DD/<writer>-<generation>[x][p]-<first>-<last>-<from>-<to>.parquet
 
 `first` and `last` are the ids of the seals a segment holds: a writer numbers its seals upwards, and a merged segment
 covers a range of them. `from` and `to` are the earliest and latest row, in milliseconds of the day. An ``x`` says that
-the segment may repeat a row (same keys, same time) of an earlier segment of its writer.
+the segment may repeat a row (same keys, same time) of an earlier segment of its writer, a ``p`` that it is packed: the
+same rows in fewer bytes.
 
 One rule makes every change atomic: **a segment is hidden by one of the same writer, table and day that covers its ids
-and has a higher generation.** So one rename publishes a merged segment and retires those it was merged from, and a file
-can be deleted long after, when no reader can still be reading it.
+and has a higher generation, or the same and is packed.** So one rename publishes a merged segment and retires those it
+was merged from, and a file can be deleted long after, when no reader can still be reading it.
 """
 
 import os
@@ -27,7 +28,7 @@ EXPIRED = ".expired"
 """A file of this name in a day's folder says that the day is no longer part of the table."""
 
 _NAME = re.compile(
-    r"(?P<writer>[A-Za-z0-9_][A-Za-z0-9_.-]*)-(?P<generation>\d+)(?P<repeats>x?)"
+    r"(?P<writer>[A-Za-z0-9_][A-Za-z0-9_.-]*)-(?P<generation>\d+)(?P<repeats>x?)(?P<packed>p?)"
     r"-(?P<first>\d+)-(?P<last>\d+)-(?P<start>\d{8})-(?P<end>\d{8})\.parquet"
 )
 # Ids from here on (2001) are the milliseconds of a seal.
@@ -50,10 +51,16 @@ class Segment:
     last_ns: int
     repeats: bool = False
     bytes: int = 0
+    packed: bool = False
+
+    @property
+    def rank(self) -> tuple[int, bool]:
+        """Of two segments that cover the same ids the one of the higher rank counts."""
+        return self.generation, self.packed
 
     def covers(self, other: "Segment") -> bool:
         """Whether this segment takes the place of *other*, one of the same writer, table and day."""
-        return self.generation > other.generation and self.first <= other.first and other.last <= self.last
+        return self.rank > other.rank and self.first <= other.first and other.last <= self.last
 
     def overlaps(self, start_ns: int | None, end_ns: int | None) -> bool:
         """Whether a row may lie in [start_ns, end_ns)."""
@@ -87,11 +94,20 @@ def day_folder(root: Path, table: str, day: date) -> Path:
 
 
 def segment_name(
-    writer: str, generation: int, first: int, last: int, first_ns: int, last_ns: int, *, repeats: bool = False
+    writer: str,
+    generation: int,
+    first: int,
+    last: int,
+    first_ns: int,
+    last_ns: int,
+    *,
+    repeats: bool = False,
+    packed: bool = False,
 ) -> str:
     """A segment's file name; `first_ns` and `last_ns` are of one day."""
     start, end = (ns % DAY_NS // 1_000_000 for ns in (first_ns, last_ns))
-    return f"{writer}-{generation}{'x' if repeats else ''}-{first}-{last}-{start:08d}-{end:08d}.parquet"
+    marks = ("x" if repeats else "") + ("p" if packed else "")
+    return f"{writer}-{generation}{marks}-{first}-{last}-{start:08d}-{end:08d}.parquet"
 
 
 def _days(root: Path, table: str) -> Iterator[tuple[date, Path]]:
@@ -145,13 +161,14 @@ def present(root: Path, table: str, day: date) -> list[Segment]:
                         last_ns=midnight + int(match["end"]) * 1_000_000 + 999_999,
                         repeats=bool(match["repeats"]),
                         bytes=size,
+                        packed=bool(match["packed"]),
                     )
                 )
     except FileNotFoundError:
         return []
     except OSError as error:
         raise StoreError(folder, error.strerror or str(error)) from error
-    return sorted(found, key=lambda segment: (segment.first, segment.last, segment.generation, segment.writer))
+    return sorted(found, key=lambda segment: (segment.first, segment.last, segment.rank, segment.writer))
 
 
 def unfinished(root: Path, table: str, day: date, writer: str) -> list[Path]:
@@ -171,8 +188,8 @@ def visible(segments: Iterable[Segment]) -> list[Segment]:
         by_writer.setdefault(segment.writer, []).append(segment)
     kept: list[Segment] = []
     for group in by_writer.values():
-        # A segment can only be hidden by one of more ids or a higher generation, which sorts before it.
-        group.sort(key=lambda segment: (segment.last - segment.first, segment.generation), reverse=True)
+        # A segment can only be hidden by one of more ids or a higher rank, which sorts before it.
+        group.sort(key=lambda segment: (segment.last - segment.first, segment.rank), reverse=True)
         tops: list[Segment] = []
         for segment in group:
             if not any(top.covers(segment) for top in tops):

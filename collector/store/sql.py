@@ -81,14 +81,48 @@ def order(table: Table, columns: Iterable[str] | None = None) -> str:
     )
 
 
+def file_metadata(table: Table, more: Mapping[str, str]) -> dict[str, str]:
+    """What each segment file says of itself, and *more*."""
+    return {VERSION_KEY: str(VERSION), TABLE_KEY: table.name, **more}
+
+
 def copy(select: str, path: Path, table: Table, *, metadata: Mapping[str, str] | None = None) -> str:
     """Write the rows of *select* as one segment file."""
-    pairs = {VERSION_KEY: str(VERSION), TABLE_KEY: table.name, **(metadata or {})}
-    listed = ", ".join(f"{key}: {text(value)}" for key, value in pairs.items())
+    listed = ", ".join(f"{key}: {text(value)}" for key, value in file_metadata(table, metadata or {}).items())
     return (
         f"COPY ({select}) TO {text(path)} (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 6, PARQUET_VERSION v2, "
         f"DICTIONARY_SIZE_LIMIT {DICTIONARY_VALUES}, ROW_GROUP_SIZE {ROW_GROUP_ROWS}, KV_METADATA {{{listed}}})"
     )
+
+
+def words_of(column: str, path: Path) -> str:
+    """The words of a text column of a segment, in order."""
+    name = quoted(column)
+    return f"SELECT DISTINCT {name} FROM {read_segments([path])} WHERE {name} IS NOT NULL ORDER BY {name}"
+
+
+def digest(path: Path) -> str:
+    """How many rows a segment has, and a number that another order or another value makes another."""
+    rows = read_segments([path], ", file_row_number = true")
+    return f"SELECT count(*), bit_xor(hash(row_)) FROM {rows} AS row_"
+
+
+def milliseconds(path: Path) -> str:
+    """The columns of a segment that are times in milliseconds, which are read as if they were in microseconds."""
+    return f"SELECT name FROM parquet_schema({text(path)}) WHERE converted_type = 'TIMESTAMP_MILLIS'"
+
+
+def pages(path: Path) -> str:
+    """Of a segment not written by DuckDB, each column of each group: where its words and data are, start and size."""
+    words, data = "dictionary_page_offset", "data_page_offset"
+    columns = f"path_in_schema, {words}, {data}, coalesce({words}, {data}), total_compressed_size"
+    ours = f"SELECT created_by LIKE 'perfwatt%' FROM parquet_file_metadata({text(path)})"
+    return f"SELECT {columns} FROM parquet_metadata({text(path)}) WHERE ({ours})"
+
+
+def all_metadata(path: Path) -> str:
+    """What a segment says of itself: key, value."""
+    return f"SELECT decode(key), decode(value) FROM parquet_kv_metadata({text(path)})"
 
 
 def metadata(paths: Sequence[Path]) -> str:

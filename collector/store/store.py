@@ -15,7 +15,7 @@ from collector.errors import StoreBusy, StoreError
 from collector.store import sql, views
 from collector.store.bulk import Columns, Frame, Written, write_days
 from collector.store.checking import Problem, check
-from collector.store.compaction import GRACE_S, compact, expire, sweep
+from collector.store.compaction import GRACE_S, compact, expire, pack, sweep
 from collector.store.engine import Engine, as_store_error, connect
 from collector.store.extents import Extent, extents
 from collector.store.files import FILES, Files, WriterLock
@@ -291,7 +291,9 @@ class Store:
         grace_s: float = GRACE_S,
     ) -> None:
         """
-        Roll up, merge segments, expire days, delete what is superseded, publish; a writer that runs merges its own.
+        Merge segments, roll up, pack and expire days, delete what is superseded, publish.
+
+        A writer that runs merges its own segments.
 
         Raises: StoreError for the first thing that failed, after everything else was done.
         """
@@ -318,6 +320,10 @@ class Store:
             else:
                 with rolling:
                     roll_up(self, engine, now_ns)
+            try:
+                pack(engine, self.files, self.root, now_ns)
+            except StoreError as error:
+                failures.append(error)
             with as_store_error(self.root):
                 expire(self.files, self.root, {**RETAIN_DAYS, **(retain_days or {})}, now_ns)
                 sweep(self.files, self.root, grace_s=grace_s)

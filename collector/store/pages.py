@@ -1,0 +1,284 @@
+"""
+Parquet files from encoded columns: pages, groups of rows and the footer, as parquet.thrift of Apache Parquet has them.
+
+DuckDB writes what a statement gives; this writes what was encoded here (`encoding`). Any reader of Parquet reads both.
+"""
+
+import re
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Final, Self
+
+MAGIC: Final = b"PAR1"
+PLAIN, RLE, DELTAS, DICTIONARY, SPLIT = 0, 3, 5, 8, 9
+"""Encodings; in order: values as they are, levels, DELTA_BINARY_PACKED, RLE_DICTIONARY, BYTE_STREAM_SPLIT."""
+UNCOMPRESSED, GZIP, ZSTD = 0, 2, 6
+"""Compressions."""
+_FRAME: Final = b"\x28\xb5\x2f\xfd"
+"""How a frame of Zstandard begins."""
+_BOOLEAN, _INT32, _INT64, _DOUBLE, _BYTES = 0, 1, 2, 5, 6
+_DATA_PAGE, _DICTIONARY_PAGE = 0, 2
+_OPTIONAL: Final = 1
+_UTF8, _DECIMAL, _MILLIS, _MICROS, _INT_32, _INT_64 = 0, 5, 9, 10, 17, 18
+"""Converted types, for readers that know no logical ones."""
+_UNITS: Final = {"TIMESTAMP_MS": 1, "TIMESTAMP": 2, "TIMESTAMP_NS": 3}
+_DECIMAL_TYPE = re.compile(r"DECIMAL\((\d+),(\d+)\)")
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What a page holds, compressed if its chunk is; `size` is what it was before."""
+
+    encoding: int
+    values: int
+    size: int
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A column in a group of rows; `low` and `high` are its extremes, PLAIN (None: not known)."""
+
+    codec: int
+    data: Page
+    dictionary: Page | None
+    nulls: int
+    low: bytes | None
+    high: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A column by its name and DuckDB type."""
+
+    name: str
+    type: str
+
+    @property
+    def digits(self) -> int:
+        """Digits after the point that its whole numbers stand for."""
+        found = _DECIMAL_TYPE.fullmatch(self.type)
+        return int(found[2]) if found is not None else 0
+
+    @property
+    def bytes(self) -> int:
+        """How long a whole number of this type is."""
+        return 4 if self.type == "INTEGER" or self.type.startswith("DECIMAL(9,") else 8
+
+    @property
+    def physical(self) -> int:
+        """The number of the type that its values are stored in."""
+        others = {"VARCHAR": _BYTES, "DOUBLE": _DOUBLE, "BOOLEAN": _BOOLEAN}
+        return others.get(self.type, _INT32 if self.bytes == 4 else _INT64)
+
+
+# --------------------------------------------------------------------------------- Thrift's compact protocol, written
+
+_I32, _I64, _BINARY, _LIST, _STRUCT = 5, 6, 8, 9, 12
+_TRUE, _FALSE = 1, 2
+
+
+def varint(number: int) -> bytes:
+    """An unsigned number in groups of seven bits, the lowest first."""
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def zigzag(number: int) -> bytes:
+    """A signed number of up to 64 bits as a varint."""
+    return varint((number << 1 ^ number >> 63) & (1 << 64) - 1)
+
+
+def _struct(*fields: tuple[int, int, bytes | None]) -> bytes:
+    """Fields in rising order as number, type and value; one whose value is None is left out."""
+    out, last = bytearray(), 0
+    for number, kind, value in fields:
+        if value is not None:
+            out.append((number - last) << 4 | kind)
+            out += value
+            last = number
+    return bytes(out) + b"\0"
+
+
+def _i32(number: int, value: int | None) -> tuple[int, int, bytes | None]:
+    return number, _I32, None if value is None else zigzag(value)
+
+
+def _i64(number: int, value: int | None) -> tuple[int, int, bytes | None]:
+    return number, _I64, None if value is None else zigzag(value)
+
+
+def _binary(number: int, value: bytes | None) -> tuple[int, int, bytes | None]:
+    return number, _BINARY, None if value is None else _bytes(value)
+
+
+def _bytes(value: bytes) -> bytes:
+    return varint(len(value)) + value
+
+
+def _within(number: int, value: bytes | None) -> tuple[int, int, bytes | None]:
+    return number, _STRUCT, value
+
+
+def _listed(number: int, kind: int, values: Sequence[bytes]) -> tuple[int, int, bytes | None]:
+    head = bytes([len(values) << 4 | kind]) if len(values) < 15 else bytes([0xF0 | kind]) + varint(len(values))
+    return number, _LIST, head + b"".join(values)
+
+
+def _header(content: bytes, at: int) -> tuple[list[int], int]:
+    """The numbers that a page's header begins with: kind, size before and after compression, checksum if it has one."""
+    numbers: list[int] = []
+    while content[at] == 0x10 | _I32:
+        number, shift, at = 0, 0, at + 1
+        while content[at] & 0x80:
+            number, shift, at = number | (content[at] & 0x7F) << shift, shift + 7, at + 1
+        number |= content[at] << shift
+        numbers.append(number >> 1 ^ -(number & 1))
+        at += 1
+    return numbers, at
+
+
+def first_page(content: bytes) -> tuple[int, int, int]:
+    """
+    Of a file's first page, compressed with Zstandard: where its content starts, its size before and after compression.
+
+    Raises: ValueError if there is none.
+    """
+    (_, size, compressed), at = _header(content, len(MAGIC))
+    return content.index(_FRAME, at, at + 64), size, compressed
+
+
+def is_whole(page: bytes) -> bool:
+    """Whether a page, header and content, is as it was written; one without a checksum is taken for whole."""
+    numbers, at = _header(page, 0)
+    if len(numbers) < 3 or at + numbers[2] > len(page):
+        return False
+    return len(numbers) == 3 or zlib.crc32(page[len(page) - numbers[2] :]) == numbers[3] & 0xFFFFFFFF
+
+
+# ------------------------------------------------------------------------------------------------------------ the file
+
+
+@dataclass
+class ParquetFile:
+    """A file that grows by groups of rows and is whole when it is closed."""
+
+    path: Path
+    fields: Sequence[Field]
+    metadata: Mapping[str, str]
+    _out: BinaryIO = field(init=False)
+    _groups: list[bytes] = field(init=False, default_factory=list)
+    _rows: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        self._out = self.path.open("wb")
+        self._out.write(MAGIC)
+
+    def group(self, rows: int, chunks: Iterable[Chunk]) -> None:
+        """Add *rows* rows: a chunk for each field, in their order."""
+        columns, sizes = [], 0
+        for column, chunk in zip(self.fields, chunks, strict=True):
+            described, size = self._chunk(column, chunk)
+            columns.append(described)
+            sizes += size
+        self._groups.append(_struct(_listed(1, _STRUCT, columns), _i64(2, sizes), _i64(3, rows)))
+        self._rows += rows
+
+    def _chunk(self, column: Field, chunk: Chunk) -> tuple[bytes, int]:
+        """Write the pages of a chunk; gives its description and its size before compression."""
+        start = self._out.tell()
+        words, dictionary_at, size = chunk.dictionary, None, 0
+        if words is not None:
+            dictionary_at = start
+            size += self._page(_DICTIONARY_PAGE, words, (7, _struct(_i32(1, words.values), _i32(2, PLAIN))))
+        data, data_at = chunk.data, self._out.tell()
+        head = _struct(_i32(1, data.values), _i32(2, data.encoding), _i32(3, RLE), _i32(4, RLE))
+        size += self._page(_DATA_PAGE, data, (5, head))
+        extremes = _struct(_i64(3, chunk.nulls), _binary(5, chunk.high), _binary(6, chunk.low))
+        used = {data.encoding, RLE} | ({PLAIN} if words is not None else set())
+        described = _struct(
+            _i32(1, column.physical),
+            _listed(2, _I32, [zigzag(encoding) for encoding in sorted(used)]),
+            _listed(3, _BINARY, [_bytes(column.name.encode())]),
+            _i32(4, chunk.codec),
+            _i64(5, data.values),
+            _i64(6, size),
+            _i64(7, self._out.tell() - start),
+            _i64(9, data_at),
+            _i64(11, dictionary_at),
+            _within(12, extremes),
+        )
+        return _struct(_i64(2, start), _within(3, described)), size
+
+    def _page(self, kind: int, page: Page, head: tuple[int, bytes]) -> int:
+        number, within = head
+        checksum = zlib.crc32(page.content)
+        header = _struct(
+            _i32(1, kind),
+            _i32(2, page.size),
+            _i32(3, len(page.content)),
+            _i32(4, checksum - (checksum >> 31 << 32)),
+            _within(number, within),
+        )
+        self._out.write(header)
+        self._out.write(page.content)
+        return len(header) + page.size
+
+    def close(self) -> None:
+        """Write the footer."""
+        root = _struct(_binary(4, b"rows"), _i32(5, len(self.fields)))
+        pairs = [_struct(_binary(1, k.encode()), _binary(2, v.encode())) for k, v in self.metadata.items()]
+        typed = _struct(_within(1, _struct()))
+        footer = _struct(
+            _i32(1, 2),
+            _listed(2, _STRUCT, [root, *map(_element, self.fields)]),
+            _i64(3, self._rows),
+            _listed(4, _STRUCT, self._groups),
+            _listed(5, _STRUCT, pairs),
+            _binary(6, b"perfwatt version 1"),
+            _listed(7, _STRUCT, [typed] * len(self.fields)),
+        )
+        self._out.write(footer + len(footer).to_bytes(4, "little") + MAGIC)
+        self._out.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._out.close()
+
+
+def _element(column: Field) -> bytes:
+    """A column in the schema, with its logical type."""
+    converted: int | None = None
+    scale = precision = logical = None
+    if column.type == "VARCHAR":
+        converted, logical = _UTF8, _struct(_within(1, _struct()))
+    elif column.type in _UNITS:
+        unit = _UNITS[column.type]
+        converted = {1: _MILLIS, 2: _MICROS, 3: None}[unit]
+        local = (1, _FALSE, b"")  # not adjusted to UTC: a time without a zone, which the store takes for UTC
+        logical = _struct(_within(8, _struct(local, _within(2, _struct(_within(unit, _struct()))))))
+    elif (found := _DECIMAL_TYPE.fullmatch(column.type)) is not None:
+        converted, precision, scale = _DECIMAL, int(found[1]), int(found[2])
+        logical = _struct(_within(5, _struct(_i32(1, scale), _i32(2, precision))))
+    elif column.type in {"INTEGER", "BIGINT"}:
+        converted = _INT_32 if column.type == "INTEGER" else _INT_64
+    return _struct(
+        _i32(1, column.physical),
+        _i32(3, _OPTIONAL),
+        _binary(4, column.name.encode()),
+        _i32(6, converted),
+        _i32(7, scale),
+        _i32(8, precision),
+        _within(10, logical),
+    )
