@@ -22,7 +22,7 @@ from collector.store.bulk import Written
 from collector.store.encoding import FAST, Effort, Encoder, Present
 from collector.store.files import Files
 from collector.store.packing import candidates, resolution_digits, stored_type
-from collector.store.pages import Chunk, Field, ParquetFile
+from collector.store.parquet import Chunk, Field, write
 from collector.store.segments import DAY_NS, day_folder, day_of
 from collector.store.table import Column, Table
 
@@ -207,9 +207,9 @@ def write_file(
 ) -> None:
     """Write groups of ordered rows, in the types to store them in, as one Parquet file."""
     encoders = [Encoder(field, effort) for field in fields]
-    with ParquetFile(path, fields, metadata) as file, ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        for arrays in groups:
-            file.group(len(arrays[0].values), pool.map(_chunk, encoders, fields, arrays))
+    with path.open("wb") as out, ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        encoded = ((len(arrays[0].values), pool.map(_chunk, encoders, fields, arrays)) for arrays in groups)
+        write(out, fields, encoded, metadata)
 
 
 def _chunk(encoder: Encoder, field: Field, array: Array) -> Chunk:
@@ -252,5 +252,5 @@ def _decimal(column: Column, values: NDArray[np.float64]) -> tuple[int | None, N
 
 
 def _exact(values: NDArray[np.float64], digits: int) -> NDArray[np.float64] | None:
-    scaled = np.rint(values * 10.0**digits)
-    return scaled if bool((scaled / 10.0**digits == values).all()) else None
+    scaled = np.rint(values * 10.0**digits) + 0.0  # a whole number has no minus zero
+    return scaled if np.array_equal((scaled / 10.0**digits).view(np.int64), values.view(np.int64)) else None

@@ -7,7 +7,7 @@ from operator import itemgetter
 from typing import Any
 
 from collector.catalogue import Metric
-from collector.store.parquet import parquet
+from collector.store.plain import plain_segment
 from collector.store.rows import Row
 from collector.store.table import Table
 
@@ -37,7 +37,7 @@ class Batch:
 
         Raises: StoreError for a value that is not of its column's type.
         """
-        return parquet(self.table, self.columns, len(self))
+        return plain_segment(self.table, self.columns, len(self))
 
 
 def batch_of(table: Table, rows: Iterable[Row]) -> Batch:

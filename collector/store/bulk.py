@@ -13,7 +13,7 @@ from collector.store import sql
 from collector.store.engine import Engine
 from collector.store.files import Files
 from collector.store.packing import packed_columns
-from collector.store.parquet import parquet
+from collector.store.plain import plain_segment
 from collector.store.segments import DAY_NS, day_folder, day_of
 from collector.store.table import Table
 
@@ -76,7 +76,7 @@ def _visible_to(
         lengths = {name: len(column) for name, column in lists.items()}
         if len(set(lengths.values())) > 1:
             raise StoreError(table.name, f"columns of different lengths: {lengths}")
-        path.write_bytes(parquet(table, lists, min(lengths.values())))
+        path.write_bytes(plain_segment(table, lists, min(lengths.values())))
         yield f"read_parquet({sql.text(path)})", {}
     finally:
         path.unlink(missing_ok=True)

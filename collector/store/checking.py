@@ -7,7 +7,7 @@ from pathlib import Path
 from collector.errors import StoreError
 from collector.store import sql
 from collector.store.engine import Engine, as_store_error, check_version
-from collector.store.pages import is_whole
+from collector.store.parquet import is_whole
 from collector.store.schema import TABLES
 from collector.store.segments import EXPIRED, day_folder, days, present, visible
 

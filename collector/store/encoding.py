@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from collector.store.pages import (
+from collector.store.parquet import (
     DELTAS,
     DICTIONARY,
     GZIP,
@@ -25,6 +25,7 @@ from collector.store.pages import (
     Chunk,
     Field,
     Page,
+    levels,
     varint,
     zigzag,
 )
@@ -89,7 +90,7 @@ def gzip(level: int) -> Compression:
 
 # Narrow blocks where series are quiet, or deltas of one width throughout, which compress better.
 WAYS: Final = (Way(128), Way(1024), Way(0), Way(None))
-FAST: Final = Effort(gzip(1), gzip(1), WAYS, tried=8_192, rank=gzip(1).compress, worth=0.8)
+FAST: Final = Effort(gzip(1), gzip(1), WAYS, tried=8_192, rank=gzip(1).compress, worth=0.5)
 """For what is written while somebody waits."""
 
 
@@ -140,7 +141,7 @@ class Encoder:
         """Numbers of any size, each byte of all of them together."""
         held = values if present.all() else values[present]
         ends: list[bytes | None] = [None, None]
-        if len(held):
+        if len(held) and not np.isnan(held).any():
             # Minus zero is less than zero to some readers and equal to others: the bounds hold for both.
             low, high = float(held.min()) or -0.0, float(held.max()) or 0.0
             ends = [np.float64(end).tobytes() for end in (low, high)]
@@ -213,13 +214,9 @@ def _filled(content: bytes) -> bytes:
 
 
 def _levels(present: Present) -> bytes:
-    """Which values are there: one run where all or none are, else a bit each."""
     if (count := np.count_nonzero(present)) in {0, len(present)}:
-        run = varint(len(present) << 1) + (b"\1" if count else b"\0")
-    else:
-        bits = np.packbits(present, bitorder="little").tobytes()
-        run = varint(len(bits) << 1 | 1) + bits
-    return len(run).to_bytes(4, "little") + run
+        return levels(len(present), bool(count))
+    return levels(len(present), np.packbits(present, bitorder="little").tobytes())
 
 
 # ------------------------------------------------------------------------------------------------------- dictionaries

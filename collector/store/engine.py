@@ -10,7 +10,7 @@ import duckdb
 
 from collector.errors import StoreError
 from collector.store import sql
-from collector.store.pages import first_page
+from collector.store.parquet import only_page
 from collector.store.schema import VERSION
 
 Row = tuple[Any, ...]
@@ -96,22 +96,21 @@ class Engine:
             with self._lock:
                 self._connection.unregister(name)
 
-    def compressed(self, words: Any, level: int, scratch: Path) -> bytes:
+    def compressed(self, words: Any, compression: str, scratch: Path) -> bytes:
         """
-        *words*, an array of whole numbers of 32 bits, as a frame of Zstandard, by way of the file *scratch*.
+        *words*, an array of whole numbers of 32 bits, in a compression of DuckDB's, by way of the file *scratch*.
 
-        Python has no Zstandard before 3.14, but DuckDB has: a column that is never null, written plain, is one page,
-        and that is the frame.
+        Python has neither Brotli nor, before 3.14, Zstandard, but DuckDB has: a column that is never null, written
+        plain, is one page, whose content is what was asked for.
         """
         plain = f"PARQUET_VERSION v1, DICTIONARY_SIZE_LIMIT 0, ROW_GROUP_SIZE {max(len(words), _LEAST_GROUP)}"
-        compression = f"COMPRESSION zstd, COMPRESSION_LEVEL {level}"
         with self._compressing:
             self.run("CREATE OR REPLACE TEMP TABLE words (word INTEGER NOT NULL)")
             with self.registered("given_words", {"word": words}):
                 self.run("INSERT INTO words SELECT word FROM given_words")
-            self.run(f"COPY words TO {sql.text(scratch)} (FORMAT parquet, {plain}, {compression})")
+            self.run(f"COPY words TO {sql.text(scratch)} (FORMAT parquet, {plain}, COMPRESSION {compression})")
             content = scratch.read_bytes()
-        start, size, length = first_page(content)
+        start, size, length = only_page(content)
         if size != 4 * len(words):
             raise StoreError(scratch, f"DuckDB wrote a page of {size} bytes, not the {4 * len(words)} of its column")
         return content[start : start + length]

@@ -107,7 +107,8 @@ def _exact(column: Column, digits: int) -> str:
 
 
 def _exact_in(value: str, digits: int) -> str:
-    return f"bool_and(round({value} * 1e{digits}) / 1e{digits} = {value})"
+    # A decimal has no minus zero.
+    return f"bool_and(round({value} * 1e{digits}) / 1e{digits} = {value} AND signbit({value}) = ({value} < 0))"
 
 
 def _fewest(column: Column, found: dict[tuple[str, int], Any]) -> int | None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collector.store.encoding import FAST, WAYS, Effort, Encoder, Way, deltas, indices
-from collector.store.pages import DELTAS, PLAIN, Chunk, Field, ParquetFile, first_page, is_whole
+from collector.store.parquet import DELTAS, PLAIN, Chunk, Field, is_whole, write
 
 EVERY_WAY = (*WAYS, Way(128, whole=False), Way(1024, whole=False), Way(None, whole=False))
 READER = duckdb.connect(config={"threads": 1})
@@ -31,11 +31,11 @@ def only(way: Way, worth: float = 1.0) -> Effort:
 
 def read(path: Path, field: Field, groups: Sequence[tuple[int, Chunk]]) -> list[Any]:
     """What polars and DuckDB make of a file of one column, which must be the same."""
-    with ParquetFile(path, [field], {"of": "a test"}) as file:
-        for rows, chunk in groups:
-            file.group(rows, [chunk])
+    with path.open("wb") as out:
+        write(out, [field], [(rows, [chunk]) for rows, chunk in groups], {"of": "a test"})
     rows = [row[0] for row in READER.execute(f"SELECT {field.name} FROM '{path}'").fetchall()]
-    assert pl.read_parquet(path)[field.name].to_list() == rows
+    # As text, because NaN equals nothing and minus zero equals zero.
+    assert repr(pl.read_parquet(path)[field.name].to_list()) == repr(rows)
     return rows
 
 
@@ -80,7 +80,7 @@ def test_whole_numbers_come_back_from_every_encoding(path: Path, kind: str, bits
 
 
 @settings(max_examples=60, deadline=None)
-@given(values=st.lists(st.one_of(st.none(), st.floats(allow_nan=False, allow_infinity=False)), min_size=1))
+@given(values=st.lists(st.none() | st.floats() | st.sampled_from([-0.0, 5e-324, -2.2e-308, 1.7e308]), min_size=1))
 def test_doubles_come_back_bit_by_bit(path: Path, values: list[float | None]) -> None:
     encoder = Encoder(Field("x", "DOUBLE"), FAST)
     chunk = encoder.doubles(np.array([0.0 if v is None else v for v in values]), present(values))
@@ -136,8 +136,8 @@ def test_readers_can_skip_by_the_extremes_of_a_column(path: Path) -> None:
         Encoder(fields[2], FAST).doubles(np.array([0.0, -0.0, 2.5]), there),
         Encoder(fields[3], FAST).words(np.array([1, 0, -1]), ["a", "é"]),
     ]
-    with ParquetFile(path, fields, {}) as file:
-        file.group(3, chunks)
+    with path.open("wb") as out:
+        write(out, fields, [(3, chunks)], {})
     found = READER.execute(
         f"SELECT path_in_schema, stats_min_value, stats_max_value, stats_null_count FROM parquet_metadata('{path}')"
     ).fetchall()
@@ -162,9 +162,3 @@ def test_a_page_knows_whether_it_is_as_it_was_written(path: Path) -> None:
     assert is_whole(page)
     assert not is_whole(page[:-1] + bytes([page[-1] ^ 1]))
     assert not is_whole(page[: len(page) // 2])
-
-
-def test_what_is_not_compressed_by_zstandard_has_no_frame(path: Path) -> None:
-    READER.execute(f"COPY (SELECT 1 AS n) TO '{path}' (FORMAT parquet, COMPRESSION snappy)").fetchall()
-    with pytest.raises(ValueError, match="not found"):
-        first_page(path.read_bytes())

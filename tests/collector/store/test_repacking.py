@@ -1,5 +1,7 @@
 """Packing: the same rows in fewer bytes, at no moment less and in nobody's way."""
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -207,7 +209,7 @@ def test_what_cannot_be_had_in_fewer_bytes_is_kept_as_it_is_and_not_tried_again(
 def test_a_page_that_is_not_of_the_bytes_alone_is_not_taken_for_them(tmp_path: Path, monkeypatch: Any) -> None:
     words, scratch = np.arange(5000, dtype=np.int32), tmp_path / "words"
     engine = Engine()
-    frame = engine.compressed(words, 3, scratch)
+    frame = engine.compressed(words, "zstd", scratch)
     run = Engine.run
     nullable = {" NOT NULL": "", "SELECT word": "SELECT nullif(word, 7)"}
 
@@ -218,9 +220,39 @@ def test_a_page_that_is_not_of_the_bytes_alone_is_not_taken_for_them(tmp_path: P
 
     monkeypatch.setattr(Engine, "run", changed)
     with pytest.raises(StoreError, match=r"a page of 20\d\d\d bytes, not the 20000 of its column"):
-        engine.compressed(words, 3, scratch)
+        engine.compressed(words, "zstd", scratch)
     monkeypatch.undo()
-    assert engine.compressed(words, 3, scratch) == frame
+    assert engine.compressed(words, "zstd", scratch) == frame
+
+
+@pytest.mark.parametrize("moment", ["sync", "replace", "sync_folder"])
+def test_a_packing_that_is_killed_loses_and_doubles_nothing(store: Store, day_ns: int, moment: str) -> None:
+    store.write("device_samples", walk(day_ns))
+    before, (segment,) = whole(store), store.segments("device_samples")
+    script = f"""
+import os, sys, time
+from pathlib import Path
+from collector.store import Store
+from collector.store.compaction import pack
+from collector.store.engine import Engine
+from collector.store.files import Files
+
+def die(*_):
+    os.kill(os.getpid(), 9)
+
+setattr(Path if {moment!r} == "replace" else Files, {moment!r}, die)
+pack(Engine(), Files(), Path(sys.argv[1]), time.time_ns() + {LATER_NS})
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(store.root)], cwd=Path(__file__).parents[3], check=False)
+    assert done.returncode == -9
+    shown = store.segments("device_samples")
+    assert [one.packed for one in shown] == [moment == "sync_folder"]
+    assert whole(store).equals(before)
+    assert pack(Engine(), store.files, store.root, time.time_ns() + LATER_NS) == (moment != "sync_folder")
+    assert whole(store).equals(before)
+    assert store.check(whole=True) == []
+    sweep(store.files, store.root, grace_s=0, now_s=time.time() + 2 * 86_400)
+    assert [path.name for path in segment.path.parent.iterdir()] == [store.segments("device_samples")[0].path.name]
 
 
 def test_small_segments_and_days_that_go_on_are_left(store: Store, reading: Any, day_ns: int) -> None:

@@ -21,7 +21,7 @@ from collector.store.batch import batch_of, joined
 from collector.store.derived import JOB_RUNS
 from collector.store.engine import Engine
 from collector.store.extents import extents
-from collector.store.parquet import parquet
+from collector.store.plain import plain_segment
 from collector.store.rows import Row
 from collector.store.schema import ALLOCATIONS, DEVICE_ROLLUPS, DEVICE_SAMPLES, EVENTS, PROCESSES, TABLES
 from collector.store.sketch import TYPE as SKETCH
@@ -67,7 +67,7 @@ def test_polars_and_duckdb_read_back_every_value(
 ) -> None:
     table, data, rows = given_
     path = tmp_path / "x.parquet"
-    path.write_bytes(parquet(table, data, rows))
+    path.write_bytes(plain_segment(table, data, rows))
     frame = pl.read_parquet(path)
     assert frame.columns == [name for name in table.names if name in data]
     times = [column.name for column in table if column.type == "TIMESTAMP_NS" and column.name in data]
@@ -85,7 +85,7 @@ def test_polars_and_duckdb_read_back_every_value(
 def test_a_segment_has_the_types_that_duckdb_writes(tmp_path: Path, table: Table) -> None:
     ours, theirs = tmp_path / "ours.parquet", tmp_path / "theirs.parquet"
     names = [column.name for column in plain(table)]
-    ours.write_bytes(parquet(table, {name: [None] for name in names}, 1))
+    ours.write_bytes(plain_segment(table, {name: [None] for name in names}, 1))
     engine = Engine()
     engine.run(sql.copy(f"SELECT {', '.join(map(sql.quoted, names))} FROM ({sql.blank(table)})", theirs, table))
 
@@ -100,18 +100,18 @@ def test_a_segment_has_the_types_that_duckdb_writes(tmp_path: Path, table: Table
 
 def test_no_rows_are_a_file_too(tmp_path: Path) -> None:
     path = tmp_path / "x.parquet"
-    path.write_bytes(parquet(DEVICE_SAMPLES, {"device": [], "time": [], "power_w": []}, 0))
+    path.write_bytes(plain_segment(DEVICE_SAMPLES, {"device": [], "time": [], "power_w": []}, 0))
     assert pl.read_parquet(path).shape == (0, 3)
     assert duckdb.sql(f"SELECT count(*) FROM '{path}'").fetchall() == [(0,)]
 
 
 def test_a_value_of_another_type_is_refused_by_its_column() -> None:
     with pytest.raises(StoreError, match="processes: column pid is BIGINT"):
-        parquet(PROCESSES, {"pid": [2**63]}, 1)
+        plain_segment(PROCESSES, {"pid": [2**63]}, 1)
     with pytest.raises(StoreError, match="device_samples: column power_w is DOUBLE"):
-        parquet(DEVICE_SAMPLES, {"power_w": ["high"]}, 1)
+        plain_segment(DEVICE_SAMPLES, {"power_w": ["high"]}, 1)
     with pytest.raises(StoreError, match="job_runs: column changed is BOOLEAN"):
-        parquet(JOB_RUNS, {"changed": ["yes"]}, 1)
+        plain_segment(JOB_RUNS, {"changed": ["yes"]}, 1)
 
 
 def test_a_name_that_is_no_unicode_does_not_stop_the_sealing(store: Store, reading: Make) -> None:
