@@ -9,11 +9,13 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.hub import cpu_s
 from benchmarks.store_fleet import Sampled
 
 READY_S = 60.0
@@ -49,6 +51,11 @@ class Server:
                     raise RuntimeError(f"{arguments[0]} did not start") from None
                 time.sleep(0.05)
 
+    @property
+    def processor_s(self) -> float:
+        """Processor time it has taken."""
+        return cpu_s(self._process.pid)
+
     def stop(self) -> None:
         self._process.terminate()
         self._process.wait(60)
@@ -74,6 +81,8 @@ class VictoriaMetrics:
         self._folder = folder
         self._server: Server | None = None
         self._data = folder / "second"
+        self.processor_s = float("inf")
+        """What remote write took of the processor, at best."""
 
     def _start(self, data: Path) -> Server:
         port = free_port()
@@ -86,35 +95,41 @@ class VictoriaMetrics:
         ]
         return Server([*arguments, *limits, "-dedup.minScrapeInterval=0"], port, "/health")
 
-    def ingest(self, data: Sampled) -> dict[str, float]:
+    def ingest(self, data: Sampled, attempts: int) -> dict[str, float]:
         """
         Samples per second until they can be queried, by way in; what is sent is made outside the time that counts.
 
-        The last instance stays, to be weighed and queried.
+        The best of *attempts* for each way of a client. The last instance stays, to be weighed and queried.
         """
-        rates: dict[str, float] = {}
-        folder = self._folder / "remote-write"
-        server = self._start(folder)
-        try:
-            path, headers = "/api/v1/write", {"Content_Type": "application/x-protobuf", "Content_Encoding": "snappy"}
-            rates["remote write"] = self._timed(server, path, remote_writes(data), data.samples, headers)
-            window = {"start": int(data.time_ms.min()) // 1000, "end": int(data.time_ms.max()) // 1000 + 1}
-            query = urllib.parse.urlencode({"match[]": '{__name__!=""}', **window})
-            native = call(f"{server.url}/api/v1/export/native?{query}")
-        finally:
-            server.stop()
-        shutil.rmtree(folder)
-        if data.samples <= JSON_SAMPLES:
-            folder = self._folder / "json"
-            server = self._start(folder)
-            try:
-                rates["JSON lines"] = self._timed(server, "/api/v1/import", _json_lines(data), data.samples, {})
-            finally:
-                server.stop()
-            shutil.rmtree(folder)
+        path, headers = "/api/v1/write", {"Content_Type": "application/x-protobuf", "Content_Encoding": "snappy"}
+        rates = {"remote write": 0.0}
+        for _ in range(attempts):
+            with self._fresh() as server:
+                before = server.processor_s
+                rate = self._timed(server, path, remote_writes(data), data.samples, headers)
+                self.processor_s = min(self.processor_s, server.processor_s - before)
+                rates["remote write"] = max(rates["remote write"], rate)
+                window = {"start": int(data.time_ms.min()) // 1000, "end": int(data.time_ms.max()) // 1000 + 1}
+                query = urllib.parse.urlencode({"match[]": '{__name__!=""}', **window})
+                native = call(f"{server.url}/api/v1/export/native?{query}")
+        for _ in range(attempts if data.samples <= JSON_SAMPLES else 0):
+            with self._fresh() as server:
+                rate = self._timed(server, "/api/v1/import", _json_lines(data), data.samples, {})
+                rates["JSON lines"] = max(rates.get("JSON lines", 0.0), rate)
         self._server = self._start(self._data)
         rates["native"] = self._timed(self._server, "/api/v1/import/native", iter([native]), data.samples, {})
         return rates
+
+    @contextmanager
+    def _fresh(self) -> Iterator[Server]:
+        """An instance of no data, which goes again."""
+        folder = self._folder / "first"
+        server = self._start(folder)
+        try:
+            yield server
+        finally:
+            server.stop()
+            shutil.rmtree(folder)
 
     @staticmethod
     def _timed(server: Server, path: str, bodies: Iterator[bytes], samples: int, headers: dict[str, str]) -> float:

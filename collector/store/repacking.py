@@ -32,7 +32,7 @@ from collector.store.table import Column
 _BEST: Final = "brotli"
 _USUAL: Final = "zstd, COMPRESSION_LEVEL 9"
 _WAYS: Final = (*WAYS, Way(128, whole=False), Way(None, whole=False))
-_TRIED: Final = 1 << 21
+_TRIED: Final = 1 << 18
 _EPOCH: Final = {"TIMESTAMP_MS": "epoch_ms", "TIMESTAMP": "epoch_us", "TIMESTAMP_NS": "epoch_ns"}
 
 
