@@ -76,7 +76,7 @@ def _read(table: Table, column: Column, given: Any) -> Array:
     if column.type == "TIMESTAMP_NS" and kind == "M":
         values = array.astype("datetime64[ns]").astype(np.int64)
         present = ~np.isnat(array) & ~np.asarray(masked)
-        if (values.astype("datetime64[ns]").astype(array.dtype) != array)[present].any():
+        if array.dtype != "M8[ns]" and (values.astype("M8[ns]").astype(array.dtype) != array)[present].any():
             raise StoreError(table.name, f"column {column.name}: a time beyond what nanoseconds reach (1677 to 2262)")
         return Array(column, values, present)
     if column.type in {*_INTEGERS, "TIMESTAMP_NS"} and kind in _NUMBERS:
@@ -228,8 +228,10 @@ def _stored(table: Table, array: Array) -> tuple[Field, Array] | None:
     if not array.present.any() and column.name not in (*table.keys, "time"):
         return None
     if column.name == "time":
-        kind = next(kind for kind, ticks in TIMES.items() if not (array.values % ticks).any())
-        return Field(column.name, kind), replace(array, values=array.values // TIMES[kind])
+        for kind, ticks in TIMES.items():
+            whole = array.values // ticks
+            if np.array_equal(whole * ticks, array.values):
+                return Field(column.name, kind), replace(array, values=whole)
     if column.type != "DOUBLE":
         return Field(column.name, column.type), array
     values = np.where(array.present, array.values, 0.0)

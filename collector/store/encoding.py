@@ -273,23 +273,21 @@ def _blocks(steps: Integers, *, whole: bool) -> bytes:
     low, high = steps.min(axis=1), steps.max(axis=1)
     references, widths = _frames(low, high) if whole else (low, _bits(high - low))
     kinds, which = np.unique(np.stack([references, widths]), axis=1, return_inverse=True)
-    heads = [np.frombuffer(zigzag(int(reference)) + bytes([width]), np.uint8) for reference, width in kinds.T]
-    sizes = np.array([len(head) for head in heads])[which]
-    ends = np.cumsum(sizes + steps.shape[1] // 8 * widths)
-    starts = ends - steps.shape[1] // 8 * widths
-    out = np.empty(int(ends[-1]), np.uint8)
-    for kind, head in enumerate(heads):
-        mine = np.flatnonzero(which == kind)
-        out[(starts - sizes)[mine, None] + np.arange(len(head))] = head
-    for width in np.unique(widths).tolist():
+    heads = [zigzag(reference) + bytes([width]) for reference, width in kinds.T.tolist()]
+    blocks = [heads[kind] for kind in which.ravel().tolist()]
+    for width in np.unique(widths[widths > 0]).tolist():
         mine = np.flatnonzero(widths == width)
-        packed = _packed(steps[mine] - references[mine, None], width)
-        out[starts[mine, None] + np.arange(packed.shape[1])] = packed
-    return out.tobytes()
+        packed = _packed(steps[mine] - references[mine, None], width).tobytes()
+        size = steps.shape[1] // 8 * width
+        for nth, block in enumerate(mine.tolist()):
+            blocks[block] += packed[nth * size : (nth + 1) * size]
+    return b"".join(blocks)
 
 
 def _packed(numbers: Integers, width: int) -> NDArray[np.uint8]:
     """Each row's numbers, *width* bits of each, one after the other."""
+    if width in {8, 16, 32, 64}:
+        return np.ascontiguousarray(numbers.astype(f"<u{width // 8}")).view(np.uint8)
     size = -(-width // 8)
     cut = np.ascontiguousarray(numbers, "<i8").view(np.uint8).reshape(*numbers.shape, 8)[:, :, :size]
     if width % 8:
