@@ -17,6 +17,7 @@ from collector.store import sql
 from collector.store.engine import Engine, as_store_error, check_version
 from collector.store.files import Files
 from collector.store.packing import packed_columns
+from collector.store.parquet import is_storable
 from collector.store.schema import TABLES
 from collector.store.segments import (
     DAY_NS,
@@ -176,10 +177,12 @@ def compact(engine: Engine, files: Files, root: Path, writer: str, now_ns: int, 
 def unpacked(root: Path, now_ns: int) -> list[Segment]:
     """The segments that stay as they are from now on, and may be packed."""
     found: list[Segment] = []
-    for table in TABLES:
-        for day in days(root, table):
+    for table in TABLES.values():
+        if not all(is_storable(column.type) for column in table):
+            continue  # sketches are lists
+        for day in days(root, table.name):
             by_writer: dict[str, list[Segment]] = {}
-            for segment in visible(present(root, table, day)):
+            for segment in visible(present(root, table.name, day)):
                 by_writer.setdefault(segment.writer, []).append(segment)
             for mine in by_writer.values():
                 if _settled(mine, now_ns) and not due(mine, now_ns):

@@ -73,6 +73,11 @@ class Field:
         return others.get(self.type, _INT32 if self.bytes == 4 else _INT64)
 
 
+def is_storable(kind: str) -> bool:
+    """Whether a column of the DuckDB type *kind* can be written here."""
+    return kind in {"VARCHAR", "DOUBLE", "BOOLEAN", "INTEGER", "BIGINT", *_UNITS} or bool(_DECIMAL_TYPE.fullmatch(kind))
+
+
 def levels(rows: int, present: bool | bytes) -> bytes:
     """Which of *rows* values are there: all, none, or those whose bit is set (from the lowest of the first byte on)."""
     if isinstance(present, bool):

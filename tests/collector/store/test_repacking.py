@@ -266,6 +266,15 @@ def test_small_segments_and_days_that_go_on_are_left(store: Store, reading: Any,
     assert unpacked(store.root, today_ns + 50 * 3600 * 10**9) == visible(present(store.root, "device_samples", day))
 
 
+def test_rollups_with_sketches_are_left(store: Store, day_ns: int) -> None:
+    store.write("device_samples", walk(day_ns, count=40_000))
+    store.maintain(time.time_ns() + LATER_NS, retain_days=KEEP)
+    rolled = store.segments("device_rollups")
+    assert rolled
+    assert not any(segment.packed for segment in rolled)
+    assert all(segment.packed for segment in store.segments("device_samples"))
+
+
 def test_damage_is_found_also_where_nothing_is_compressed(store: Store, day_ns: int) -> None:
     store.write("device_samples", walk(day_ns))
     (segment,) = store.segments("device_samples")
