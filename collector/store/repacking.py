@@ -106,7 +106,8 @@ class _Source:
         if field.type in TIMES:
             return f"{_EPOCH[field.type]}({name}) AS {name}"
         if field.digits:
-            return f"({name} * {10**field.digits})::BIGINT AS {name}"
+            # In 38 digits, because 18 do not hold the product.
+            return f"({name}::DECIMAL(38, {field.digits}) * {10**field.digits})::BIGINT AS {name}"
         return name
 
     def _array(self, field: Field, found: NDArray[Any]) -> Array:

@@ -111,6 +111,18 @@ def _columns(store: Store, table: str, some: Callable[[Any], list[Any]], rng: An
     return {c.name: some(made[c.type].tolist()) for c in columns if c.name not in (*columns.keys, "time")}
 
 
+@pytest.mark.parametrize("digits", [1, 2, 3, 4, 6])
+def test_decimals_of_any_size_read_the_same_when_they_are_packed(store: Store, day_ns: int, digits: int) -> None:
+    most = 0.99 * 2**53 / 10**digits
+    sent = np.array([-most, most, 1.5, -(10.0**-digits), 1e9, 0.0]).round(digits)
+    device, time_ns = Coded(np.zeros(6, int), ("d",)), day_ns + np.arange(6)
+    store.write("device_samples", {"device": device, "time": time_ns, "fabric_sent_bytes": sent})
+    (segment,) = store.segments("device_samples")
+    before = pl.read_parquet(segment.path)
+    assert before.schema["fabric_sent_bytes"] == pl.Decimal(18, digits)
+    assert pl.read_parquet(repack(Engine(), store.files, segment).path).equals(before)
+
+
 def test_segments_of_all_encodings_and_ages_read_as_one(store: Store, day_ns: int) -> None:
     later = time.time_ns() + LATER_NS
     store.write("device_samples", walk(day_ns, seed=1), writer="packed")
