@@ -190,7 +190,7 @@ def _ends(moments: pl.Series) -> tuple[datetime | None, datetime | None]:
 
 
 def _basis(plan: Plan) -> list[str]:
-    near = f"within {percent(plan.gap_ratio)} of the best" if plan.gap_ratio > 1e-6 else "the least there is"
+    near = f"within {percent(plan.gap_ratio)} of the best" if plan.gap_ratio > 1e-6 else "no plan costs less"
     return [f"a year, {near}", plan.basis or ""] if plan.cost is not None else [plan.basis or "without prices"]
 
 
