@@ -30,6 +30,7 @@ ALLOWED = {
     "collector.store.encoding": {"numpy"},
     "collector.store.repacking": {"numpy"},
     "analytics": {"polars", "numpy", "sklearn", "scipy"},
+    "analytics.anomalies.expectation": {"polars", "numpy", "sklearn", "threadpoolctl"},
     "analytics.commands": {"polars", "typer"},
     "analytics.effects": {"polars", "numpy", "scipy"},
     "dashboards": {

@@ -4,6 +4,7 @@ The chain: every job, one entry each. Nothing is imported until a job runs.
     samples ─▶ rollups
        └─────▶ energy ─▶ device_energy, job_energy, efficiency
        ├─────▶ capacity ─▶ headroom, stranded, recommendations
+    rollups ─▶ anomaly_scores, expectations
     rollups, events, anomaly_scores, headroom, energy ─▶ incidents
     device_energy, efficiency ─▶ forecasts
 """
@@ -48,6 +49,21 @@ JOBS: Final = (
         every="hour",
         needs=("fleet",),
         by_device=True,
+    ),
+    Job(
+        name="anomaly_scores",
+        function="analytics.anomalies.scoring:anomaly_scores",
+        inputs=(
+            # What is normal is learned from three days.
+            Input("device_rollups", 3 * _DAY_S),
+            Input("workload_rollups", 3 * _DAY_S),
+            Input("anomaly_scores", 3 * _DAY_S),
+            Input("allocations", None),
+            Input("devices", None),
+        ),
+        output="anomaly_scores",
+        also=("expectations",),
+        needs=("fleet", "root"),
     ),
     Job(
         name="incidents",

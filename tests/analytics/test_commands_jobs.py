@@ -74,7 +74,7 @@ def test_run_does_what_is_due_says_so_and_is_done(root: Path) -> None:
     told = rows_of(result)
     assert {row["job"] for row in told} == {job.name for job in chain.JOBS}
     states = {row["job"]: row["state"] for row in told}
-    assert {job for job, state in states.items() if state != "done"} == {"forecasts", "capacity"}
+    assert {job for job, state in states.items() if state != "done"} == {"anomaly_scores", "forecasts", "capacity"}
     assert "fleet.toml describes no site" in result.stderr
     assert "energy         1/1  2026-01-01T00:00  done, " in result.stderr
     again = run("jobs", "run", "--store", root, "-o", "jsonl")
@@ -90,7 +90,7 @@ def test_status_tells_how_jobs_stand_and_check_watches_it(root: Path) -> None:
     after = rows_of(run("jobs", "status", "--store", root, "-o", "jsonl"))
     waiting = {row["job"]: row["error"] for row in after if row["state"] == "waiting"}
     assert {row["state"] for row in after} == {"done", "waiting"}
-    assert set(waiting) == {"forecasts", "capacity"}
+    assert set(waiting) == {"anomaly_scores", "forecasts", "capacity"}
     assert "days of history" in waiting["forecasts"]
     assert all(row["age_s"] < 600 and row["last_success"] for row in after)
     assert run("jobs", "status", "--store", root, "--check", "due>0", "--check", "failed>0").exit_code == 0

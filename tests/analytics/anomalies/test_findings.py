@@ -292,9 +292,9 @@ def test_what_is_not_odd_enough_is_none() -> None:
 
 
 def test_a_deviation_within_what_boards_differ_by_is_none_however_odd() -> None:
-    # A board's gain is off by up to 5 %: 4 % more watts than expected prove nothing.
-    assert odd([score(n, 520.0, 1e-9) for n in range(9)]) == []
-    assert len(odd([score(n, 526.0, 1e-9) for n in range(9)])) == 1
+    # A gain is off by up to 5 %, and boards move by up to 7 % from job to job: 7 % more watts prove nothing.
+    assert odd([score(n, 535.0, 1e-9) for n in range(9)]) == []
+    assert len(odd([score(n, 541.0, 1e-9) for n in range(9)])) == 1
 
 
 def test_another_metric_and_another_subject_are_apart() -> None:

@@ -34,7 +34,8 @@ OPTIONS = {
 
 
 def told(store: Store) -> list[dict[str, Any]]:
-    rows = [row for row in rows_before(scan(store, "incidents")) if row["part_of"] is None]
+    """What rules of events, thresholds and absences found; of what detectors find test_scoring tells."""
+    rows = [row for row in rows_before(scan(store, "incidents")) if row["part_of"] is None and row["p_value"] is None]
     return sorted(rows, key=lambda row: (row["start"], row["name"]))
 
 

@@ -1,0 +1,95 @@
+"""Which version judges a window, and when another is learned."""
+
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from analytics.anomalies.calibration import judged
+from analytics.anomalies.expectation import Expectation
+from analytics.anomalies.learned import REFIT_S, Learned, learned, tried
+from analytics.jobs.job import DAY_NS, NS, Window
+from analytics.models.versions import listed
+from collector.errors import NotEnoughData
+from collector.store import Store
+
+sys.path.append(str(Path(__file__).parent))
+from windows import FEATURES, START_NS, windows
+
+BLANK = Expectation(features=FEATURES)
+MODEL = "expectation/power_w/H100"
+PAST = windows(hosts=12, per_host=3, steps=120)
+
+
+def window(day: int) -> Window:
+    return Window(START_NS + day * DAY_NS, START_NS + (day + 1) * DAY_NS, START_NS + 30 * DAY_NS)
+
+
+def ask(root: Path, day: int, *, blank: Expectation = BLANK) -> Learned:
+    return learned(root, MODEL, blank, PAST, window(day))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return Store.create(tmp_path / "store").root
+
+
+def test_the_first_is_learned_kept_and_in_use_from_then_on(root: Path) -> None:
+    first = ask(root, 1)
+    rows = listed(root, MODEL)
+    assert rows.select("version", "state").rows() == [(first.version, "champion")]
+    later = ask(root, 2)
+    assert (later.version, later.candidate) == (first.version, None)
+    assert later.detector.score(PAST).equals(first.detector.score(PAST))
+
+
+def test_a_window_done_again_is_judged_as_before(root: Path) -> None:
+    first = ask(root, 1)
+    again = ask(root, 1)
+    assert again.version == first.version
+    assert listed(root, MODEL).height == 1
+
+
+def test_after_a_week_a_candidate_is_tried_and_in_use_from_the_next_window_on(root: Path) -> None:
+    first = ask(root, 1)
+    day = 1 + REFIT_S * NS // DAY_NS
+    assert ask(root, day - 1).candidate is None
+    old = ask(root, day)
+    assert old.version == first.version
+    assert old.candidate is not None
+    since_ns = START_NS + 100 * 300 * NS
+    found = [
+        judged(pl.concat([PAST, one.score(PAST)], how="horizontal"), since_ns=since_ns)
+        for one in (old.detector, old.candidate)
+    ]
+    version, state = tried(root, MODEL, old.candidate, PAST, window(day), *found)
+    assert state == "champion"  # of the same past it learned the same
+    assert ask(root, day).version == first.version
+    assert ask(root, day).candidate is None
+    assert ask(root, day + 1).version == version
+
+
+def test_a_candidate_that_expects_worse_is_rejected(root: Path) -> None:
+    first = ask(root, 1)
+    day = 1 + REFIT_S * NS // DAY_NS
+    old = ask(root, day)
+    assert old.candidate is not None
+    mine = judged(pl.concat([PAST, old.detector.score(PAST)], how="horizontal"), since_ns=START_NS + 100 * 300 * NS)
+    worse = mine.with_columns(pl.col("off") * 1.5)
+    _, state = tried(root, MODEL, old.candidate, PAST, window(day), mine, worse)
+    assert state == "rejected"
+    assert ask(root, day + 1).version == first.version
+
+
+def test_what_looked_at_other_columns_is_not_used(root: Path) -> None:
+    first = ask(root, 1)
+    fewer = ask(root, 2, blank=Expectation(features=FEATURES[:2]))
+    assert fewer.version != first.version
+    assert ask(root, 3, blank=Expectation(features=FEATURES[:2])).version == fewer.version
+
+
+def test_without_enough_to_learn_from_there_is_none(root: Path) -> None:
+    with pytest.raises(NotEnoughData):
+        learned(root, MODEL, BLANK, PAST.head(20), window(1))
+    assert listed(root, MODEL).is_empty()
