@@ -147,7 +147,8 @@ class VictoriaMetrics:
         assert self._server is not None
         call(f"{self._server.url}/internal/force_merge")
         size, steady = -1, 0
-        while steady < 4:  # merging goes on in the background: done when nothing changes for a second
+        # Merging goes on in the background, and memory is written out each five seconds: nothing may change for seven.
+        while steady < 28:
             time.sleep(0.25)
             now = sum(path.stat().st_size for path in self._data.rglob("*") if path.is_file())
             steady, size = (steady + 1 if now == size else 0), now
