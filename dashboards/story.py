@@ -103,7 +103,7 @@ def fleet_toml(options: Mapping[str, Any]) -> str:
     for site in told["site"]:
         site |= {
             "currency": "USD",
-            "lead_days": 60.0,
+            "lead_days": 30.0,
             "limit_w": site["limit_w"] * 2,
             "cooling_w": site["cooling_w"] * 1.5,
         }

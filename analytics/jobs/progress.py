@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import date, timedelta
 from functools import cached_property
 from hashlib import blake2b
+from itertools import pairwise
 from pathlib import Path
 
 from analytics.jobs.job import DAY_NS, HOUR_NS, NS, Job, Jobs, Window
@@ -105,12 +106,10 @@ class State:
         fed, found = self._fed(job), []
         for day in self._days(job):
             first_ns = day_start_ns(day)
-            hours = range(24) if job.every == "hour" and first_ns + DAY_NS > self.now_ns else ()
-            for hour in hours:
-                window = Window(first_ns + hour * HOUR_NS, first_ns + (hour + 1) * HOUR_NS, self.now_ns)
-                if any(start < window.end_ns and end > window.start_ns for start, end in fed):
-                    found.append(window)
-            if not hours:
+            if job.every == "hour" and first_ns + DAY_NS > self.now_ns:
+                parts = [Window(start, end, self.now_ns) for start, end in self._parts(job, first_ns)]
+                found += [part for part in parts if any(s < part.end_ns and e > part.start_ns for s, e in fed)]
+            else:
                 found.append(Window(first_ns, first_ns + DAY_NS, self.now_ns))
         if job.only_last:
             found = found[-1:]
@@ -119,6 +118,19 @@ class State:
             for window in found
             if (start_ns is None or window.end_ns > start_ns) and (end_ns is None or window.start_ns < end_ns)
         ]
+
+    def _parts(self, job: Job, first_ns: int) -> list[tuple[int, int]]:
+        """
+        A day that is not over in parts: those that were done, what was left out between them, the hour that is running.
+
+        So a day that was not looked at for hours is caught up with at once and not hour by hour.
+        """
+        running_ns = self.now_ns // HOUR_NS * HOUR_NS
+        edges = {first_ns, running_ns, running_ns + HOUR_NS}
+        for done in self.progress[job.name].between(first_ns, running_ns):
+            edges |= {done.start_ns, done.end_ns}
+        ordered = sorted(edge for edge in edges if edge >= first_ns)
+        return list(pairwise(ordered))
 
     def due(self, job: Job, window: Window) -> Marks | None:
         """The marks of what goes into *window*, if it is to be done; None if that is done already."""

@@ -91,13 +91,14 @@ def test_what_came_out_as_before_goes_no_further(store: Store) -> None:
 def test_hours_of_the_day_that_runs_become_a_day_when_it_is_over(store: Store, rows: Rows) -> None:
     noon = START_NS + 2 * DAY_NS + 12 * HOUR_NS + 60 * NS
     outcomes = go(store, [HOURS], now_ns=noon)
-    assert [(o.window.end_ns - o.window.start_ns) // HOUR_NS for o in outcomes] == [24, 24, *[1] * 24]
+    # What was missed of the day that runs comes at once, and then its hours.
+    assert [(o.window.end_ns - o.window.start_ns) // HOUR_NS for o in outcomes] == [24, 24, 12, 1]
     assert go(store, [HOURS], now_ns=noon + 60 * NS) == []
     hour = START_NS + 2 * DAY_NS + 12 * HOUR_NS
     store.write("device_samples", samples(hour, hour + HOUR_NS, more_w=3.0), writer="live")
     assert [o.window.start_ns for o in go(store, [HOURS], now_ns=noon)] == [hour]
     store.maintain(now_ns=noon + 1800 * NS, retain_days=KEEP)
-    assert len(rows(store, "device_energy")) == 3 * 24 * 3
+    assert len(rows(store, "device_energy")) == (24 + 24 + 13) * 3
     (day,) = go(store, [HOURS])
     assert (day.window.start_ns, day.window.end_ns) == (START_NS + 2 * DAY_NS, START_NS + 3 * DAY_NS)
     assert len(rows(store, "device_energy")) == 3 * 24 * 3
@@ -105,6 +106,21 @@ def test_hours_of_the_day_that_runs_become_a_day_when_it_is_over(store: Store, r
     store.maintain(now_ns=NOW_NS + DAY_NS, retain_days=KEEP)
     go(store, [HOURS], force=True)
     assert len(rows(store, "device_energy")) == 3 * 24 * 3
+
+
+def test_hours_that_were_missed_come_at_once_and_those_that_were_done_stay(store: Store) -> None:
+    day = START_NS + 2 * DAY_NS
+
+    def parts(hour: float) -> list[tuple[int, int]]:
+        done = go(store, [HOURS], now_ns=day + round(hour * HOUR_NS), start_ns=day)
+        return [((o.window.start_ns - day) // HOUR_NS, (o.window.end_ns - day) // HOUR_NS) for o in done]
+
+    assert parts(2.5) == [(0, 2), (2, 3)]
+    assert parts(3.5) == [(3, 4)]
+    assert parts(8.5) == [(4, 8), (8, 9)]
+    late = day + HOUR_NS
+    store.write("device_samples", samples(late, late + HOUR_NS, more_w=3.0), writer="late")
+    assert parts(8.6) == [(0, 2)]
 
 
 def test_a_day_covers_its_hours_after_they_were_merged(store: Store, rows: Rows) -> None:
