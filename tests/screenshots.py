@@ -31,7 +31,7 @@ from dashboards.story import HOUR_NS, STORY_DEVICES, fleet_toml, options_of
 
 ROOT = Path(__file__).parents[1]
 TABLES = ROOT / "../shared/data/mlperf/tables"
-PICTURES = ROOT / "docs"
+PICTURES = ROOT / "dashboards/pictures"
 SHOWN = ("home", "incident")
 """The pages of which README has a picture."""
 CHROMIUM = "/usr/bin/chromium"
@@ -138,7 +138,7 @@ def compressed(page: Any, picture: Path, path: Path) -> None:
 
 
 def main(folder: Path) -> None:
-    """Write the pictures into *folder*, and those of README into docs/."""
+    """Write the pictures into *folder*, and those of README into dashboards/pictures/."""
     from playwright.sync_api import sync_playwright
 
     folder.mkdir(exist_ok=True)
