@@ -128,7 +128,7 @@ def _of_their_usual(windows: pl.DataFrame) -> pl.DataFrame:
     usual = {
         "base": "tokens_per_s", "busy": "utilization_ratio", "clock": "clock_sm_hz", "limit": "power_limit_w",
     }  # fmt: skip
-    # What a service makes is what it is asked, unless requests wait or nothing comes at all.
+    # What a service makes is what it is asked, unless requests wait or nothing comes: only then it is told of.
     asked = pl.col("serves") & (pl.col("waiting").fill_null(0) < 1) & (pl.col("tokens_per_s") > 0)
     past = {
         name: pl.col(column)
@@ -138,7 +138,7 @@ def _of_their_usual(windows: pl.DataFrame) -> pl.DataFrame:
     }
     return (
         windows.sort("subject", "time")
-        .with_columns(value=pl.when(~asked).then("tokens_per_s"), **past)
+        .with_columns(value=pl.col("tokens_per_s"), told=~asked, **past)
         .with_columns(
             busy_ratio=_at_least(pl.col("utilization_ratio") / pl.col("busy")),
             clock_ratio=pl.col("clock_sm_hz") / pl.col("clock"),
@@ -176,7 +176,8 @@ def _scored(look: Look, window: Window, root: Path) -> Iterator[pl.DataFrame]:
 
 def _judged(detector: Detector, look: Look, window: Window) -> pl.DataFrame:
     scores = detector.score(look.windows)
-    return judged(pl.concat([look.windows, scores], how="horizontal"), since_ns=window.start_ns)
+    found = judged(pl.concat([look.windows, scores], how="horizontal"), since_ns=window.start_ns)
+    return found.filter("told") if "told" in found.columns else found
 
 
 def _hourly(found: pl.DataFrame) -> pl.DataFrame:
