@@ -122,9 +122,9 @@ class Job:
 Jobs = tuple[Job, ...]
 
 
-def upstream(job: Job, jobs: Jobs) -> Jobs:
-    """The other jobs whose output *job* reads."""
-    tables = {item.table for item in job.inputs}
+def upstream(job: Job, jobs: Jobs, *, needed: bool = False) -> Jobs:
+    """The other jobs whose output *job* reads, or only those that it cannot do without."""
+    tables = {item.table for item in job.inputs if item.needed or not needed}
     return tuple(other for other in jobs if tables.intersection(other.outputs) and other.name != job.name)
 
 
@@ -156,7 +156,7 @@ def closure(names: tuple[str, ...], jobs: Jobs) -> Jobs:
     by_name = {job.name: job for job in jobs}
     wanted = {name: by_name[name] for name in names} if names else by_name
     while True:
-        more = {other.name: other for job in wanted.values() for other in upstream(job, jobs)}
+        more = {other.name: other for job in wanted.values() for other in upstream(job, jobs, needed=True)}
         if more.keys() <= wanted.keys():
             return tuple(job for job in in_sequence(jobs) if job.name in wanted)
         wanted = {**wanted, **more}

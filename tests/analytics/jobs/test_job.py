@@ -14,6 +14,12 @@ def test_a_job_comes_after_what_it_needs() -> None:
     assert [job.name for job in closure((), JOBS)] == ["hours", "counted", "peaks"]
 
 
+def test_what_a_job_can_do_without_is_not_run_for_it_and_comes_before_it_all_the_same() -> None:
+    peaks = replace(PEAKS, inputs=(replace(PEAKS.inputs[0], needed=False), Input("device_samples")))
+    assert [job.name for job in closure(("peaks",), (HOURS, peaks))] == ["peaks"]
+    assert [job.name for job in closure((), (peaks, HOURS))] == ["hours", "peaks"]
+
+
 def test_a_circle_and_a_name_given_twice_are_refused() -> None:
     back = replace(HOURS, inputs=(Input("anomaly_scores"),))
     with pytest.raises(ValueError, match="wait for each other: hours, peaks"):
