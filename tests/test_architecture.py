@@ -32,6 +32,7 @@ ALLOWED = {
     "analytics": {"polars", "numpy", "sklearn", "scipy"},
     "analytics.anomalies.expectation": {"polars", "numpy", "sklearn", "threadpoolctl"},
     "analytics.commands": {"polars", "typer"},
+    "analytics.forecasts.methods": {"numpy", "sklearn", "threadpoolctl"},
     "analytics.effects": {"polars", "numpy", "scipy"},
     "dashboards": {
         "polars",

@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingRegressor
+from threadpoolctl import threadpool_limits
 
 from analytics.forecasts.features import Past
 from analytics.forecasts.panel import Floats, Ints, Panel, scale_of
@@ -118,14 +119,16 @@ def pooled(
     if known.sum() < FEWEST:
         raise ValueError(f"{known.sum()} pairs of origin and outcome: at least {FEWEST} are needed to fit")
     features, change = past.features(series[known], origin[known], horizon[known]), change[known]
-    models = tuple(
-        HistGradientBoostingRegressor(
-            loss="quantile", quantile=quantile, max_iter=iterations, learning_rate=0.06, max_leaf_nodes=15,
-            min_samples_leaf=max(20, min(100, len(change) // 100)), l2_regularization=1.0, max_features=0.5,
-            early_stopping=False, random_state=seed,
-        ).fit(features, change)
-        for quantile in quantiles
-    )  # fmt: skip
+    # A handful of threads for a few thousand rows wait for one another more than they work.
+    with threadpool_limits(limits=1, user_api="openmp"):
+        models = tuple(
+            HistGradientBoostingRegressor(
+                loss="quantile", quantile=quantile, max_iter=iterations, learning_rate=0.06, max_leaf_nodes=15,
+                min_samples_leaf=max(20, min(100, len(change) // 100)), l2_regularization=1.0, max_features=0.5,
+                early_stopping=False, random_state=seed,
+            ).fit(features, change)
+            for quantile in quantiles
+        )  # fmt: skip
     return Pooled("pooled model", tuple(horizons), scale, models, _low(panel))
 
 
