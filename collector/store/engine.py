@@ -53,7 +53,7 @@ class Engine:
     """
 
     def __init__(self, *, threads: int | None = 1, memory: str | None = "96MB", spill: Path | None = None) -> None:
-        self.threads, self._memory, self._spill = threads, memory, spill
+        self.threads, self.memory, self._spill = threads, memory, spill
         self._opened: duckdb.DuckDBPyConnection | None = None
         self._lock = threading.Lock()
         self._compressing = threading.Lock()
@@ -62,7 +62,7 @@ class Engine:
     def _connection(self) -> duckdb.DuckDBPyConnection:
         """Opened for the first statement, since most of the time an agent's has nothing to do."""
         if self._opened is None:
-            self._opened = connect(threads=self.threads, memory=self._memory)
+            self._opened = connect(threads=self.threads, memory=self.memory)
             if self._spill is not None:
                 self._opened.execute(f"SET temp_directory = {sql.text(self._spill)}").fetchall()
         return self._opened

@@ -25,6 +25,7 @@ DAY_S = 86_400
 
 _NS = 10**9
 _FINEST_NS = WINDOWS_S[0] * _NS
+_HOUR_NS = 3600 * _NS
 _SHARED_NS = round(MAX_COUNTER_GAP_S * _NS)
 _MOST_W = POWER.high or 50_000.0
 # Finer than any meter, and coarse enough to be stored as decimals.
@@ -168,31 +169,45 @@ class Plan:
         return first, last, _called(column, "first ns"), _called(column, "last ns")
 
     def _gaps(self) -> str:
-        """What counts as a gap in each series: between readings, and between readings of power."""
-        rows = _gap(f"CASE WHEN inside AND before_ns >= {self.start_ns} THEN at_ns - before_ns END")
+        """What counts as a gap in each hour of each series: between readings, and between readings of power."""
+        # An hour is judged by its own readings, so that it is the same whatever it is rolled up with.
+        hour = f"(at_ns - 1) // {_HOUR_NS}"
+        rows = _gap(f"CASE WHEN inside AND before_ns >= {hour} * {_HOUR_NS} THEN at_ns - before_ns END")
         power = str(GAP_S)
         if POWER.column in self._paired:
             first_ns = self._ends(POWER.column)[2]
-            read = f"inside AND {quoted(POWER.column)} IS NOT NULL AND {first_ns} >= {self.start_ns}"
+            read = f"inside AND {quoted(POWER.column)} IS NOT NULL AND {first_ns} >= {hour} * {_HOUR_NS}"
             power = _gap(f"CASE WHEN {read} THEN at_ns - {first_ns} END")
-        return f"SELECT {self.series}, {rows} AS gap_s, {power} AS max_gap_s FROM steps GROUP BY {self.series}"
+        return (
+            f"SELECT {self.series}, {hour} AS hour, {rows} AS gap_s, {power} AS max_gap_s FROM steps "
+            f"GROUP BY {self.series}, hour"
+        )
 
     def _amounts(self) -> str:
-        """What each step has."""
+        """What each step has in each hour that it is in."""
         flows = [f"{self._flow(column.name)} AS {_called(column.name, 'rise')}" for column in self.flows]
         subject = quoted(self.samples.keys[0])
-        same = f"s.{subject} IS NOT DISTINCT FROM g.{subject} AND s.source IS NOT DISTINCT FROM g.source"
+        same = " AND ".join(f"s.{name} IS NOT DISTINCT FROM g.{name}" for name in (subject, "source", "hour"))
         seconds = "(at_ns - before_ns) / 1e9"
         base = (
-            f"SELECT s.{subject}, s.source, at_ns, before_ns, max_gap_s, "
+            f"SELECT s.{subject}, s.source, s.hour, at_ns, before_ns, max_gap_s, "
             f"at_ns - before_ns AS apart_ns{_more(self.words)}, "
             f"CASE WHEN {seconds} <= gap_s THEN {seconds} ELSE 0 END AS covered_s{_more(flows)}"
-            f"{_more(self._by_either())} FROM steps s JOIN gaps g ON {same} WHERE before_ns IS NOT NULL"
+            f"{_more(self._by_either())} FROM ({self._hours()}) s JOIN gaps g ON {same}"
         )
         if not self.energy:
             return base
         amounts = [f"{value} AS {name}" for name, value in zip(ENERGY_SUMS, _OF_STEP, strict=True)]
         return f"SELECT *{_more(amounts)} FROM ({base})"
+
+    def _hours(self) -> str:
+        """Steps with their hour; those over an edge that is shared by time once for each hour that they are in."""
+        last = f"(at_ns - 1) // {_HOUR_NS}"
+        first = f"CASE WHEN at_ns - before_ns <= {_SHARED_NS} THEN before_ns // {_HOUR_NS} ELSE {last} END"
+        return (
+            f"SELECT *, {last} AS hour FROM steps WHERE {first} = {last} UNION ALL "
+            f"SELECT *, unnest(range({first}, {last} + 1)) AS hour FROM steps WHERE {first} < {last}"
+        )
 
     def _flow(self, column: str) -> str:
         first, last, first_ns, last_ns = self._ends(column)
@@ -245,7 +260,8 @@ class Plan:
         return (
             f"SELECT {kept}, last AS part, 1.0 AS share FROM cut WHERE first = last UNION ALL "
             f"SELECT {kept}, part, {overlap} AS share FROM "
-            f"(SELECT *, unnest(range(first, last + 1)) AS part FROM cut WHERE first < last)"
+            f"(SELECT *, unnest(range(first, last + 1)) AS part FROM cut WHERE first < last) "
+            f"WHERE part // {_HOUR_NS // _FINEST_NS} = hour"
         )
 
     def _sums(self) -> str:

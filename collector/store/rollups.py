@@ -33,6 +33,8 @@ RULES = 2
 """Raised when the same samples give other rollups."""
 ROWS = 100_000
 """Rows that are rolled up at once, if they are of more than one subject: what the memory of an agent has room for."""
+_ROOMY = 8
+"""So many times as many where nobody bounded memory."""
 _HOUR_NS = 3_600_000_000_000
 # Rollups have many columns, all of a group of rows being in memory at once.
 _WIDE_ROWS = 10_000
@@ -170,9 +172,8 @@ class Rolled:
         )
 
 
-def _plans(engine: Engine, root: Path, samples: Table, start_ns: int) -> Iterator[Plan]:
-    """The hour of *samples* that begins at *start_ns*, some subjects at a time; nothing without a sample."""
-    end_ns = start_ns + _HOUR_NS
+def _plans(engine: Engine, root: Path, samples: Table, start_ns: int, end_ns: int) -> Iterator[Plan]:
+    """The hours of *samples* from start to end, some subjects at a time; nothing without a sample."""
     inside = segments_of(root, samples.name, start_ns, end_ns + 1)
     if not inside:
         return
@@ -196,13 +197,42 @@ def _plans(engine: Engine, root: Path, samples: Table, start_ns: int) -> Iterato
         )
 
 
+def _most(engine: Engine) -> int:
+    return ROWS * (_ROOMY if engine.memory is None else 1)
+
+
+def _together(engine: Engine, root: Path, samples: Table, work: Work) -> list[tuple[int, int]]:
+    """The hours of *work* in stretches of at most about `ROWS` rows: a statement costs as much as some thousand."""
+    start_ns = day_start_ns(work.day)
+    begin_ns, end_ns = start_ns + work.first_hour * _HOUR_NS, start_ns + (work.last_hour + 1) * _HOUR_NS
+    inside = segments_of(root, samples.name, begin_ns, end_ns)
+    if not inside:
+        return []
+    rows = dict(
+        engine.run(
+            f"SELECT (epoch_ns(time) - {start_ns}) // {_HOUR_NS}, count(*) "
+            f"FROM ({_between(samples, inside, begin_ns, end_ns)}) GROUP BY 1"
+        )
+    )
+    stretches: list[tuple[int, int]] = []
+    total = 0
+    for hour in range(work.first_hour, work.last_hour + 1):
+        count = rows.get(hour, 0)
+        if not stretches or total + count > _most(engine):
+            stretches.append((hour, hour))
+            total = 0
+        stretches[-1] = (stretches[-1][0], hour + 1)
+        total += count
+    return stretches
+
+
 def _parts(engine: Engine, samples: Table, stretch: str) -> list[str]:
     """Conditions on rows, one for each part of their subjects that has about `ROWS` of them."""
     subject = sql.quoted(samples.keys[0])
     edges, rows = [], 0
     for name, count in engine.run(f"SELECT {subject}, count(*) FROM ({stretch}) GROUP BY 1 ORDER BY 1 NULLS FIRST"):
         rows += count
-        if rows >= ROWS and name is not None:
+        if rows >= _most(engine) and name is not None:
             edges.append(sql.text(name))
             rows = 0
     above = ["", *(f" AND {subject} > {edge}" for edge in edges)]
@@ -251,8 +281,8 @@ def rolled(engine: Engine, root: Path, samples: Table, work: Work) -> Iterator[R
     start_ns = day_start_ns(work.day)
     try:
         paths: list[Path] = []
-        for hour in range(work.first_hour, work.last_hour + 1):
-            for plan in _plans(engine, root, samples, start_ns + hour * _HOUR_NS):
+        for first, last in _together(engine, root, samples, work):
+            for plan in _plans(engine, root, samples, start_ns + first * _HOUR_NS, start_ns + last * _HOUR_NS):
                 paths.append(scratch / f"{len(paths):06}.parquet")
                 _described(engine, plan.statement()).write_parquet(paths[-1])
         if not paths:
