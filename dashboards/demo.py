@@ -40,7 +40,8 @@ MOST_HOURS: Final = 24.0 * DAYS_AHEAD
 PASS_S: Final = 120
 """The jobs look so often for what is new."""
 FIRST: Final = ("rollups", "energy", "incidents", "capacity")
-"""The jobs that Home stands on; what takes longer comes while people look."""
+FIRST_SINCE: Final = "30h"
+"""The jobs that Home stands on, of the time that it is about first; what takes longer comes while people look."""
 
 # The agent's first look comes some seconds after its start; the history covers that time.
 _HANDOVER_NS: Final = 20 * NS
@@ -238,7 +239,8 @@ def _write(store: "Store", tables: "Tables") -> None:
 def conclude(place: Place, say: Say) -> None:
     """Run the jobs that Home stands on; what they say is in the log."""
     say("energy, incidents and capacity of it ...")
-    with child(place, "jobs", ["jobs", "run", *FIRST, "--store", str(place.store), "-o", "jsonl"]) as process:
+    command = ["jobs", "run", *FIRST, "--since", FIRST_SINCE]
+    with child(place, "jobs", [*command, "--store", str(place.store), "-o", "jsonl"]) as process:
         if process.wait():
             say(f"not all of it could be done; {place.log('jobs')} says why")
 

@@ -25,7 +25,11 @@ SKIPPED: Final = "skipped"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One window of one job over one store. `before` are fingerprints of what the window gave last, by table."""
+    """
+    One window of one job over one store.
+
+    `before` are fingerprints of what the window gave last, by table. `since_ns` bounds the upkeep of rollups.
+    """
 
     root: str
     job: Job
@@ -33,6 +37,7 @@ class Task:
     documents: Mapping[str, str] = field(default_factory=dict)
     paths: Mapping[str, str] = field(default_factory=dict)
     before: Mapping[str, str] = field(default_factory=dict)
+    since_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +102,7 @@ def perform(task: Task) -> Outcome:
     try:
         store = Store(task.root)
         if task.job.name == ROLLUPS:
-            pieces = store.roll_up(task.window.now_ns, wait_s=600.0)
+            pieces = store.roll_up(task.window.now_ns, start_ns=task.since_ns, wait_s=600.0)
             return ended(DONE, rows=pieces, changed=pieces > 0)
         changed, rows, outputs = False, 0, {}
         for table, found in _computed(store, task).items():

@@ -110,7 +110,7 @@ class _Chain:
             before = len(self.outcomes)
             try:
                 if job.name == ROLLUPS:
-                    self._roll_up(job)
+                    self._roll_up(job, start_ns)
                     continue
                 windows = self.state.windows(job, start_ns, end_ns)
                 # A window that goes on from the one before can only be looked at when that is done.
@@ -120,9 +120,10 @@ class _Chain:
                 record(self.store, self.outcomes[before:])
         return self.outcomes
 
-    def _roll_up(self, job: Job) -> None:
+    def _roll_up(self, job: Job, start_ns: int | None) -> None:
         today_ns = self.now_ns // DAY_NS * DAY_NS
-        for outcome in self.engine.run([self._task(job, Window(today_ns, today_ns + DAY_NS, self.now_ns))]):
+        task = replace(self._task(job, Window(today_ns, today_ns + DAY_NS, self.now_ns)), since_ns=start_ns)
+        for outcome in self.engine.run([task]):
             # That nothing had to be rolled up is no news.
             if outcome.rows or outcome.state == FAILED:
                 self._took(outcome, {}, 1, 1)

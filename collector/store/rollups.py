@@ -208,7 +208,7 @@ def _together(engine: Engine, root: Path, samples: Table, work: Work) -> list[tu
     inside = segments_of(root, samples.name, begin_ns, end_ns)
     if not inside:
         return []
-    rows = dict(
+    rows: dict[int, int] = dict(
         engine.run(
             f"SELECT (epoch_ns(time) - {start_ns}) // {_HOUR_NS}, count(*) "
             f"FROM ({_between(samples, inside, begin_ns, end_ns)}) GROUP BY 1"
@@ -309,9 +309,11 @@ def _folded(hours: Rolled, engine: Engine, samples: Table, work: Work) -> Rolled
     return _described(engine, folded(rollups, hours.columns, hours.statement, day_start_ns(work.day)))
 
 
-def roll_up(store: Any, engine: Engine, now_ns: int) -> int:
+def roll_up(store: Any, engine: Engine, now_ns: int, start_ns: int | None = None) -> int:
     """
     Bring the rollups of every table that has some up to date; gives the number of pieces written.
+
+    With *start_ns* only those of days that end after it.
 
     Raises: StoreError.
     """
@@ -319,16 +321,23 @@ def roll_up(store: Any, engine: Engine, now_ns: int) -> int:
     for name, rollups in ROLLUP_TABLES.items():
         samples = TABLES[name]
         progress = Progress(store.root, rollups.name)
-        reached = seen(store.root, samples)
+        reached = {
+            day: last
+            for day, last in seen(store.root, samples).items()
+            if start_ns is None or day_start_ns(date.fromisoformat(day)) + DAY_NS > start_ns
+        }
         with as_store_error(store.root / rollups.name):
             for work in due(store.root, samples, progress, now_ns):
+                if work.day.isoformat() not in reached and start_ns is not None:
+                    continue
                 making = rolled if work.roll else refolded
                 with making(engine, store.root, samples, work) as frame:
                     if frame is not None:
                         hours = {"first": work.first_hour, "last": work.last_hour}
                         store.replace(rollups.name, PART, frame, **hours, only=[work.day])
                         written += 1
-            if reached != progress.done:
-                progress.done = reached
+            done = reached if start_ns is None else progress.done | reached
+            if done != progress.done:
+                progress.done = done
                 progress.save(store.files)
     return written

@@ -335,16 +335,18 @@ class Store:
         if failures:
             raise failures[0]
 
-    def roll_up(self, now_ns: int | None = None, *, wait_s: float = 60.0) -> int:
+    def roll_up(self, now_ns: int | None = None, *, start_ns: int | None = None, wait_s: float = 60.0) -> int:
         """
         Bring the rollups up to date, as `maintain` does; gives the number of pieces written.
+
+        With *start_ns* only those of days that end after it.
 
         Raises: StoreError; StoreBusy when another process is still at it after *wait_s*.
         """
         engine = Engine(threads=self._threads, memory=self._memory, spill=self.root / f".spill-rollup.{os.getpid()}")
         try:
             with WriterLock(self.root, ROLLUP, wait_s=wait_s, files=self.files):
-                return roll_up(self, engine, time.time_ns() if now_ns is None else now_ns)
+                return roll_up(self, engine, time.time_ns() if now_ns is None else now_ns, start_ns)
         finally:
             engine.close()
 

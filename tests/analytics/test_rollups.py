@@ -157,6 +157,23 @@ def test_the_command_gives_the_same_with_rollups_as_without(tmp_path: Path) -> N
     assert after.height == 5
 
 
+def test_days_before_a_moment_wait_and_are_rolled_up_the_next_time(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "store")
+    store.write("device_samples", readings("a", np.arange(0, 53.0 * HOUR_S, 60), 1))
+    now_ns = DAY_NS + 53 * HOUR_S * NS
+
+    def days() -> set[int]:
+        times = scan(store, "device_rollups").select(pl.col("time").to_physical()).collect()["time"]
+        return set(((times - DAY_NS) // (24 * HOUR_S * NS)).to_list())
+
+    store.roll_up(now_ns, start_ns=DAY_NS + 30 * HOUR_S * NS)
+    assert days() == {1, 2}
+    store.roll_up(now_ns)
+    assert days() == {0, 1, 2}
+    assert store.roll_up(now_ns) == 0
+    assert_same(from_rollups(store, "1h"), from_readings(store, "1h"))
+
+
 def test_rollups_of_an_earlier_shape_are_read_and_tell_nothing_that_they_do_not_hold(tmp_path: Path) -> None:
     store = Store.create(tmp_path / "store")
     old = {
