@@ -18,8 +18,8 @@ ROLLUPS: Final = "rollups"
 
 _HOUR_S: Final = 3600.0
 _DAY_S: Final = 86_400.0
-# A counter bridges a gap of up to an hour, and a step that crosses an edge belongs to both sides.
 _EVER_S: Final = 20 * 365 * _DAY_S
+# A counter bridges a gap of up to an hour, and a step that crosses an edge belongs to both sides.
 _SAMPLES: Final = Input("device_samples", _HOUR_S, _HOUR_S)
 
 JOBS: Final = (

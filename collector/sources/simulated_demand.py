@@ -149,8 +149,9 @@ def _begins(fleet: Fleet, pools: Sequence[tuple[int, ...]], origin_ns: int) -> l
     """When each pool is first given work, None for never: one after the other at each site, as the options tell."""
     busy, growth = fleet.options.busy, fleet.options.growth
     begins: list[int | None] = [origin_ns] * len(pools)
+    site_of = fleet.site_of
     for site in range(len(fleet.sites)):
-        ours = [number for number, devices in enumerate(pools) if fleet.site_of[devices[0]] == site]
+        ours = [number for number, devices in enumerate(pools) if site_of[devices[0]] == site]
         ours.sort(key=lambda number: seed_of(fleet.options.seed, "growth", number))
         before, total = 0, sum(len(pools[number]) for number in ours)
         for number in ours:

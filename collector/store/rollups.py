@@ -328,7 +328,7 @@ def roll_up(store: Any, engine: Engine, now_ns: int, start_ns: int | None = None
         }
         with as_store_error(store.root / rollups.name):
             for work in due(store.root, samples, progress, now_ns):
-                if work.day.isoformat() not in reached and start_ns is not None:
+                if work.day.isoformat() not in reached:
                     continue
                 making = rolled if work.roll else refolded
                 with making(engine, store.root, samples, work) as frame:
@@ -336,6 +336,7 @@ def roll_up(store: Any, engine: Engine, now_ns: int, start_ns: int | None = None
                         hours = {"first": work.first_hour, "last": work.last_hour}
                         store.replace(rollups.name, PART, frame, **hours, only=[work.day])
                         written += 1
+            # What is no longer there is forgotten; what had to wait is as it was.
             done = reached if start_ns is None else progress.done | reached
             if done != progress.done:
                 progress.done = done
