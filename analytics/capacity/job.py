@@ -17,8 +17,6 @@ from analytics.jobs.job import NS, Window
 from analytics.planning.decisions import decisions
 from collector.errors import NotEnoughData
 
-DAYS: Final = 30
-"""The load of so many days counts."""
 _MINUTE_NS: Final = 60 * NS
 
 
