@@ -315,7 +315,11 @@ def scrape(url: str) -> tuple[float, bytes]:
 
 def scrape_times_s(url: str) -> list[float]:
     """How long each of SCRAPES scrapes took, one after another with pauses."""
-    return [scrape(url)[0] for _ in range(SCRAPES) if not time.sleep(0.05)]
+    times_s = []
+    for _ in range(SCRAPES):
+        time.sleep(0.05)
+        times_s.append(scrape(url)[0])
+    return times_s
 
 
 def wait_for(url: str, word: str) -> None:
@@ -410,7 +414,7 @@ def power_reads(stub: Any) -> int:
 
 def stored_samples(store: Path, began_ns: int, ended_ns: int) -> int:
     """Rows of device_samples within the stretch."""
-    (found,) = duckdb.sql(
+    (found,) = duckdb.execute(
         f"SELECT count(*) FROM read_parquet('{store}/device_samples/*/*.parquet', union_by_name = true) "
         f"WHERE epoch_ns(time) BETWEEN {began_ns} AND {ended_ns}"
     ).fetchall()

@@ -176,16 +176,21 @@ def injected(frame: pl.DataFrame, kind: str, seed: int) -> tuple[pl.DataFrame, s
     return frame.with_columns(value=pl.when(mine).then(changed).otherwise(value)), subject, first
 
 
+def _last(frame: pl.DataFrame) -> int:
+    """The number of the last window."""
+    return int(frame["window"].max())  # type: ignore[arg-type]
+
+
 def found_in(frame: pl.DataFrame, rules: Rules) -> list[Stretch]:
     """What the rules of power find of peers' scores in the later half, learned from the earlier."""
-    since_ns = START_NS + int(frame["window"].max()) // 2 * STEP_NS  # type: ignore[call-overload]
+    since_ns = START_NS + _last(frame) // 2 * STEP_NS
     past = frame.filter(pl.col("time").to_physical() < since_ns)
     scored = judged(pl.concat([frame, Peers().fit(past).score(frame)], how="horizontal"), since_ns=since_ns)
     table = scored.with_columns(
         window_s=pl.lit(300), scope=pl.lit("host"), detector=pl.lit("peers"), metric=pl.lit("power_w"),
         observed=pl.col("value"),
     )  # fmt: skip
-    until_ns = START_NS + (int(frame["window"].max()) + 1) * STEP_NS  # type: ignore[call-overload]
+    until_ns = START_NS + (_last(frame) + 1) * STEP_NS
     power = [replace(rule, least_ratio=0.05) for rule in rules.of(ScoreRule) if rule.metric == "power_w"]
     return [one for one in scores(table.lazy(), power, until_ns) if one.end_ns - one.start_ns >= one.rule.for_ns]
 
@@ -260,7 +265,7 @@ def labelled(seed: int) -> Labelled:
             hosts=dict(scan(store, "devices").select("device", "host").unique().collect().iter_rows()),
             ids=build_fleet(parse(options)).ids,
             faults=[fault for fault in faults(options, START_NS, end_ns) if fault.start_ns >= START_NS + DAY_NS],
-            device_days=float(SIMULATED["devices"]) * (DAYS - 1),  # type: ignore[arg-type]
+            device_days=float(SIMULATED["devices"]) * (DAYS - 1),
         )
 
 

@@ -64,7 +64,9 @@ def run() -> list[Row]:
     chosen = list(_chosen_on())
     for family in TABLES:
         values = [_value(series, _scores(series)) for series in chosen if series.family == family]
-        rows.append(_row(f"{family}, {len(values)} series that choices were made on", "VUS-PR, mean", np.mean(values)))
+        rows.append(
+            _row(f"{family}, {len(values)} series that choices were made on", "VUS-PR, mean", float(np.mean(values)))
+        )
     return rows
 
 
@@ -112,7 +114,7 @@ def _means(family: str, found: list[tuple[Series, NDArray[np.float64]]]) -> list
     return [
         _row(subject, "VUS-PR, mean", mean, leader, others[leader], "above", mean > others[leader]),
         _row(subject, "VUS-PR, mean", mean, f"best of the table: {best}", others[best]),
-        _row(subject, "VUS-PR, mean", mean, "random scores", np.mean(chance)),
+        _row(subject, "VUS-PR, mean", mean, "random scores", float(np.mean(chance))),
         _row(subject, "methods of the table that it beats", beaten, "methods", len(others)),
         *(_row(subject, text, mine, "random scores", theirs)
           for text, (mine, theirs) in zip(told, measured, strict=True)),

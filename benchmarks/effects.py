@@ -249,4 +249,4 @@ def _memory(rng: np.random.Generator, rows: int, size: int, hours: float) -> np.
     keep = np.exp(-WINDOW_S / (hours * 3600.0))
     steps = rng.standard_normal((rows, size)) * np.sqrt(1 - keep**2)
     steps[:, 0] = rng.standard_normal(rows)
-    return lfilter([1.0], [1.0, -keep], steps, axis=1)
+    return np.asarray(lfilter([1.0], [1.0, -keep], steps, axis=1))

@@ -154,7 +154,7 @@ def _chunk(chunk: int) -> dict[str, dict[str, object]]:
             holds += [(n, job, at, end) for n in range(host * DEVICES_A_HOST, min(CHUNK, (host + 1) * DEVICES_A_HOST))]
             at = end + 60 * int(rng.integers(1, 40))
     of, jobs, starts, ends = zip(*holds, strict=True)
-    allocations = {
+    allocations: dict[str, object] = {
         "workload": np.array(jobs, object),
         "device": np.array([names[n] for n in of], object),
         "start": _moments(np.array(starts)), "end": _moments(np.array(ends)), "time": _moments(np.array(starts)),
@@ -270,7 +270,7 @@ def _promql(root: Path) -> dict[str, float]:
     folder = Path(tempfile.mkdtemp(prefix="perfwatt-promql-"))
     metrics = VictoriaMetrics(folder)
     try:
-        metrics.ingest(data)
+        metrics.ingest(data, attempts=1)
         energy, power, busy = (f"{metric.prometheus}" for metric in (ENERGY, POWER, UTILIZATION))
         steps = {"start": START_S + 300, "end": START_S + DAY_S, "step": 300}
         began = time.perf_counter()

@@ -299,10 +299,10 @@ def hub_rows(name: str, told: dict[str, Any], late: list[float], calm: list[floa
             told["counts"].get("ok", 0) >= 0.99 * expected),
         row("values taken", told["values"] / told["window_s"], "samples/s"),
         row("scrapes within 0.5 s of their turn", on_time, "", ">= 0.99", on_time >= 0.99),
-        row("lateness of the living, median", at(late, 0.5) * 1e3, "ms", peer=calm and at(calm, 0.5) * 1e3),
+        row("lateness of the living, median", at(late, 0.5) * 1e3, "ms", peer=at(calm, 0.5) * 1e3 if calm else None),
         row("lateness of the living, p99", at(late, 0.99) * 1e3, "ms",
             "within 50 ms of the same hub without them" if calm else "",
-            at(late, 0.99) <= at(calm, 0.99) + 0.05 if calm else None, calm and at(calm, 0.99) * 1e3),
+            at(late, 0.99) <= at(calm, 0.99) + 0.05 if calm else None, at(calm, 0.99) * 1e3 if calm else None),
         row("scrape with parsing, p99", at(told["read_s"], 0.99) * 1e3, "ms"),
         row("CPU of the first round, which meets each series", told["cpu_first_round_s"], "s"),
     ]  # fmt: skip
@@ -362,7 +362,7 @@ def agent_rows() -> list[Row]:
                 agent.wait()
         seen = asked(port)
         files = str(store / "device_samples" / "*" / "*.parquet")
-        rows_stored, rounds = duckdb.sql(
+        rows_stored, rounds = duckdb.execute(
             f"select count(*), count(*) / count(distinct device) from read_parquet('{files}', union_by_name=true)"
         ).fetchall()[0]
     late = sorted(

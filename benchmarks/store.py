@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def _queries(data: Sampled, store: Store, metrics: VictoriaMetrics, prometheus: 
     ):
         spent, answer = _fastest(ours)
         raw_spent, raw_answer = _fastest(raw)
-        peers = {peer.name: _fastest(lambda peer=peer, ask=ask: ask(peer)) for peer in (metrics, prometheus)}
+        peers = {peer.name: _fastest(partial(ask, peer)) for peer in (metrics, prometheus)}
         for peer, (_, theirs) in peers.items():
             _agree(peer, answer, theirs)
         _agree("raw rows", answer, raw_answer)

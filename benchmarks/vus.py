@@ -28,10 +28,10 @@ def vus_pr(labels: NDArray[np.integer], scores: Floats, longest: int) -> float:
 
     Raises: ValueError (no event, another length, a score that is no number).
     """
-    labels, scores = np.asarray(labels) > 0, np.asarray(scores, dtype=float)
-    if labels.shape != scores.shape or not np.isfinite(scores).all():
-        raise ValueError(f"{labels.shape} labels and {scores.shape} scores, all of which must be numbers")
-    events = events_of(labels)
+    faulty, scores = np.asarray(labels) > 0, np.asarray(scores, dtype=float)
+    if faulty.shape != scores.shape or not np.isfinite(scores).all():
+        raise ValueError(f"{faulty.shape} labels and {scores.shape} scores, all of which must be numbers")
+    events = events_of(faulty)
     if not len(events):
         raise ValueError("no event to find")
     ordered = np.sort(scores)[::-1]
@@ -39,16 +39,16 @@ def vus_pr(labels: NDArray[np.integer], scores: Floats, longest: int) -> float:
     # The first threshold at which each row is an alarm, so that counts at all thresholds are one cumulative sum.
     first = np.searchsorted(-thresholds, -scores, side="left")
     alarms = _cumulated(first, np.ones(len(scores)))
-    inside = _cumulated(first, labels.astype(float))
-    positives = labels.sum()
+    inside = _cumulated(first, faulty.astype(float))
+    positives = faulty.sum()
     areas = []
     for buffer in range(longest + 1):
-        soft = softened(labels, events, buffer)
+        soft = softened(faulty, events, buffer)
         found = _cumulated(first, soft)
         # Labels that fall off count as far as they are alarms, those of the event itself always.
         wanted = (positives + positives + found - inside) / 2
         touched = np.zeros(THRESHOLDS)
-        ranges = merged(events, buffer // 2, len(labels))
+        ranges = merged(events, buffer // 2, len(faulty))
         for start, last in ranges:
             touched[first[start : last + 1].min() :] += 1
         recall = np.minimum(found / wanted, 1) * touched / len(ranges)
@@ -64,13 +64,13 @@ def events_of(labels: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 def softened(labels: NDArray[np.bool_], events: NDArray[np.int64], buffer: int) -> Floats:
     """Labels that fall off from each event over half of *buffer*, at most 1 where two meet."""
-    soft = labels.astype(float)
+    soft: Floats = labels.astype(float)
     for start, last in events:
         after = np.arange(last + 1, min(last + buffer // 2 + 1, len(soft)))
         before = np.arange(max(start - buffer // 2, 0), start)
         soft[after] += np.sqrt(1 - (after - last) / buffer) if buffer else 0.0
         soft[before] += np.sqrt(1 - (start - before) / buffer) if buffer else 0.0
-    return np.minimum(soft, 1.0)
+    return np.asarray(np.minimum(soft, 1.0))
 
 
 def merged(events: NDArray[np.int64], half: int, rows: int) -> list[tuple[int, int]]:
@@ -102,4 +102,4 @@ def period_of(values: Floats) -> int:
 
 
 def _cumulated(first: NDArray[np.int64], weights: Floats) -> Floats:
-    return np.bincount(first, weights=weights, minlength=THRESHOLDS).cumsum()
+    return np.asarray(np.bincount(first, weights=weights, minlength=THRESHOLDS).cumsum(), dtype=float)
