@@ -56,8 +56,10 @@ def latest_rows(table: Table, paths: Sequence[Path]) -> str:
     listed = ", ".join(text(path) for path in paths)
     keys = ", ".join(quoted(name) for name in (*table.keys, "time"))
     rows = read_segments(paths, ", filename = true, file_row_number = true")
+    # A key that no segment has is null in all rows, as it is for whoever reads them.
+    whole = f"(SELECT * FROM {rows} UNION ALL BY NAME {blank(table)})"
     return (
-        f"SELECT * EXCLUDE (filename, file_row_number) FROM {rows} QUALIFY row_number() OVER "
+        f"SELECT * EXCLUDE (filename, file_row_number) FROM {whole} QUALIFY row_number() OVER "
         f"(PARTITION BY {keys} ORDER BY list_position([{listed}], filename) DESC, file_row_number DESC) = 1"
     )
 

@@ -236,3 +236,11 @@ def test_an_export_says_what_it_cannot_do(store: Store, tmp_path: Path) -> None:
 def test_a_store_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no store here"):
         Store(tmp_path / "nothing")
+
+
+def test_a_state_that_no_source_is_named_of_is_published_and_read(store: Store, day_ns: int) -> None:
+    store.write("devices", {"device": ["a", "a"], "time": [day_ns, day_ns + 1], "driver_version": ["1", "2"]})
+    store.publish()
+    with store.connect() as connection:
+        rows = connection.execute("SELECT device, source, driver_version FROM devices_now").fetchall()
+    assert rows == [("a", None, "2")]
