@@ -683,6 +683,15 @@ def test_sglang_ranks_that_repeat_the_engine_count_once_and_its_other_labels_add
     assert found == {TOKENS_OUT: 150.0, QUEUE_LENGTH: 3.0, TOKENS_CACHED: 440.0}
 
 
+def test_sglang_tokens_by_mode_step_in_where_the_counters_of_requests_are_not_told() -> None:
+    ranks = "".join(
+        f'sglang:realtime_tokens_total{{mode="{mode}",model_name="m",tp_rank="{rank}"}} {tokens}\n'
+        for mode, tokens in (("prefill_compute", 700), ("prefill_cache", 300), ("decode", 90))
+        for rank in (0, 1)
+    )
+    assert values(ranks) == {TOKENS_IN: 1000.0, TOKENS_OUT: 90.0}
+
+
 def test_tgi_tokens_are_the_sums_of_its_histograms() -> None:
     found = values(
         'tgi_request_generated_tokens_bucket{le="10"} 1\ntgi_request_generated_tokens_sum 12345\n'
