@@ -105,6 +105,7 @@ def _next(
         return
     proof = _proved(found, one, sku, counts, outlook.growth, pue)
     if proof.violations:
+        yield _refuted(one, sku, counts, proof)
         return
     placed_w = {rack: count * unit for rack, count in counts.items()}
     dates = None if ahead is None else runway(one, ahead, found.fleet, placed_w=placed_w)
@@ -113,6 +114,22 @@ def _next(
         alike.setdefault(one.tree.racks[rack], {})[rack] = count
     for feeds, inside in sorted(alike.items(), key=lambda item: (-sum(item[1].values()), item[0])):
         yield _place(found, one, sku, feeds, inside, proof, dates, outlook, pue)
+
+
+def _refuted(one: Survey, sku: Sku, counts: Mapping[str, int], proof: Proof) -> dict[str, Any]:
+    """Headroom takes servers and the proof does not: two answers to one question, and neither is to be acted on."""
+    site, count = one.tree.site.name, sum(counts.values())
+    listed = ", ".join(f"{rack} {number}" for rack, number in sorted(counts.items()))
+    first, others = proof.violations[0], len(proof.violations) - 1
+    more = f", and {others} more" if others else ""
+    return recommendation(
+        one, "relieve", "site", site, key=f"refuted/{sku.name}",
+        summary=f"no further servers of {sku.name} are proposed at {site}: headroom has room for {count} ({listed}), "
+                f"but a walk through every failure case finds: {first}{more}; check what fleet.toml says of it",
+        baseline=f"headroom for {count} {_servers(count)} of {sku.name}", proposed=f"none: {first}{more}",
+        effect_unit=None,
+        query=f"perfwatt fit --sku {sku.name} --count {count} --site {site}",
+    )  # fmt: skip
 
 
 def _outlook(one: Survey, sku: Sku, ahead: pl.DataFrame | None) -> _Outlook:

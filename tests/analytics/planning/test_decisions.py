@@ -14,6 +14,7 @@ from analytics.capacity.paths import PATHS
 from analytics.capacity.tree import trees
 from analytics.fleet_toml import parse_fleet
 from analytics.planning.decisions import decisions
+from analytics.planning.proof import PROOF, Proof
 
 END_NS = 1_772_409_600_000_000_000
 END = datetime(2026, 3, 2)
@@ -149,3 +150,13 @@ def test_servers_move_to_another_site_where_their_own_has_no_room() -> None:
     found = told(text, {"k1": 12_000.0, "k9": 3000.0})
     (row,) = [row for (kind, _), row in found.items() if kind == "move"]
     assert "1 to k9 at t" in row["summary"]
+
+
+def test_a_placement_that_its_proof_refutes_is_told_and_not_proposed(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuted = Proof(cases=pl.DataFrame(schema=PROOF), violations=("r1-b carries 11.0 kW of 10.0 kW", "k1 is dark"))
+    monkeypatch.setattr("analytics.planning.decisions.prove", lambda *_, **__: refuted)
+    found = told(ONE_ROW, {"k1": 1500.0})
+    assert not any(kind == "place" for kind, _ in found)
+    summary = found["relieve", "s"]["summary"]
+    assert "headroom has room for 2 (k1 2)" in summary
+    assert "finds: r1-b carries 11.0 kW of 10.0 kW, and 1 more" in summary
