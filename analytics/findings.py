@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from analytics.known import mean_of, sum_of
 from analytics.report_records import DeviceUse, Finding, JobReport, Waste
 
 MOST: Final = 5
@@ -165,7 +166,7 @@ def underused(report: JobReport) -> Finding | None:
     ratio = sum(line.ratio for line in lines)
     if ratio < UNDERUSED:
         return None
-    sm = _mean([device.sm_ratio for device in report.devices])
+    sm = mean_of(device.sm_ratio for device in report.devices)
     seen = "" if sm is None else f": {sm:.0%} of the compute units were active on average"
     text = f"For {ratio:.0%} of the time kernels ran at low activity{seen}."
     engine, work = _engine(report), report.work
@@ -320,18 +321,11 @@ def _never_used(device: DeviceUse) -> bool:
 
 
 def _energy(devices: Sequence[DeviceUse]) -> float | None:
-    known = [device.energy_j for device in devices if device.energy_j is not None]
-    return sum(known) if known else None
+    return sum_of(device.energy_j for device in devices)
 
 
 def _of(waste: Sequence[Waste], cause: str) -> float | None:
-    known = [line.energy_j for line in waste if line.cause == cause and line.energy_j is not None]
-    return sum(known) if known else None
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+    return sum_of(line.energy_j for line in waste if line.cause == cause)
 
 
 def _engine(report: JobReport) -> Engine:

@@ -9,6 +9,7 @@ import polars as pl
 from analytics.efficiency import efficiency
 from analytics.frames import scan
 from analytics.inventory import held
+from analytics.known import mean_of, sum_of
 from analytics.subjects import By
 
 _NS: Final = 1_000_000_000
@@ -86,7 +87,6 @@ def overview(root: Path | str, *, by: By, now_ns: int, window_s: float = 600.0, 
             lines.append(_silent_line(device, facts, parts))
     parts_of = {device for device, facts in told.items() if facts["parent"] is not None}
     whole = [line for line in lines if line.name not in parts_of]
-    fresh = [line.power_w for line in whole if line.power_w is not None and not line.stale]
     if by is By.HOST:
         shown = _host_lines(whole, parts)
     elif by is By.WORKLOAD:
@@ -98,7 +98,7 @@ def overview(root: Path | str, *, by: By, now_ns: int, window_s: float = 600.0, 
         now_ns=now_ns,
         window_s=window_s,
         lines=tuple(shown),
-        power_w=sum(fresh) if fresh else None,
+        power_w=sum_of(line.power_w for line in whole if not line.stale),
         devices=len(whole),
         stale=sum(line.stale for line in whole),
         modelled=sum(line.modelled for line in whole),
@@ -210,28 +210,18 @@ def _host_line(host: str, lines: list[Line], parts: int) -> Line:
     return Line(
         name=host,
         about=f"{len(fresh)} of {len(lines)} devices" if len(fresh) < len(lines) else f"{len(lines)} devices",
-        power_w=_sum([line.power_w for line in fresh]),
-        power_limit_w=_sum([line.power_limit_w for line in fresh]),
-        utilization_ratio=_mean([line.utilization_ratio for line in fresh]),
+        power_w=sum_of(line.power_w for line in fresh),
+        power_limit_w=sum_of(line.power_limit_w for line in fresh),
+        utilization_ratio=mean_of(line.utilization_ratio for line in fresh),
         temperature_c=max(temperatures, default=None),
-        memory_ratio=_mean([line.memory_ratio for line in fresh]),
+        memory_ratio=mean_of(line.memory_ratio for line in fresh),
         devices=len(lines),
         modelled=any(line.modelled for line in fresh),
         host=host,
         age_s=min((line.age_s for line in lines if line.age_s is not None), default=None),
         stale=not fresh,
-        trend=tuple(_sum([line.trend[part] for line in lines]) for part in range(parts)),
+        trend=tuple(sum_of(line.trend[part] for line in lines) for part in range(parts)),
     )
-
-
-def _sum(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) if known else None
-
-
-def _mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
 
 
 def _workload_lines(

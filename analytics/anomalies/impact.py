@@ -15,6 +15,7 @@ from analytics.anomalies.places import Places
 from analytics.anomalies.rules import Rules
 from analytics.cost import PRICED_S, rates
 from analytics.fleet import Fleet
+from analytics.known import sum_of
 from collector.moments import NS
 
 BASELINE_WINDOWS: Final = 8
@@ -203,14 +204,9 @@ def _added(now: Mapping[str, Any] | None, before: Mapping[str, Any] | None) -> d
     # Money of two currencies is no sum; nor is what is priced of one day and not of the other.
     same = len(currencies) == 1 and all(one["wasted_cost"] is not None for one in told if one["wasted_j"] is not None)
     return {
-        "wasted_j": _sum(one["wasted_j"] for one in told),
-        "lost_tokens": _sum(one["lost_tokens"] for one in told),
-        "wasted_cost": _sum(one["wasted_cost"] for one in told) if same else None,
+        "wasted_j": sum_of(one["wasted_j"] for one in told),
+        "lost_tokens": sum_of(one["lost_tokens"] for one in told),
+        "wasted_cost": sum_of(one["wasted_cost"] for one in told) if same else None,
         "currency": currencies.pop() if same else None,
         "workload": next((one["workload"] for one in reversed(told) if one["workload"]), None),
     }
-
-
-def _sum(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) if known else None

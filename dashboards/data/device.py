@@ -13,6 +13,7 @@ from analytics.energy import over_time
 from analytics.fleet import Fleet
 from analytics.frames import boards, latest, scan
 from analytics.inventory import held
+from analytics.known import column_sum
 from analytics.quality import quality
 from analytics.steps import readings, usual_period_s
 from collector.catalogue import (
@@ -123,7 +124,7 @@ def _work_out(stored: Stored, device: str, start_ns: int, end_ns: int, every_s: 
     drawn = readings(calibrated(samples.lazy(), board)).collect()
     found = over_time([drawn], every_s=every_s, by=("device",), within_ns=(start_ns, end_ns), devices=board)
     used = found.devices
-    joules, covered_s = _sum(used, "energy_j"), float(used["covered_s"].sum() or 0.0)
+    joules, covered_s = column_sum(used, "energy_j"), float(used["covered_s"].sum() or 0.0)
     one = _one_source(samples)
     last = samples.drop_nulls(POWER.column).sort("time").tail(1)
     seen = samples["host"].drop_nulls()
@@ -257,10 +258,6 @@ def _place(fleet: Fleet | None, host: str | None) -> tuple[tuple[str, str], ...]
         seen |= {node.name for node in nodes}
         level = list(dict.fromkeys(parent for node in nodes for parent in node.parents))
     return (*found, ("site", site))
-
-
-def _sum(frame: pl.DataFrame, column: str) -> float | None:
-    return float(frame[column].sum()) if frame[column].count() else None
 
 
 def _most(frame: pl.DataFrame, column: str) -> float | None:

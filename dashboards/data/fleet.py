@@ -17,6 +17,7 @@ from analytics.boards import calibrated
 from analytics.efficiency import joules_per_token, tokens_of_devices, tokens_per_joule
 from analytics.energy import group_of, over_time
 from analytics.frames import boards, by_device, latest, scan
+from analytics.known import column_sum
 from analytics.steps import readings, usual_period_s
 from collector.catalogue import POWER
 from collector.gaps import GAP_PERIODS, GAP_S
@@ -271,12 +272,12 @@ def _per_joule(used: pl.DataFrame, *keys: str) -> pl.DataFrame:
 
 
 def _totals(power: pl.DataFrame, used: pl.DataFrame, busy: pl.DataFrame, now: pl.DataFrame, length_s: float) -> Totals:
-    joules, covered_s = _sum(used, "energy_j"), float(used["covered_s"].sum() or 0.0)
-    tokens, devices = _sum(used, "tokens"), used["device"].n_unique()
+    joules, covered_s = column_sum(used, "energy_j"), float(used["covered_s"].sum() or 0.0)
+    tokens, devices = column_sum(used, "tokens"), used["device"].n_unique()
     of_devices = busy.group_by("device").agg(pl.col("utilization_ratio").mean())
     return Totals(
         devices=devices,
-        power_now_w=_sum(now, POWER.column),
+        power_now_w=column_sum(now, POWER.column),
         power_now_devices=now.height,
         power_now_modelled_w=float(now.filter(pl.col("modelled"))[POWER.column].sum() or 0.0),
         power_now_at=None if now.is_empty() else utc(now["time"].cast(pl.Int64).sort()[-1]),
@@ -323,11 +324,6 @@ def _table(
 
 def _number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) else None
-
-
-def _sum(frame: pl.DataFrame, column: str) -> float | None:
-    """The sum of what is there; None where nothing is."""
-    return float(frame[column].sum()) if frame[column].count() else None
 
 
 def _share(frame: pl.DataFrame, column: str, whole: float | None) -> float | None:

@@ -16,6 +16,7 @@ from analytics.capacity.tree import NOTHING, Tree, trees
 from analytics.cost import priced, rates
 from analytics.fleet import Fleet
 from analytics.frames import scan
+from analytics.known import column_sum
 from analytics.ledger import EFFECTIVE_RATIO
 from dashboards.controls import Values
 from dashboards.data.derived import Standing, standing
@@ -243,7 +244,7 @@ def _figures(told: _Told, newest_ns: int) -> Figures:
         devices=held["device"].n_unique(),
         devices_now=known_now["device"].n_unique(),
         modelled_ratio=float(known_now["modelled_j"].sum()) / joules if joules else 0.0,
-        today_j=_sum(today, "energy_j"),
+        today_j=column_sum(today, "energy_j"),
         today_cost=_money(_since(costs, midnight_ns), pl.col("energy_cost"), 1.0),
         joules_per_token=_per_token(told.tokens.filter(last)),
         joules_per_token_before=_per_token(told.tokens.filter(~last)),
@@ -252,7 +253,7 @@ def _figures(told: _Told, newest_ns: int) -> Figures:
         active=active,
         effective=min(float(told.busy["busy_s"].sum()) / length_s, active) if told.busy.height else None,
         waste=_money(wasted, amount, per_month),
-        waste_j=None if (found := _sum(wasted, "energy_j")) is None else found * per_month,
+        waste_j=None if (found := column_sum(wasted, "energy_j")) is None else found * per_month,
         waste_days=waste_days,
         waste_with_devices=whole,
         pue=_pue(day.filter(pl.col("site").is_in(list(pues)))),
@@ -355,10 +356,6 @@ def _sites(lines: pl.DataFrame, newest_ns: int | None) -> pl.DataFrame:
         )
         .sort("site", "kind")
     )
-
-
-def _sum(frame: pl.DataFrame, column: str) -> float | None:
-    return float(frame[column].sum()) if frame[column].count() else None
 
 
 # ---------------------------------------------------------------------------------------------------------- power tree

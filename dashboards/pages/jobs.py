@@ -7,6 +7,7 @@ from urllib.parse import quote
 import dash_mantine_components as dmc
 import polars as pl
 
+from analytics.known import column_sum
 from dashboards.controls import UNTIL, WINDOWS, Choice, Choices, Values
 from dashboards.data import fleet
 from dashboards.data import jobs as data
@@ -99,7 +100,7 @@ def _shown(jobs: pl.DataFrame) -> pl.DataFrame:
 def _tiles(view: JobsView) -> list[Any]:
     jobs = view.jobs
     running = jobs["end"].null_count()
-    joules, wasted = (_sum(jobs, name) for name in ("energy_j", "wasted_j"))
+    joules, wasted = (column_sum(jobs, name) for name in ("energy_j", "wasted_j"))
     hours = float(jobs["device_h"].sum() or 0.0)
     useful = float((jobs["device_h"] * jobs["useful_ratio"]).sum() or 0.0) / hours if hours else None
     worst = jobs.drop_nulls("wasted_j").sort("wasted_j", descending=True)
@@ -120,10 +121,6 @@ def _tiles(view: JobsView) -> list[Any]:
             href=f"/job?id={quote(worst['workload'][0], safe='')}" if worst.height else "",
         ),
     ]  # fmt: skip
-
-
-def _sum(jobs: pl.DataFrame, column: str) -> float | None:
-    return float(jobs[column].sum()) if jobs[column].count() else None
 
 
 def _energy_words(view: JobsView) -> str:
