@@ -11,6 +11,7 @@ from typing import Final, Literal, NamedTuple
 
 import polars as pl
 
+from analytics.boards import with_meters
 from analytics.cells import CELLS, IDLE_RATIO
 from analytics.efficiency import counted_edges, current, energy_in, held_energy, of_workloads, work_of
 from analytics.energy import (
@@ -178,7 +179,8 @@ def account(
     nothing = pl.LazyFrame(schema={**DEVICE_STEPS, **CELLS})
     drawn = [held_energy(nothing, workload_samples, unread, by=by).collect()]
     drawn += [drawn for _, _, _, drawn in done if drawn is not None]
-    return found._replace(workloads=of_workloads(pl.concat(drawn).lazy(), workload_samples, by=by).collect())
+    drawn_of_all = with_meters(pl.concat(drawn).lazy(), devices)
+    return found._replace(workloads=of_workloads(drawn_of_all, workload_samples, by=by).collect())
 
 
 def lines_of(

@@ -10,12 +10,13 @@ from typing import Final
 
 import polars as pl
 
-from analytics.intervals import BOUNDS, SIGMAS, bounds, measured, sensor_error
+from analytics.intervals import BOUNDS, METERS, SIGMAS, bounds, measured, sensor_error
 
 COEFFICIENTS: Final = (
     "gain_ratio", "offset_w", "gain_error_ratio", "offset_error_w", "gain_offset_covariance_w", "reference_error_ratio",
 )  # fmt: skip
 """What of a calibration enters a figure."""
+_FIT: Final = pl.Schema({**dict.fromkeys(COEFFICIENTS, pl.Float64()), "reference": pl.String()})
 
 
 def latest_fits(calibrations: pl.LazyFrame, *, column: str = "power_w") -> pl.LazyFrame:
@@ -32,19 +33,32 @@ def with_calibrations(devices: pl.LazyFrame, calibrations: pl.LazyFrame) -> pl.L
     """
     Devices as they were observed, each row with how its board is calibrated.
 
-    In:  device; the table `calibrations`. Out: the columns of *devices* and `COEFFICIENTS`, null of who is not; a row
-         of its own for who is calibrated and was never observed.
+    In:  device; the table `calibrations`. Out: the columns of *devices*, `COEFFICIENTS` and the reference (the meter),
+         null of who is not; a row of its own for who is calibrated and was never observed.
     """
-    fits = latest_fits(calibrations).select("device", *COEFFICIENTS)
+    fits = latest_fits(calibrations).select("device", *_FIT)
     return devices.join(fits, on="device", how="full", coalesce=True, maintain_order="left")
 
 
 def fits_of(devices: pl.LazyFrame | None) -> pl.DataFrame:
-    """The device and `COEFFICIENTS` of those *devices* (of `with_calibrations`, or any) that are calibrated."""
+    """The device, `COEFFICIENTS` and reference of those *devices* (of `with_calibrations`, or any) that have them."""
     if devices is None or COEFFICIENTS[0] not in devices.collect_schema().names():
-        return pl.DataFrame(schema={"device": pl.String(), **dict.fromkeys(COEFFICIENTS, pl.Float64())})
-    told = devices.filter(pl.col(COEFFICIENTS[0]).is_not_null()).select("device", *COEFFICIENTS)
+        return pl.DataFrame(schema={"device": pl.String(), **_FIT})
+    told = devices.filter(pl.col(COEFFICIENTS[0]).is_not_null()).select("device", *_FIT)
     return told.unique("device", keep="last").collect()
+
+
+def with_meters(parts: pl.LazyFrame, devices: pl.LazyFrame | None) -> pl.LazyFrame:
+    """
+    Parts with the meter that their board was calibrated beside, for whoever adds them up (`analytics.intervals.total`).
+
+    In:  device; *devices* of `with_calibrations`.
+    Out: the parts and `METERS`, null where nobody calibrated; without any calibration the parts as they are.
+    """
+    fits = fits_of(devices)
+    if fits.is_empty():
+        return parts
+    return parts.join(fits.lazy().select("device", *METERS), on="device", how="left", maintain_order="left")
 
 
 def calibrated(samples: pl.LazyFrame, devices: pl.LazyFrame | None) -> pl.LazyFrame:

@@ -226,9 +226,10 @@ def window_of(text: str | None) -> str | None:
     """
     if text is None:
         return None
-    from collector.moments import NS, parse_span
+    from collector.moments import NS, parse_length
 
-    return f"{parse_span(text, option='--by') / NS:g}s"
+    # A sensor tells nothing finer, and a row for each millisecond of a fleet would fill the memory.
+    return f"{parse_length(text, option='--by', least_s=0.1) / NS}s"
 
 
 def _keep(root: "Path", fit: "pl.DataFrame") -> None:

@@ -184,6 +184,7 @@ def _told(
     import polars as pl
 
     from analytics.attribution import attribute, facility_lines, measured_pue, named
+    from analytics.boards import with_meters
     from analytics.frames import boards, by_device, scan
     from analytics.frames_ledger import read_held
 
@@ -200,7 +201,7 @@ def _told(
     pue = dict(measured_pue(scan(root, "facility_samples", *window)).select("site", "pue").collect().iter_rows())
     for site, value in sorted({**pue, **fleet.pue}.items()):
         say(f"PUE of {site}: {value:.3g} ({'fleet.toml' if site in fleet.pue else 'measured'})")
-    lines = pl.concat([lines, facility_lines(lines, hosts, {**pue, **fleet.pue})], how="diagonal")
+    lines = pl.concat([with_meters(lines, known), facility_lines(lines, hosts, {**pue, **fleet.pue})], how="diagonal")
     return _Told(named(lines, work, hosts).collect().lazy(), work, known, fleet, hosts)
 
 

@@ -73,13 +73,13 @@ def percentiles(
     from analytics.frames import scan, spliced
     from analytics.sketches import distribution
     from collector.errors import ConfigError
-    from collector.moments import NS, parse_span
+    from collector.moments import NS, parse_length
     from collector.store.schema import SKETCHED, SKETCHED_FINEST
 
     asked, root = request(output, file, limit, since, until, tz), store_root(store)
     of = next(sketched for sketched in SKETCHED if sketched.column == metric.value)
     finest_s = 300 if of in SKETCHED_FINEST else 3600
-    by_s = None if by is None else parse_span(by, option="--by") / NS
+    by_s = None if by is None else parse_length(by, option="--by") / NS
     if by_s is not None and by_s % finest_s:
         raise ConfigError("--by", f"{by}: windows of {metric.value} are multiples of {finest_s} s")
     found = spliced(root, asked.start_ns, asked.end_ns, window_s=3600 if (by_s or 3600) % 3600 == 0 else finest_s)

@@ -10,8 +10,9 @@ from typing import Final
 
 import polars as pl
 
+from analytics.boards import with_meters
 from analytics.energy import Group, device_steps, energy, group_of, seconds, split
-from analytics.intervals import BOUNDS, bounds, measured, total
+from analytics.intervals import BOUNDS, bounds, error_of_sums, measured, total
 from analytics.steps import difference, in_order
 from collector.catalogue import REQUESTS, SAMPLES, STEPS, TOKENS_IN, TOKENS_OUT
 from collector.gaps import MAX_COUNTER_GAP_S
@@ -65,7 +66,8 @@ def efficiency(
     is taken from the one that covers more. One without devices has no energy, and one without counters no tokens.
     """
     steps = device_steps(device_samples, max_gap_s=max_gap_s, devices=devices)
-    return of_workloads(held_energy(steps, workload_samples, allocations, by=by), workload_samples, by=by)
+    drawn = with_meters(held_energy(steps, workload_samples, allocations, by=by), devices)
+    return of_workloads(drawn, workload_samples, by=by)
 
 
 def held_energy(
@@ -92,7 +94,8 @@ def of_workloads(found: pl.LazyFrame, workload_samples: pl.LazyFrame, *, by: str
     """
     Energy and work of each workload, from what its devices drew.
 
-    In:  found as `held_energy` gives it; the rest as `efficiency`. Out: as `efficiency`.
+    In:  found as `held_energy` gives it, with what `analytics.boards.with_meters` adds; the rest as `efficiency`.
+    Out: as `efficiency`.
     """
     wanted = seconds(by) if by else None
     keys = ["workload"] if wanted is None else ["workload", "window"]
@@ -107,13 +110,13 @@ def of_workloads(found: pl.LazyFrame, workload_samples: pl.LazyFrame, *, by: str
         counted_s=pl.col("covered_s").filter(counted).sum(),
         counted_span_s=pl.col("span_s").filter(counted).sum(),
     )
-    # A device is off by the same share in all of its spans, devices independently.
-    off = (
-        found.group_by(*keys, "device")
-        .agg(error_j=pl.col("error_j").filter(whole).sum(), counted_error_j=pl.col("error_j").filter(counted).sum())
-        .group_by(keys)
-        .agg((pl.col("error_j", "counted_error_j") ** 2).sum().sqrt())
+    halves = {"": whole, "counted_": counted}
+    parted = found.with_columns(
+        pl.when(which).then(name).otherwise(0.0).alias(f"{half}{name}")
+        for half, which in halves.items()
+        for name in ("error_j", "energy_j")
     )
+    off = error_of_sums(parted, keys, {f"{half}error_j": f"{half}energy_j" for half in halves})
     used = used.drop("error_j").join(off, on=keys)
     covered = pl.col("covered_s") > 0
     error_j, counted_error_j = (measured(pl.col(n), pl.col("modelled_j")) for n in ("error_j", "counted_error_j"))
@@ -204,7 +207,7 @@ def efficiency_by_place(
     )
     per_token = {name: joules_per_token(count, pl.col(end)) for name, end in zip(PER_TOKEN, BOUNDS, strict=True)}
     return (
-        total(found, group_keys)
+        total(with_meters(found, devices), group_keys)
         .join(sums, on=group_keys)
         .select(
             *group_keys, "devices", "energy_j", *BOUNDS, "covered_s", "tokens",

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 import polars as pl
 
 from analytics.attribution import attribute
+from analytics.boards import with_meters
 from analytics.cost import priced, rates
 from analytics.efficiency import efficiency
 from analytics.fleet import Fleet
@@ -69,8 +70,8 @@ def read_ledger(
     events = scan(opened, "events", None, end_ns)
     lines = ledger_in_parts(by_device(opened, "device_samples", *window), events, of_part).lazy()
     hosts = fleet.site_of(lines.select("host").drop_nulls().unique().collect()["host"])
-    told = placed(lines, hosts=hosts, types=types, workload_samples=scan(opened, "workload_samples", *window))
-    told = told.collect().lazy()
+    lines, work = with_meters(lines, known), scan(opened, "workload_samples", *window)
+    told = placed(lines, hosts=hosts, types=types, workload_samples=work).collect().lazy()
     if fleet.sites or fleet.skus:
         told = priced(told, read_rates(opened, fleet, told), known, fleet).collect().lazy()
     return Told(told, (last_ns - first_ns) / _NS)

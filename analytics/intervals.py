@@ -7,7 +7,7 @@ the joules do. Boards are off independently of each other, so their errors add u
 meter that several were calibrated beside, adds up as the joules do again. Intervals hold 95 %.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import polars as pl
@@ -18,7 +18,11 @@ SIGMAS: Final = 1.96
 """Intervals hold 95 %."""
 BOUNDS: Final = ("energy_low_j", "energy_high_j")
 
+METERS: Final = pl.Schema({"reference": pl.String(), "reference_error_ratio": pl.Float64()})
+"""What tells which boards share the error of a meter: its name, and half its own interval over what it shows."""
+
 _BOARD: Final = "__board"
+_HALF: Final = "__half"
 
 
 def sensor_error(
@@ -52,14 +56,12 @@ def total(
     *,
     board: str | pl.Expr = "device",
     columns: Sequence[str] = ("energy_j", *BOUNDS),
-    fits: pl.LazyFrame | None = None,
 ) -> pl.LazyFrame:
     """
     Figures of parts added up, with the interval of the sum.
 
     In:  parts: *keys*, *board* (whose sensor measured the part) and *columns*: a value, its low and its high end (both
-         null where it has no interval). *fits*, as `analytics.boards.latest_fits` gives them, tells which boards
-         were calibrated beside one meter; *board* is then the device.
+         null where it has no interval), and `METERS` where boards were calibrated (`analytics.boards.with_meters`).
     Out: *keys* and *columns*: the sum, null where no part has a value; its ends, null too where a part has a value and
          no interval.
 
@@ -67,37 +69,48 @@ def total(
     """
     value, _, high = columns
     half = pl.col(high) - pl.col(value)
+    sums = parts.group_by(keys).agg(
+        pl.when(pl.col(value).count() > 0).then(pl.col(value).sum()).alias(value),
+        known=(half.is_not_null() | pl.col(value).is_null()).all(),
+    )
+    errors = error_of_sums(parts.with_columns(half.alias(_HALF)), keys, {_HALF: value}, board=board)
+    error = pl.when("known").then(_HALF)
+    return sums.join(errors, on=list(keys), nulls_equal=True).select(
+        *keys, value, *bounds(pl.col(value), error, columns[1:])
+    )
+
+
+def error_of_sums(
+    parts: pl.LazyFrame, keys: Sequence[str], errors: Mapping[str, str], *, board: str | pl.Expr = "device"
+) -> pl.LazyFrame:
+    """
+    Half the intervals of sums of parts.
+
+    In:  parts: *keys*, *board*, the columns of *errors* (half the interval of a part, and the value that it is of; what
+         is null counts as none), and `METERS` where boards were calibrated.
+    Out: *keys* and the names of *errors*: as `total` has it.
+    """
     of_board = pl.col(board) if isinstance(board, str) else board
-    boards = (
-        parts.with_columns(of_board.alias(_BOARD))
+    names = parts.collect_schema().names()
+    meter = [pl.col(name) if name in names else pl.lit(None, kind).alias(name) for name, kind in METERS.items()]
+    by_meter = (
+        parts.with_columns(*meter, of_board.alias(_BOARD))
         .group_by(*keys, _BOARD)
         .agg(
-            value=pl.when(pl.col(value).count() > 0).then(pl.col(value).sum()),
-            half=half.sum(),
-            known=(half.is_not_null() | pl.col(value).is_null()).all(),
+            pl.col(*METERS).drop_nulls().last(),
+            *(pl.col(name).sum() for name in errors),
+            *(pl.col(value).sum().alias(f"{name}_of") for name, value in errors.items()),
         )
-    )
-    if fits is None:
-        boards = boards.with_columns(reference=pl.lit(None, pl.String), shared=pl.lit(0.0))
-    else:
-        told = fits.select("reference", "reference_error_ratio", **{_BOARD: pl.col("device")})
-        boards = boards.join(told, on=_BOARD, how="left").with_columns(
-            shared=(pl.col("value").abs() * pl.col("reference_error_ratio")).fill_null(0.0)
+        .with_columns(
+            (pl.col(f"{name}_of").abs() * pl.col("reference_error_ratio")).fill_null(0.0).alias(f"{name}_meter")
+            for name in errors
         )
-    own = (pl.col("half") ** 2 - pl.col("shared") ** 2).clip(0.0)
-    by_meter = boards.group_by(*keys, "reference").agg(
-        pl.when(pl.col("value").count() > 0).then(pl.col("value").sum()).alias("value"),
-        own=own.sum(),
-        shared=pl.col("shared").sum() ** 2,
-        known=pl.col("known").all(),
-    )
-    error = pl.when("known").then((pl.col("own") + pl.col("shared")).sqrt())
-    return (
-        by_meter.group_by(keys)
+        .group_by(*keys, "reference")
         .agg(
-            pl.when(pl.col("value").count() > 0).then(pl.col("value").sum()).alias("value"),
-            pl.col("own", "shared").sum(),
-            pl.col("known").all(),
+            *((pl.col(name) ** 2 - pl.col(f"{name}_meter") ** 2).clip(0.0).sum() for name in errors),
+            *(pl.col(f"{name}_meter").sum() ** 2 for name in errors),
         )
-        .select(*keys, pl.col("value").alias(value), *bounds(pl.col("value"), error, columns[1:]))
+    )
+    return by_meter.group_by(keys).agg(
+        (pl.col(name).sum() + pl.col(f"{name}_meter").sum()).sqrt().alias(name) for name in errors
     )

@@ -13,6 +13,7 @@ from typing import Final, Literal
 import polars as pl
 
 from analytics.attribution import ENERGY, OWNER
+from analytics.boards import with_meters
 from analytics.efficiency import work_of
 from analytics.energy import seconds
 from analytics.intervals import BOUNDS, total
@@ -108,7 +109,7 @@ def runs(
     called = [name for name in ("model", "framework") if name in workload_samples.collect_schema().names()]
     names = workload_samples.group_by("workload").agg(pl.col(name).drop_nulls().last() for name in called)
     told = _driven(used, devices, window_s).join(done, on=["workload", "window"], how="left")
-    told = told.join(names, on="workload", how="left")
+    told = with_meters(told.join(names, on="workload", how="left"), devices)
     lacking = [name for name in ("model", "framework") if name not in called]
     return told.with_columns(pl.lit(None, pl.String).alias(name) for name in lacking).sort(keys)
 

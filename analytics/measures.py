@@ -16,9 +16,10 @@ from typing import Final
 import polars as pl
 
 from analytics.attribution import overhead, platform_steps
+from analytics.boards import with_meters
 from analytics.efficiency import held_energy, joules_per_token, of_workloads, tokens_per_joule, work_of
 from analytics.energy import device_steps, seconds, window_start
-from analytics.intervals import bounds, measured
+from analytics.intervals import bounds, error_of_sums, measured
 from collector import catalogue as c
 
 TIMES: Final = {
@@ -68,7 +69,7 @@ def measures(
     All are over the time in which the workload's counters were read, waiting included.
     """
     steps = device_steps(device_samples, max_gap_s=max_gap_s, devices=devices).collect().lazy()
-    found = held_energy(steps, workload_samples, allocations, by=by)
+    found = with_meters(held_energy(steps, workload_samples, allocations, by=by), devices)
     keys = ["workload"] if by is None else ["workload", "window"]
     work = work_of(workload_samples, seconds(by) if by else None, more=_MORE)
     boards = _boards(steps, types, host_samples, max_gap_s=max_gap_s, by=by)
@@ -203,10 +204,7 @@ def _used(found: pl.LazyFrame, boards: pl.LazyFrame, keys: list[str]) -> pl.Lazy
         return pl.when(value.is_not_null().all()).then(value.sum())
 
     counted = found.filter("counted")
-    # A device is off by the same share in all of its spans, devices independently.
-    off = counted.group_by(*keys, "device").agg(pl.col("error_j", "modelled_j").sum()).group_by(keys).agg(
-        error_j=measured((pl.col("error_j") ** 2).sum().sqrt(), pl.col("modelled_j").sum())
-    )  # fmt: skip
+    off = error_of_sums(counted, keys, {"error_j": "energy_j"})
     return (
         counted.join(boards, on=on, how="left")
         .group_by(keys)
@@ -219,10 +217,11 @@ def _used(found: pl.LazyFrame, boards: pl.LazyFrame, keys: list[str]) -> pl.Lazy
                 of_all(pl.col("energy_j") * pl.col("wall_ratio")) * scale
             ),
             scale=scale,
+            modelled_j=pl.col("modelled_j").sum(),
         )
         .join(off, on=keys, nulls_equal=True)
-        .with_columns(full_error_j=pl.col("error_j") * pl.col("scale"))
-        .drop("error_j", "scale")
+        .with_columns(full_error_j=measured(pl.col("error_j"), pl.col("modelled_j")) * pl.col("scale"))
+        .drop("error_j", "scale", "modelled_j")
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
 
+from analytics.boards import with_meters
 from analytics.cost import cost, fixed_cost, rates
 from analytics.efficiency import current, held_energy, of_workloads, work_of
 from analytics.energy import device_steps
@@ -176,7 +177,7 @@ def _lines(
         by="15m",
         max_gap_s=max_gap_s,
     )
-    lines = lines.filter(pl.col("workload") == workload).collect().lazy()
+    lines = with_meters(lines.filter(pl.col("workload") == workload), told.devices).collect().lazy()
     hosts = fleet.site_of(lines.select("host").drop_nulls().unique().collect()["host"])
     return placed(lines, hosts=hosts, types=types, workload_samples=told.workload_samples).collect().lazy()
 
@@ -460,7 +461,7 @@ def _work(workload: str, told: "WorkloadFrames", max_gap_s: float | None) -> tup
     # What runs still ends, for now, with the last that was seen.
     last = steps.select(pl.col("time").max().to_physical().fill_null(0)).collect().item()
     mine = held(mine, None, last)
-    used = held_energy(steps, own, mine, by=None)
+    used = with_meters(held_energy(steps, own, mine, by=None), told.devices)
     joules, counter = used.filter(~pl.col("counted")).select(pl.col("energy_j", "counter_j").sum()).collect().row(0)
     found = of_workloads(used, own, by=None).collect()
     row = found.row(0, named=True) if found.height else dict.fromkeys(found.columns)

@@ -10,6 +10,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from collector.errors import ConfigError
 
 NS: Final = 1_000_000_000
+LONGEST_DAYS: Final = 36_525
+"""A century; the store's times span six."""
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _SPAN = re.compile(r"(?:\d+(?:\.\d+)?[smhdw])+")
 _PART = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
@@ -39,6 +41,18 @@ def parse_span(text: str, *, option: str) -> int:
     if not _SPAN.fullmatch(text):
         raise ConfigError(option, f"no span of time {text!r}; write 90s, 15m, 1h30m, 7d or 2w")
     return int(sum(Decimal(number) * _SECONDS[unit] for number, unit in _PART.findall(text)) * NS)
+
+
+def parse_length(text: str, *, option: str, least_s: float = 1.0) -> int:
+    """
+    The nanoseconds of a span that time is cut into, or looked back over.
+
+    Raises: ConfigError when *text* is no span, or one of less than *least_s* or more than `LONGEST_DAYS`.
+    """
+    length = parse_span(text, option=option)
+    if not least_s * NS <= length <= LONGEST_DAYS * 86_400 * NS:
+        raise ConfigError(option, f"{text} is not between {least_s:g}s and {LONGEST_DAYS}d")
+    return length
 
 
 def parse_moment(text: str, *, option: str, tz: tzinfo, now_ns: int | None = None) -> int:

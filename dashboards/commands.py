@@ -36,10 +36,10 @@ def top(
     to move; q to quit.
     """
     from analytics.top import overview
-    from collector.moments import NS, parse_span, zone
+    from collector.moments import NS, parse_length, zone
     from dashboards import terminal
 
-    place, window_s, root = zone(tz), parse_span(window, option="--window") / NS, store_root(store)
+    place, window_s, root = zone(tz), parse_length(window, option="--window") / NS, store_root(store)
 
     def fetch(subject: By) -> "Overview":
         return overview(root, by=subject, now_ns=time.time_ns(), window_s=window_s)

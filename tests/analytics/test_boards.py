@@ -177,6 +177,47 @@ def test_joules_per_token_are_as_sure_as_the_calibration(stores: tuple[Store, St
     assert told["joules_per_token"] == pytest.approx(2 * true_j() / told["tokens"], rel=1e-3)
 
 
+@pytest.fixture(scope="module")
+def beside(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Both boards calibrated beside one meter that is off by up to 4 %, which is nearly all that is not known."""
+    little = dict.fromkeys(("gain_error_ratio", "offset_error_w", "gain_offset_covariance_w"), 1e-6)
+    fits = [fit(device, reference_error_ratio=0.04, **little) for device in ("a", "b")]
+    store = make(tmp_path_factory.mktemp("beside") / "store", *fits)
+    (store.root / "fleet.toml").write_text(
+        '[[site]]\nname = "s"\nhosts = ["h"]\ncurrency = "EUR"\nprice_per_kwh = 0.1\n', encoding="utf-8"
+    )
+    return store
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ("attribution --per team", "energy_j"),
+        ("attribution --per team", "joules_per_token"),
+        ("efficiency", "energy_j"),
+        ("efficiency", "joules_per_token"),
+        ("efficiency", "joules_per_request"),
+        ("efficiency --per fleet", "joules_per_token"),
+        ("efficiency --per team --least 1", "joules_per_token"),
+        ("waste --per team", "energy_j"),
+        ("waste --per team", "energy_cost"),
+        ("funnel", "energy_j"),
+        ("cost --per team", "energy_cost"),
+    ],
+)  # fmt: skip
+def test_what_boards_share_of_one_meter_does_not_average_out(beside: Store, words: str, name: str) -> None:
+    rows = ask(beside, *words.split()).drop_nulls(name).filter(pl.col(name) > 0)
+    high = f"{name.removesuffix('_j')}_high_j" if name.endswith("_j") else f"{name}_high"
+    assert rows.height
+    assert (rows[high] / rows[name] - 1).to_list() == pytest.approx([0.04] * rows.height, rel=0.01)
+
+
+def test_a_report_holds_what_boards_share_of_one_meter(beside: Store) -> None:
+    result = CliRunner().invoke(cli.app, ["report", "job", "w", "--store", str(beside.root), "-o", "json"])
+    told = json.loads(result.stdout)["energy"]
+    assert told["high_j"] / told["energy_j"] - 1 == pytest.approx(0.04, rel=0.01)
+
+
 def test_rollups_give_the_calibrated_joules(stores: tuple[Store, Store]) -> None:
     _, store = stores
     store.roll_up(DAY_NS + 2 * UNTIL_S * NS)

@@ -100,7 +100,8 @@ def test_boards_beside_one_meter_share_its_error_and_those_beside_two_do_not() -
     )
     meters = random.normal(0, meter / SIGMAS, (TRIALS, 2))[:, [int(name == "m2") for name in reference]]
     seen = ((1 + random.normal(0, own / SIGMAS, (TRIALS, 10)) + meters) * joules.sum(axis=1)).sum(axis=1)
-    found = half(only(total(parts(joules, float(np.hypot(own, meter))), ["fleet"], fits=fits)))
+    beside = parts(joules, float(np.hypot(own, meter))).join(fits, on="device")
+    found = half(only(total(beside, ["fleet"])))
     assert found == pytest.approx(SIGMAS * seen.std(), rel=0.03)
     alone = half(only(total(parts(joules, float(np.hypot(own, meter))), ["fleet"])))
     assert alone < 0.7 * found

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collector.errors import ConfigError
-from collector.moments import NS, format_moment, parse_moment, parse_span, parse_window, zone
+from collector.moments import NS, format_moment, parse_length, parse_moment, parse_span, parse_window, zone
 
 NOW = 1_767_268_800 * NS  # 2026-01-01T12:00:00Z
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -76,3 +76,10 @@ def test_a_moment_has_as_many_digits_as_it_takes() -> None:
     assert format_moment(NOW, UTC) == "2026-01-01T12:00:00Z"
     assert format_moment(NOW + 250_000_001, UTC) == "2026-01-01T12:00:00.250000001Z"
     assert format_moment(NOW, BERLIN) == "2026-01-01T13:00:00+01:00"
+
+
+@pytest.mark.parametrize("text", ["0s", "0h", "0.5s", "9999w"])
+def test_a_window_is_neither_nothing_nor_longer_than_a_century(text: str) -> None:
+    with pytest.raises(ConfigError, match=f"--by: {text} is not between 1s and 36525d"):
+        parse_length(text, option="--by")
+    assert parse_length("1h30m", option="--by") == 5400 * NS
