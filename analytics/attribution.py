@@ -47,6 +47,10 @@ Samples = pl.LazyFrame | Sequence[pl.LazyFrame]
 """Readings, whole or in parts that hold devices whole."""
 
 OWNER: Final = ("workload", "name", "user", "team")
+OWNED: Final = (*OWNER, "model")
+"""Of whom there are tokens: a place has none of its own."""
+COUNTED: Final = 0.9
+"""The share of the time in which a workload held devices that its counters must be read for."""
 AMOUNTS: Final = ("span_s", "covered_s", "energy_j", "modelled_j", "error_j")
 """
 What every line has, and what adds up: device-seconds, those of them with energy, joules, modelled joules, and (of one
@@ -61,6 +65,7 @@ STRETCH_S: Final = 300.0
 MEASURED: Final = 0.99
 """The share of a stretch in which all parts must be measured before the rest of the whole is called overhead."""
 
+_OWNED: Final = ("used", "idle")
 _NS: Final = 1_000_000_000
 _EXACT: Final = 1e-9
 _SUMS: Final = (
@@ -238,12 +243,13 @@ def attribution(
     In:  lines; *workload_samples* for models and tokens; *hosts* gives each host's site; *by* as the lines have it.
     Out: *per* (null for what is nobody's), kind, window (with *by*), devices, span_s, covered_s, covered_ratio,
          energy_j, energy_low_j and energy_high_j (boards are off independently: `analytics.intervals.total`),
-         power_mean_w (of one device), modelled_ratio, tokens, joules_per_token, joules_per_token_low and
+         power_mean_w (of one device), modelled_ratio, tokens, counted_ratio, joules_per_token, joules_per_token_low and
          joules_per_token_high.
 
     Tokens are the group's, on its ``used`` row, never a device's: per device and place there are none. Joules per token
-    divide the group's used and idle energy, since an engine that waits is there for its tokens; they are on the
-    ``used`` row, and absent where some of the energy is not covered.
+    divide the used and idle energy of its workloads whose tokens were counted (see `counted`; counted_ratio is their
+    share of the group's device-seconds), since an engine that waits is there for its tokens, and a notebook beside it
+    is not; they are on the ``used`` row, and absent where some of that energy is not covered.
     """
     window = [] if by is None else ["window"]
     told = _once(named(_once(lines), workload_samples, hosts))
@@ -255,23 +261,27 @@ def attribution(
         energy_j=pl.when(energy_j.count() > 0).then(energy_j.sum()),
         modelled_j=pl.col("modelled_j").sum(),
     )
-    found, tokens = _once(found), _once(_tokens(told, workload_samples, per, by))
-    keys = [per, *window]
-    owned = pl.col("kind").is_in(["used", "idle"])
-    whole = found.filter(owned).group_by(keys).agg(
-        whole=covered_s.sum() >= MEASURED * span_s.sum(),
-        # Where all of it was idle the tokens stand on the idle row.
-        kind=pl.col("kind").sort(descending=True).first(),
-    )  # fmt: skip
+    work = workload_samples if per in OWNED else None
+    found, tokens = _once(found), _once(_tokens(told, work, per, by))
+    keys, owned = [per, *window], pl.col("kind").is_in(_OWNED)
+    # Where all of it was idle the tokens stand on the idle row.
+    row = found.filter(owned).group_by(keys).agg(kind=pl.col("kind").sort(descending=True).first(), held_s=span_s.sum())
     # What hosts draw beyond their devices is measured by a sensor of the host's.
     board = pl.coalesce("device", "host")
-    groups = total(told.filter(owned), keys, board=board).rename({name: f"group_{name}" for name in ENERGY})
-    whole = whole.join(groups, on=keys, nulls_equal=True).join(tokens, on=keys, nulls_equal=True)
+    mine = _once(of_counted(told, counted(told, work, by=by), window=window))
+    groups = total(mine, keys, board=board).rename({name: f"group_{name}" for name in ENERGY})
+    sums = mine.group_by(keys).agg(
+        counted_s=span_s.sum(), whole=covered_s.sum() >= MEASURED * span_s.sum(),
+        counted_tokens=pl.struct("workload", *window, "tokens").unique().struct.field("tokens").sum(),
+    )  # fmt: skip
+    groups = groups.join(sums, on=keys, nulls_equal=True)
+    row = row.join(tokens, on=keys, nulls_equal=True).join(groups, on=keys, how="left", nulls_equal=True)
     intervals = total(told, [*keys, "kind"], board=board).drop("energy_j")
-    per_token = {f"joules_per_token{end}": pl.col(f"group_energy{end}_j") / pl.col("tokens") for end in ENDS}
+    amount = pl.col("counted_tokens")
+    per_token = {f"joules_per_token{end}": pl.col(f"group_energy{end}_j") / amount for end in ENDS}
     return (
         found.join(intervals, on=[*keys, "kind"], nulls_equal=True)
-        .join(whole, on=[*keys, "kind"], how="left", nulls_equal=True)
+        .join(row, on=[*keys, "kind"], how="left", nulls_equal=True)
         .select(
             per, "kind", *window, "devices", "span_s", "covered_s",
             covered_ratio=pl.when(span_s > 0).then(covered_s / span_s),
@@ -279,10 +289,47 @@ def attribution(
             power_mean_w=pl.when(covered_s > 0).then(energy_j / covered_s),
             modelled_ratio=pl.when(energy_j > 0).then(pl.col("modelled_j") / energy_j),
             tokens=pl.col("tokens"),
-            **{n: pl.when((pl.col("tokens") > 0) & pl.col("whole")).then(value) for n, value in per_token.items()},
+            counted_ratio=pl.when(pl.col("tokens").is_not_null()).then(
+                pl.col("counted_s").fill_null(0.0) / pl.col("held_s")
+            ),
+            **{n: pl.when((amount > 0) & pl.col("whole")).then(value) for n, value in per_token.items()},
         )
         .sort(per, "kind", *window, nulls_last=True)
     )  # fmt: skip
+
+
+def counted(lines: pl.LazyFrame, workload_samples: pl.LazyFrame | None, *, by: str | None = None) -> pl.LazyFrame:
+    """
+    The workloads whose counters were read for nearly all of the time in which they held devices.
+
+    In:  lines of `attribute`, by windows of *by* if that is given; workload_samples.
+    Out: workload, window (with *by*), tokens.
+
+    Of the others joules over tokens would divide the energy of hours by the tokens of minutes.
+    """
+    window = [] if by is None else ["window"]
+    if workload_samples is None:
+        empty = {"workload": pl.String(), **dict.fromkeys(window, pl.Datetime("ns")), "tokens": pl.Float64()}
+        return pl.LazyFrame(schema=empty)
+    keys = ["workload", *window]
+    held = (
+        lines.filter(pl.col("kind").is_in(_OWNED))
+        .group_by(*keys, "device")
+        .agg(pl.col("span_s").sum())
+        .group_by(keys)
+        .agg(held_s=pl.col("span_s").max())
+    )
+    return (
+        work_of(workload_samples, None if by is None else seconds(by))
+        .join(held, on=keys)
+        .filter(pl.col(TOKENS_OUT.column).is_not_null() & (pl.col("work_s") >= COUNTED * pl.col("held_s")))
+        .select(*keys, tokens=TOKENS_OUT.column)
+    )
+
+
+def of_counted(lines: pl.LazyFrame, done: pl.LazyFrame, *, window: Sequence[str] = ()) -> pl.LazyFrame:
+    """What the workloads of *done*, as `counted` gives them, used or held idle: those of *lines*, and their tokens."""
+    return lines.filter(pl.col("kind").is_in(_OWNED)).join(done, on=["workload", *window])
 
 
 # ------------------------------------------------------------------------------------------------- the levels above
@@ -724,7 +771,7 @@ def named(lines: pl.LazyFrame, workload_samples: pl.LazyFrame | None, hosts: Map
 def _tokens(told: pl.LazyFrame, workload_samples: pl.LazyFrame | None, per: Per, by: str | None) -> pl.LazyFrame:
     """Tokens of each group: its workloads' own, each counted once, by its last owner."""
     window = [] if by is None else ["window"]
-    if workload_samples is None or per not in {"workload", "name", "user", "team", "model"}:
+    if workload_samples is None:
         empty = {per: pl.String(), **dict.fromkeys(window, pl.Datetime("ns")), "tokens": pl.Float64()}
         return pl.LazyFrame(schema=empty)
     owner = (

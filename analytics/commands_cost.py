@@ -110,6 +110,9 @@ def cost(
     config: ConfigOption = None,
 ) -> None:
     """What energy and devices cost and emitted, and what a million tokens cost; absent where a price is missing."""
+    import polars as pl
+
+    from analytics.attribution import OWNED, counted, of_counted
     from analytics.attribution import attribution as attribution_of
     from analytics.cost import cost as cost_of
     from analytics.cost import fixed_cost, with_tokens
@@ -119,10 +122,18 @@ def cost(
     told = _told(root, asked, fleet, basis=basis, max_gap=max_gap, by="15m")
     keys = [per.value, "kind"]
     fixed = fixed_cost(told.lines, told.devices, told.fleet, keys=keys)
-    tokens = attribution_of(told.lines.drop("window"), per=per.value, workload_samples=told.work, hosts=told.hosts)
-    found = with_tokens(
-        cost_of(told.lines, read_rates(root, told.fleet, told.lines), keys=keys), fixed, tokens, per=per.value
+    whole, prices = told.lines.drop("window"), read_rates(root, told.fleet, told.lines)
+    tokens = attribution_of(whole, per=per.value, workload_samples=told.work, hosts=told.hosts)
+    done = counted(whole, told.work if per.value in OWNED else None).collect().lazy()
+    mine, key = of_counted(told.lines, done).collect().lazy(), per.value
+    own = fixed_cost(mine, told.devices, told.fleet, keys=[key]).rename({"currency": "fixed_currency"})
+    amounts = mine.group_by(key).agg(
+        counted_tokens=pl.struct("workload", "tokens").unique().struct.field("tokens").sum()
     )
+    of_tokens = cost_of(mine, prices, keys=[key])
+    for more in (own.drop("device_h"), amounts):
+        of_tokens = of_tokens.join(more, on=key, how="left", nulls_equal=True)
+    found = with_tokens(cost_of(told.lines, prices, keys=keys), fixed, tokens, of_tokens, per=key)
     answer("cost", found, asked, check)
 
 

@@ -186,11 +186,6 @@ def _paid() -> tuple[pl.Expr, pl.Expr]:
     return pl.col("energy_j") * price, (pl.col("energy_high_j") - pl.col("energy_j")) * price.abs()
 
 
-def _complete(values: pl.Expr) -> pl.Expr:
-    """The sum of what is known of all."""
-    return pl.when(values.is_not_null().all()).then(values.sum())
-
-
 def _known(name: str) -> pl.Expr:
     return pl.when(pl.col(name) != "").then(name)
 
@@ -260,44 +255,49 @@ def site_power(lines: pl.LazyFrame, *, least_ratio: float = 0.5) -> pl.LazyFrame
     )
 
 
-def with_tokens(costs: pl.LazyFrame, fixed: pl.LazyFrame, told: pl.LazyFrame, *, per: str) -> pl.LazyFrame:
+def with_tokens(
+    costs: pl.LazyFrame, fixed: pl.LazyFrame, told: pl.LazyFrame, counted: pl.LazyFrame, *, per: str
+) -> pl.LazyFrame:
     """
     Costs with those of the devices and the price of tokens.
 
-    In:  costs as `cost` gives them and fixed as `fixed_cost` does, by *per* and kind; told: `attribution` by *per*.
-    Out: costs, and device_h, fixed_cost, total_cost (absent where one of both is not known), tokens, active_ratio (of
-         the time that devices were held, the share in which they were in use) and cost_per_million_tokens: what is
-         known of used and idle (``cost_basis``: ``energy+devices`` or ``energy``) over the tokens, and its ends,
-         cost_per_million_tokens_low and cost_per_million_tokens_high.
+    In:  costs as `cost` gives them and fixed as `fixed_cost` does, by *per* and kind; told: `attribution` by *per*;
+         counted: what those whose tokens were counted (`analytics.attribution.of_counted`) cost: *per*, currency,
+         energy_cost with its ends, fixed_currency, fixed_cost, counted_tokens.
+    Out: costs, and device_h, fixed_cost, total_cost (absent where one of both is not known), tokens, counted_ratio,
+         active_ratio (of the time that devices were held, the share in which they were in use) and
+         cost_per_million_tokens: what is known of used and idle (``cost_basis``: ``energy+devices`` or ``energy``) of
+         whose tokens were counted over these tokens, and its ends, cost_per_million_tokens_low and
+         cost_per_million_tokens_high.
     """
     keys = [per, "kind"]
     same = pl.col("currency") == pl.col("fixed_currency")
     rows = (
         costs.join(fixed.rename({"currency": "fixed_currency"}), on=keys, how="left", nulls_equal=True)
-        .join(told.select(*keys, "tokens"), on=keys, how="left", nulls_equal=True)
+        .join(told.select(*keys, "tokens", "counted_ratio"), on=keys, how="left", nulls_equal=True)
         .with_columns(total_cost=pl.when(same).then(pl.col("energy_cost") + pl.col("fixed_cost")))
     )
     owned = rows.filter(pl.col("kind").is_in(["used", "idle"]))
     used_s = pl.col("span_s").filter(pl.col("kind") == "used").sum()
-    energy_cost, total_cost = pl.col("energy_cost"), pl.col("total_cost")
-    owners = owned.group_by(per, "currency").agg(
-        active_ratio=used_s / pl.col("span_s").sum(),
-        group_energy=_complete(energy_cost),
-        group_total=_complete(total_cost),
-        # Used and idle energy are the same boards'.
-        **{f"group{end}": _complete(pl.col(f"energy_cost{end}") - energy_cost) for end in ENDS[1:]},
-    )
-    group = pl.coalesce("group_total", "group_energy")
-    million = {end: (group + pl.col(f"group{end}") if end else group) / pl.col("tokens") * 1e6 for end in ENDS}
+    owners = owned.group_by(per, "currency").agg(active_ratio=used_s / pl.col("span_s").sum())
+    energy_cost = pl.col("energy_cost")
+    group_total = pl.when(same).then(energy_cost + pl.col("fixed_cost"))
+    group = counted.select(
+        per, "currency", "counted_tokens", group_energy=energy_cost, group_total=group_total,
+        **{f"group{end}": pl.col(f"energy_cost{end}") - energy_cost for end in ENDS[1:]},
+    )  # fmt: skip
+    owners = owners.join(group, on=[per, "currency"], how="left", nulls_equal=True)
+    group_cost, amount = pl.coalesce("group_total", "group_energy"), pl.col("counted_tokens")
+    million = {end: (group_cost + pl.col(f"group{end}") if end else group_cost) / amount * 1e6 for end in ENDS}
     basis = pl.when(pl.col("group_total").is_not_null()).then(pl.lit("energy+devices")).otherwise(pl.lit("energy"))
-    priced = (pl.col("tokens") > 0) & pl.col("group_energy").is_not_null()
+    priced = (amount > 0) & pl.col("tokens").is_not_null() & pl.col("group_energy").is_not_null()
     return (
         rows.join(owners, on=[per, "currency"], how="left", nulls_equal=True)
         .with_columns(
             **{f"cost_per_million_tokens{end}": pl.when(priced).then(value) for end, value in million.items()},
             cost_basis=pl.when(priced).then(basis),
         )
-        .drop("fixed_currency", "group_energy", "group_total", "group_low", "group_high")
+        .drop("fixed_currency", "group_energy", "group_total", "group_low", "group_high", "counted_tokens")
         .sort(*keys, "currency", nulls_last=True)
     )
 

@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 import polars as pl
 
-from analytics.attribution import ENERGY, OWNER
+from analytics.attribution import COUNTED, ENERGY, OWNER
 from analytics.boards import with_meters
 from analytics.efficiency import work_of
 from analytics.energy import seconds
@@ -174,7 +174,7 @@ def league(
         if name != "workload"
     ]
     rows = told.with_columns(shared).with_columns(
-        counted=(pl.col(counter).is_not_null() & (pl.col("work_s") >= _COUNTED * pl.col("held_s"))).fill_null(False)
+        counted=(pl.col(counter).is_not_null() & (pl.col("work_s") >= COUNTED * pl.col("held_s"))).fill_null(False)
     )
     kept = rows.filter("counted").collect().lazy()
     of_groups = kept.unique(place, keep="first").group_by(groups).agg(
@@ -226,7 +226,6 @@ def league(
 
 
 _NS: Final = 1_000_000_000
-_COUNTED: Final = 0.9
 
 
 def _above_zero(value: pl.Expr) -> pl.Expr:

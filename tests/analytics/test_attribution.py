@@ -152,6 +152,26 @@ def test_tokens_of_a_group_are_the_groups_and_its_idle_energy_is_in_their_price(
     assert places["tokens"].null_count() == places.height
 
 
+def test_a_notebook_beside_an_engine_is_not_in_the_price_of_its_tokens() -> None:
+    samples = pl.concat([device("a", 300.0), device("b", 500.0)])
+    lines = attribute(samples, held(("chat", "a", 0, None, 1.0), ("book", "b", 0, None, 1.0)))
+    told = attribution(lines.with_columns(team=pl.lit("t")), per="team", workload_samples=work(chat=100.0))
+    (row,) = told.collect().to_dicts()
+    assert (row["tokens"], row["counted_ratio"]) == pytest.approx((60_000.0, 0.5))
+    assert row["joules_per_token"] == pytest.approx(3.0)
+    assert row["energy_j"] == pytest.approx(800 * 600.0)
+
+
+def test_tokens_that_were_counted_for_a_while_do_not_carry_the_energy_of_hours() -> None:
+    lines = attribute(device("a", 300.0), held(("chat", "a", 0, None, 1.0)))
+    for until, per_token in ((540, 300 * 600 / 54_000), (530, None)):
+        some = work(chat=100.0).filter(pl.col("time") <= at(until))
+        (row,) = attribution(lines, workload_samples=some).collect().to_dicts()
+        assert row["tokens"] == pytest.approx(100.0 * until)
+        assert row["joules_per_token"] == (per_token if per_token is None else pytest.approx(per_token))
+        assert row["counted_ratio"] == (0.0 if per_token is None else 1.0)
+
+
 def test_users_and_models_sum_over_their_workloads() -> None:
     samples = pl.concat([device("a", 300.0), device("b", 500.0)])
     allocations = held(("x", "a", 0, None, 1.0), ("y", "b", 0, None, 1.0))

@@ -211,17 +211,24 @@ def test_tokens_cost_what_their_group_does_idle_time_included_and_say_of_what() 
         {"team": ["t", "t", None], "kind": ["used", "idle", "unallocated"], "currency": ["EUR", "EUR", None],
          "device_h": [0.75, 0.25, 0.1], "fixed_cost": [6.0, 2.0, None]}
     )  # fmt: skip
-    told = pl.LazyFrame({"team": ["t"], "kind": ["used"], "tokens": [2e6]})
-    used = with_tokens(costs, fixed, told, per="team").collect().filter(pl.col("kind") == "used").to_dicts()[0]
+    told = pl.LazyFrame({"team": ["t"], "kind": ["used"], "tokens": [2.5e6], "counted_ratio": [0.9]})
+    counted = pl.LazyFrame(
+        {"team": ["t"], "currency": ["EUR"], "energy_cost": [4.0], "energy_cost_low": [3.6], "energy_cost_high": [4.4],
+         "fixed_currency": ["EUR"], "fixed_cost": [8.0], "counted_tokens": [2e6]}
+    )  # fmt: skip
+    used = with_tokens(costs, fixed, told, counted, per="team").collect().filter(pl.col("kind") == "used").to_dicts()[0]
     assert (used["cost_per_million_tokens"], used["cost_basis"]) == (pytest.approx(6.0), "energy+devices")
     assert (used["cost_per_million_tokens_low"], used["cost_per_million_tokens_high"]) == pytest.approx((5.8, 6.2))
     assert (used["active_ratio"], used["total_cost"]) == (pytest.approx(0.75), pytest.approx(9.0))
     unknown = fixed.with_columns(currency=pl.lit(None, pl.String), fixed_cost=pl.lit(None, pl.Float64))
-    used = with_tokens(costs, unknown, told, per="team").collect().filter(pl.col("kind") == "used").to_dicts()[0]
+    energy = counted.with_columns(fixed_currency=pl.lit(None, pl.String), fixed_cost=pl.lit(None, pl.Float64))
+    used = (
+        with_tokens(costs, unknown, told, energy, per="team").collect().filter(pl.col("kind") == "used").to_dicts()[0]
+    )
     assert (used["cost_per_million_tokens"], used["cost_basis"]) == (pytest.approx(2.0), "energy")
     assert used["total_cost"] is None
-    unpriced = costs.with_columns(energy_cost=pl.lit(None, pl.Float64))
-    assert with_tokens(unpriced, fixed, told, per="team").collect()["cost_per_million_tokens"].null_count() == 3
+    unpriced = counted.with_columns(energy_cost=pl.lit(None, pl.Float64))
+    assert with_tokens(costs, fixed, told, unpriced, per="team").collect()["cost_per_million_tokens"].null_count() == 3
 
 
 def test_carbon_usage_is_kilograms_over_kilowatt_hours() -> None:
