@@ -185,8 +185,9 @@ def efficiency_by_place(
     Out: group, window (with *by*), devices, energy_j, energy_low_j, energy_high_j, covered_s, tokens, joules_per_token,
          joules_per_token_low, joules_per_token_high, tokens_per_s_per_w.
 
-    A workload's tokens are shared over its devices by the device-seconds it had them, so places sum to the fleet. For
-    one device of a group this is a share, not a measurement.
+    A workload's tokens are shared over its devices by the device-seconds it had them, so places sum to the fleet. A
+    device of a group has none of its own: what a tensor-parallel group did is nobody's alone. So per device there are
+    tokens only where it did all the work of its workloads by itself.
     """
     wanted = seconds(by) if by else None
     keys = ["device"] if wanted is None else ["device", "window"]
@@ -195,6 +196,8 @@ def efficiency_by_place(
     found = energy(device_samples, by=by, max_gap_s=max_gap_s, devices=devices).with_columns(
         group=group_of(place, hosts)
     )
+    if place == "device":
+        tokens = tokens.filter("alone")
     found, count = found.collect().lazy(), pl.col("tokens")
     sums = (
         found.join(tokens, on=keys, how="left")
@@ -223,7 +226,7 @@ def tokens_of_devices(workload_samples: pl.LazyFrame, allocations: pl.LazyFrame,
     The tokens of each workload, shared over its devices by the device-seconds it had them.
 
     In:  as `efficiency`.
-    Out: device, window (with *by*), tokens.
+    Out: device, window (with *by*), tokens, alone: whether nobody else had a part in them; else they are a share.
     """
     wanted = seconds(by) if by else None
     keys = ["device"] if wanted is None else ["device", "window"]
@@ -232,9 +235,15 @@ def tokens_of_devices(workload_samples: pl.LazyFrame, allocations: pl.LazyFrame,
     held = held.with_columns(span_s=(_ns("end") - _ns("start")) / _NS)
     return (
         held.join(work_of(workload_samples, wanted), on=of_workload)
-        .with_columns(tokens=pl.col(TOKENS_OUT.column) * pl.col("span_s") / pl.col("span_s").sum().over(of_workload))
+        .with_columns(
+            tokens=pl.col(TOKENS_OUT.column) * pl.col("span_s") / pl.col("span_s").sum().over(of_workload),
+            alone=pl.col("device").n_unique().over(of_workload) == 1,
+        )
         .group_by(keys)
-        .agg(pl.when(pl.col("tokens").count() > 0).then(pl.col("tokens").sum()).alias("tokens"))
+        .agg(
+            pl.when(pl.col("tokens").count() > 0).then(pl.col("tokens").sum()).alias("tokens"),
+            pl.col("alone").filter(pl.col("tokens").is_not_null()).all(),
+        )
     )
 
 

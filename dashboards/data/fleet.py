@@ -159,6 +159,8 @@ def _work_out(stored: Stored, selection: Selection, start_ns: int, end_ns: int, 
     if not (work.is_empty() or allocations.is_empty()):
         tokens = tokens_of_devices(work.lazy(), allocations.lazy(), by=f"{every_s}s").collect()
     used = found.devices.join(tokens, on=["device", "window"], how="left").with_columns(group=group)
+    # A device of a group has no tokens of its own.
+    told = used.with_columns(tokens=pl.when("alone").then("tokens")) if by == "device" else used
     busy = found.utilization.with_columns(group=group).sort("window", "device")
     now = _now(pl.concat(latest_rows)).with_columns(group=group)
     power, groups = found.power["fleet"], found.power[by]
@@ -173,8 +175,8 @@ def _work_out(stored: Stored, selection: Selection, start_ns: int, end_ns: int, 
         power=power,
         groups=groups.select("window", "group", "power_mean_w"),
         utilization=busy.group_by("window", "group").agg(pl.col("utilization_ratio").mean()).sort("window", "group"),
-        efficiency=_per_joule(used, "window", "group").select("window", "group", "tokens_per_joule").drop_nulls(),
-        table=_table(groups, used, busy, now, length_s),
+        efficiency=_per_joule(told, "window", "group").select("window", "group", "tokens_per_joule").drop_nulls(),
+        table=_table(groups, told, busy, now, length_s),
     )
 
 
@@ -254,7 +256,9 @@ def _now(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _no_tokens() -> pl.DataFrame:
-    return pl.DataFrame(schema={"device": pl.String(), "window": pl.Datetime("ns"), "tokens": pl.Float64()})
+    return pl.DataFrame(
+        schema={"device": pl.String(), "window": pl.Datetime("ns"), "tokens": pl.Float64(), "alone": pl.Boolean()}
+    )
 
 
 def _per_joule(used: pl.DataFrame, *keys: str) -> pl.DataFrame:

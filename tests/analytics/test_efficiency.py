@@ -219,11 +219,18 @@ def test_places_sum_to_the_fleet_idle_energy_included(place: Any, by: str | None
         by=by,
     ).collect()
     assert found["energy_j"].sum() == pytest.approx(880 * 600)
-    assert found["tokens"].sum() == pytest.approx(60_000)
     if place == "device":
-        idle = found.filter(pl.col("group") == "idle")
-        assert idle["tokens"].null_count() == idle.height
-        assert idle["joules_per_token"].null_count() == idle.height
+        assert found["tokens"].null_count() == found["joules_per_token"].null_count() == found.height
+    else:
+        assert found["tokens"].sum() == pytest.approx(60_000)
+
+
+def test_a_device_has_tokens_where_it_did_the_work_by_itself_and_a_group_s_are_nobody_s_alone() -> None:
+    samples = devices({"a": 300.0, "b": 500.0, "c": 200.0})
+    told = held(("chat", "a", 0, None), ("chat", "b", 0, None), ("small", "c", 0, None))
+    found = efficiency_by_place(samples, work({"chat": 100.0, "small": 10.0}), told, place="device").collect()
+    assert found["tokens"].to_list() == [None, None, pytest.approx(6000.0)]
+    assert found["joules_per_token"].to_list() == [None, None, pytest.approx(20.0)]
 
 
 def test_ratios_of_nothing_are_nothing() -> None:
