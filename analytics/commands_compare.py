@@ -125,13 +125,16 @@ def compare(
     for option, given, known in (("--metric", metric or [], MEASURES), ("--control", columns, CONTROLS)):
         for name in given:
             _known(option, name, known)
-    windows = _windows(root, asked, workload, fleet, max_gap)
+    windows = _windows(root, asked, workload, fleet, max_gap).collect().lazy()
+    told = windows.select(pl.col(by.value).drop_nulls().unique().sort()).collect().to_series().to_list()
+    for name in filter(None, (reference, value)):
+        if name not in told:
+            raise unknown(by.value, name, told)
     found = comparison(
         windows, by=by.value, metrics=metric, control=columns, reference=reference, value=value, margin=margin,
         load=load.value,
     ).collect()  # fmt: skip
     if found.is_empty():
-        told = windows.select(pl.col(by.value).drop_nulls().unique().sort()).collect().to_series().to_list()
         say(f"{by.value} has {len(told)} value{'s' if len(told) != 1 else ''}: {', '.join(told) or 'none'}")
     answer("compare", found.lazy(), asked, check)
 

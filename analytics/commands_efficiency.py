@@ -182,6 +182,8 @@ def efficiency(
     from analytics.leagues import pareto as front_of
 
     asked, root = request(output, file, limit, since, until, tz), store_root(store)
+    if pareto is None and per in {*_PLACES, Of.WORKLOAD}:
+        _refuse_of_leagues(per, within=within, measure=measure, least=least)
     if split:
         found = _phases(root, asked, max_gap, per=per, by=by, pareto=pareto)
     elif per in _PLACES and pareto is None:
@@ -346,6 +348,19 @@ def _refuse(per: Of, by: str | None) -> None:
         raise ConfigError("--by", f"{by}: a league is of the whole window; leave it out, or choose --per workload")
     if per in _PLACES:
         raise ConfigError("--pareto", f"is not for --per {per.value}: a device of a group has no tokens of its own")
+
+
+def _refuse_of_leagues(per: Of, *, within: "Sequence[Within] | None", measure: Measure, least: float | None) -> None:
+    """
+    Refuse what only a league has: to be silent would be to rank by something else than was asked for.
+
+    Raises: ConfigError.
+    """
+    from collector.errors import ConfigError
+
+    given = {"--within": bool(within), "--measure": measure is not Measure.TOKEN, "--least": least is not None}
+    for option in (name for name, there in given.items() if there):
+        raise ConfigError(option, f"is of a league or a front: choose --per sku and the like, not --per {per.value}")
 
 
 def _measures(

@@ -190,7 +190,7 @@ def _wasted(report: "JobReport") -> Iterator[str]:
     said = []
     for line in lines:
         why = f" ({line.reason.replace('_', ' ')})" if line.reason else ""
-        joules = "" if line.energy_j is None else f", {words.kwh(line.energy_j)}"
+        joules = "" if line.energy_j is None else f", {words.amount(line.energy_j)}"
         joules += "" if line.cost is None else f", {line.cost:.2f} {report.money.currency or ''}".rstrip()
         said.append(f"{line.cause}{why} {line.ratio:.0%} of the time{joules}")
     yield from _wrapped("Wasted", "; ".join(said))
@@ -204,7 +204,7 @@ def _findings(report: "JobReport") -> Iterator[str]:
         return
     yield " Findings"
     for number, one in enumerate(report.findings, start=1):
-        cost = [] if one.energy_j is None else [f"up to {words.kwh(one.energy_j)}"]
+        cost = [] if one.energy_j is None else [f"up to {words.amount(one.energy_j)}"]
         if one.cost is not None:
             cost.append(f"{one.cost:.2f} {report.money.currency or ''}".strip())
         text = printable(one.text) + (f" [{', '.join(cost)}]" if cost else "")

@@ -48,10 +48,10 @@ def energy(report: JobReport) -> str:
     told = report.energy
     if told.energy_j is None:
         return "not measured"
-    text = f"{kwh(told.energy_j)}"
+    text = amount(told.energy_j)
     if told.low_j is not None and told.high_j is not None:
-        text += f" ({kwh(told.low_j)} to {kwh(told.high_j)})"
-    text += f", {told.covered_ratio:.0%} of the time covered"
+        text += f", between {scaled_joules(told.low_j)} and {scaled_joules(told.high_j)}"
+    text += f"; {told.covered_ratio:.0%} of the time covered"
     if told.counter_ratio is not None:
         text += f", {told.counter_ratio:.0%} by energy counters, {told.modelled_ratio or 0.0:.0%} modelled"
     return f"{text}; {told.power_mean_w:.0f} W a device" if told.power_mean_w is not None else text
@@ -118,10 +118,23 @@ def joules(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
-def kwh(energy_j: float) -> str:
-    """Joules as kilowatt-hours or watt-hours."""
+def amount(energy_j: float) -> str:
+    """
+    An energy as it is measured, and as it is paid for.
+
+    >>> amount(3.6e6), amount(36_000.0)
+    ('3.6 MJ (1 kWh)', '36 kJ (10 Wh)')
+    """
     value = energy_j / 3.6e6
-    return f"{value:.3g} kWh" if value >= 0.1 else f"{1000 * value:.3g} Wh"
+    return f"{scaled_joules(energy_j)} ({f'{value:.3g} kWh' if value >= 0.1 else f'{1000 * value:.3g} Wh'})"
+
+
+def scaled_joules(energy_j: float) -> str:
+    """Joules with three digits and a prefix."""
+    for size, unit in ((1e12, "TJ"), (1e9, "GJ"), (1e6, "MJ"), (1e3, "kJ")):
+        if abs(energy_j) >= 0.9995 * size:
+            return f"{energy_j / size:.3g} {unit}"
+    return f"{energy_j:.3g} J"
 
 
 def _count(value: float) -> str:

@@ -162,6 +162,8 @@ def test_one_value_is_nothing_to_compare_and_said(root: Path) -> None:
         (("--by", "driver_version", "--margin", "0"), 2, "--margin"),
         (("--by", "driver_version", "--workload", "lama"), 1, "no workload 'lama'; nearest: llama"),
         (("--by", "driver_version", "--workload", "zzzz"), 1, "nothing is called like that"),
+        (("--by", "driver_version", "--reference", "579"), 1, "no driver_version '579'"),
+        (("--by", "driver_version", "--value", "579"), 1, "no driver_version '579'"),
     ],
 )
 def test_what_cannot_be_answered_is_said_with_its_exit_code(

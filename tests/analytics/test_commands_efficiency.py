@@ -231,6 +231,10 @@ def test_what_is_no_league_is_refused_with_the_reason(store: Path) -> None:
     result = run("efficiency", "--store", store, "--per", "device", "--pareto", "throughput")
     assert (result.exit_code, "no tokens of its own" in result.stderr) == (2, True)
     assert run("efficiency", "--store", store, "--per", "colour").exit_code == 2
+    for option in (("--within", "model"), ("--measure", "step"), ("--least", "5")):
+        for per in ("workload", "device", "fleet"):
+            result = run("efficiency", "--store", store, "--per", per, *option)
+            assert (result.exit_code, f"{option[0]}: is of a league" in result.stderr) == (2, True)
 
 
 def test_leagues_may_rank_across_models(store: Path) -> None:

@@ -108,13 +108,14 @@ def test_a_job_is_on_one_screen(root: Path) -> None:
         "train, user ada of ml | llama on pytorch 2.9",
         "2 x X on node-1 (dub)",
         "since 2026-01-01T00:00:00Z, still running; 4.0 device-hours seen",
-        "1 kWh (0.959 kWh to 1.04 kWh), 100% of the time covered, 0% by energy counters, 0% modelled; 250 W a device",
+        "3.6 MJ (1 kWh), between 3.45 MJ and 3.75 MJ; 100% of the time covered, 0% by energy counters, 0% modelled; "
+        "250 W a device",
         "energy 0.20 EUR (flat); the facility adds 0.10 (PUE 1.50); 0.3 kg CO2e",
         "5 J/token",
         "needs less than 0% of 4 other runs of train, llama on X: 5 J/token, median 2.015, best 2 (old-0)",
         "node-1:0 [||||||||| ] 90%",
-        "idle 50% of the time, 0.2 kWh",
-        "1 of 2 devices never ran a kernel in 2.0 device-hours (node-1:1). [up to 0.2 kWh, 0.04 EUR]",
+        "idle 50% of the time, 720 kJ (0.2 kWh)",
+        "1 of 2 devices never ran a kernel in 2.0 device-hours (node-1:1). [up to 720 kJ (0.2 kWh), 0.04 EUR]",
         "-> ask for the used ones only: torchrun --nproc-per-node=1",
         "2.5 times the joules per token of the median",
     ):
