@@ -290,6 +290,36 @@ def _export_one(root: Path, table: str, file: Path | None, output: ExportFormat 
     say(f"{count:,} rows")
 
 
+# ----------------------------------------------------------------------------------------------------------- maintain
+
+
+@app.command()
+def maintain(
+    store: StoreOption = None,
+    output: OutputOption = Format.TABLE,
+    file: FileOption = None,
+    quiet: QuietOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """
+    Clean up a store that no agent keeps: merge and pack segments, roll up, expire by store.retain_days, delete.
+
+    What was imported after its day does not expire. Beside a running agent it is safe: one of both waits for its next
+    turn (exit code 3).
+    """
+    from collector.config import load
+    from collector.store import Store
+    from collector.upkeep import retention
+
+    root, retain_days = store_root(store), retention(load(env=os.environ).store.retain_days)
+    done = Store(root).maintain(retain_days=retain_days)._asdict()
+    give("maintain", [Field(name, "BIGINT") for name in done], [tuple(done.values())], _all(output, file), None)
+
+
+def _all(output: Format, file: Path | None) -> Request:
+    return request(output, file, 0, None, None, "UTC")
+
+
 # ------------------------------------------------------------------------------------------------------------- doctor
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from collector import logs
-from collector.errors import StoreError
+from collector.errors import StoreBusy, StoreError
 
 log = logging.getLogger("collector.upkeep")  # also when it is run as a program
 
@@ -79,6 +79,8 @@ def main(arguments: Sequence[str]) -> int:
     logs.configure(level="info", form="logfmt", env=os.environ)
     try:
         Store(root, threads=1, memory="128MB").maintain(retain_days=retention(json.loads(retain_days)))
+    except StoreBusy as error:
+        log.info("another clean-up is under way", extra={"error": str(error)})
     except StoreError as error:
         log.warning("clean-up failed", extra={"error": str(error)})
         return 3

@@ -30,6 +30,8 @@ from collector.errors import (
     TelemetryError,
 )
 from collector.store import Store
+from collector.store.files import WriterLock
+from collector.store.store import UPKEEP
 
 ROOT = Path(__file__).parents[1]
 T0 = 1_767_225_600_000_000_000  # 2026-01-01T00:00:00Z
@@ -39,7 +41,7 @@ COMMANDS = {
     "doctor", "config", "calibrate", "sensors", "attribution", "cost", "focus", "funnel", "waste", "quality",
     "jobs", "compare", "changes", "pue", "report", "capacity", "fleet", "fit", "plan",
     "incidents", "results", "forecast", "percentiles",
-    "models",
+    "models", "maintain",
 }  # fmt: skip
 HEAVY = ("polars", "duckdb", "dash", "plotly", "sklearn", "numpy", "aiohttp", "prometheus_client", "rich", "yaml")
 
@@ -186,6 +188,20 @@ def test_an_error_is_one_line_on_stderr_and_nothing_on_stdout(tmp_path: Path) ->
     result = run("energy", "--store", tmp_path / "none")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == f"perfwatt: {tmp_path / 'none'}: no store here: not a folder\n"
+
+
+def test_a_store_that_no_agent_keeps_is_cleaned_up_and_one_that_is_being_is_left(tmp_path: Path) -> None:
+    made = Store.create(tmp_path / "store")
+    for second in range(3):
+        made.write("device_samples", {"device": ["a"], "source": ["s"], "time": [T0 + second * S], "power_w": [100.0]})
+    with WriterLock(made.root, UPKEEP):
+        result = run("maintain", "--store", made.root)
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert f"in process {os.getpid()}" in result.stderr
+    (row,) = json.loads(run("maintain", "--store", made.root, "-o", "json").stdout)["rows"]
+    assert (row["rolled_up"] > 0, row["expired"], row["deleted"]) == (True, 0, 0)
+    assert made.rolled_up("device_samples") is not None
+    assert run("energy", "--store", made.root, "-o", "csv").stdout.splitlines()[1].startswith("a,")
 
 
 def test_a_faulty_statement_is_1_and_a_wrong_option_is_2(store: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 
@@ -37,6 +37,8 @@ from collector.store.writer import Writer
 
 ROLLUP = "rollups.all"
 """Who holds this name rolls up: of two at once the slower would put older rows in place of newer ones."""
+UPKEEP = "upkeep.all"
+"""Who holds this name cleans up; another that would do the same at once is refused."""
 RETAIN_DAYS: Mapping[str, int | None] = {
     "device_samples": 14,
     "host_samples": 14,
@@ -47,6 +49,16 @@ RETAIN_DAYS: Mapping[str, int | None] = {
     "job_runs": 30,
 }
 """Days that a table keeps (None or absent: for ever). Rollups, what jobs made of them and what changes seldom stay."""
+
+
+class Upkept(NamedTuple):
+    """What a clean-up did: segments merged, pieces of rollups made, segments packed, days expired, files deleted."""
+
+    merged: int = 0
+    rolled_up: int = 0
+    packed: int = 0
+    expired: int = 0
+    deleted: int = 0
 
 
 class Store:
@@ -289,16 +301,21 @@ class Store:
         *,
         retain_days: Mapping[str, int | None] | None = None,
         grace_s: float = GRACE_S,
-    ) -> None:
+    ) -> Upkept:
         """
         Merge segments, roll up, pack and expire days, delete what is superseded, publish.
 
         A writer that runs merges its own segments.
 
-        Raises: StoreError for the first thing that failed, after everything else was done.
+        Raises: StoreBusy when another process cleans up now; StoreError for the first thing that failed, after
+        everything else was done.
         """
-        now_ns = time.time_ns() if now_ns is None else now_ns
+        with as_store_error(self.root), WriterLock(self.root, UPKEEP, files=self.files):
+            return self._maintain(time.time_ns() if now_ns is None else now_ns, retain_days or {}, grace_s)
+
+    def _maintain(self, now_ns: int, retain_days: Mapping[str, int | None], grace_s: float) -> Upkept:
         failures: list[StoreError] = []
+        merged = rolled_up = packed = expired = deleted = 0
         engine = Engine(threads=self._threads, memory=self._memory, spill=self.root / f".spill-maintain.{os.getpid()}")
         try:
             for writer in sorted(
@@ -310,7 +327,7 @@ class Store:
                     continue  # it runs, and merges its own
                 with lock:
                     try:
-                        compact(engine, self.files, self.root, writer, now_ns)
+                        merged += compact(engine, self.files, self.root, writer, now_ns)
                     except StoreError as error:
                         failures.append(error)
             try:
@@ -319,14 +336,14 @@ class Store:
                 pass  # another process is rolling up, to the same end
             else:
                 with rolling:
-                    roll_up(self, engine, now_ns)
+                    rolled_up = roll_up(self, engine, now_ns)
             try:
-                pack(engine, self.files, self.root, now_ns)
+                packed = pack(engine, self.files, self.root, now_ns)
             except StoreError as error:
                 failures.append(error)
             with as_store_error(self.root):
-                expire(self.files, self.root, {**RETAIN_DAYS, **(retain_days or {})}, now_ns)
-                sweep(self.files, self.root, grace_s=grace_s)
+                expired = expire(self.files, self.root, {**RETAIN_DAYS, **retain_days}, now_ns)
+                deleted = sweep(self.files, self.root, grace_s=grace_s)
         except StoreError as error:
             failures.append(error)
         finally:
@@ -334,6 +351,7 @@ class Store:
         self.publish()
         if failures:
             raise failures[0]
+        return Upkept(merged, rolled_up, packed, expired, deleted)
 
     def roll_up(self, now_ns: int | None = None, *, start_ns: int | None = None, wait_s: float = 60.0) -> int:
         """

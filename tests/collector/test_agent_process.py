@@ -21,6 +21,8 @@ import pytest
 
 from collector import daemon
 from collector.store import Store
+from collector.store.files import WriterLock
+from collector.store.store import UPKEEP
 from collector.upkeep import retention
 
 PATIENCE_S = 60.0
@@ -272,6 +274,13 @@ def test_upkeep_of_a_store_that_is_not_there_is_told(tmp_path: Path) -> None:
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     assert found.returncode == 3
     assert "clean-up failed" in found.stderr
+
+
+def test_upkeep_leaves_a_store_that_another_cleans_up(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "collector.upkeep", str(tmp_path), "{}"]
+    with WriterLock(tmp_path, UPKEEP):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, "another clean-up is under way" in done.stderr) == (0, True)
 
 
 def test_upkeep_expires_what_is_older_than_it_should_be(tmp_path: Path) -> None:
