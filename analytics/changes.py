@@ -11,16 +11,43 @@ from typing import Final
 import polars as pl
 
 from analytics.efficiency import current
-from collector.catalogue import CLOCK_SM_MAX, POWER_LIMIT, POWER_PROFILE
+from analytics.energy import window_start
+from collector.catalogue import (
+    CLOCK_SM,
+    CLOCK_SM_MAX,
+    POWER_LIMIT,
+    POWER_PROFILE,
+    THROTTLING_IDLE,
+    THROTTLING_SETTING,
+    UTILIZATION,
+    Scope,
+    metrics,
+)
 
 DEVICE_SETTINGS: Final = (
-    "driver_version", "firmware_version", "mode", "power_limit", "clock_limit", "power_profile",
+    "driver_version", "firmware_version", "mode", "power_limit", "clock_limit", "clock_lock", "power_profile",
 )  # fmt: skip
 """What is set of a device."""
 WORKLOAD_SETTINGS: Final = ("framework", "framework_version", "model")
 """What a workload of one name runs on and serves."""
 LIMITS: Final = (POWER_LIMIT.column, CLOCK_SM_MAX.column, POWER_PROFILE.column)
 """Those of them that are read with every sample, by column."""
+_HELD_DOWN: Final = tuple(
+    metric.column
+    for metric in metrics(Scope.DEVICE)
+    if metric.family == "throttling" and metric not in {THROTTLING_IDLE, THROTTLING_SETTING}
+)
+READ: Final = (*LIMITS, CLOCK_SM.column, UTILIZATION.column, THROTTLING_SETTING.column, *_HELD_DOWN)
+"""What of samples is looked at for limits and locks."""
+LOCK_S: Final = 300.0
+"""A clock is looked at for so long before it is called locked, or free."""
+LOCK_BUSY: Final = 0.5
+"""Utilisation above which a device would run at its highest clock if nothing held it."""
+LOCK_READINGS: Final = 3
+LOCK_BELOW: Final = 0.95
+"""A clock that stands still below this share of the highest, with nothing that holds it down, is a lock."""
+LOCK_STEP_HZ: Final = 15e6
+"""Clocks go in steps of this: what moves by no more stands still."""
 SETTINGS: Final = (*DEVICE_SETTINGS, *WORKLOAD_SETTINGS)
 ROLLOUT_GAP_S: Final = 86_400.0
 """Changes of one kind that are further apart are two rollouts."""
@@ -29,6 +56,7 @@ STEADY: Final = 3
 ORDINARY_MODE: Final = "default"
 """The mode of a device whose source names none: a mode is only named where it is a special one."""
 
+_LOCK: Final = "clock_lock_hz"
 _VERSION: Final = r"^\s*([^\d\s/=@:,;-][^\s/=@:,;]*?)\s*(?:[\s/=@:-]+v?)(\d.*?)\s*$"
 _SCHEMA: Final = pl.Schema(
     {
@@ -51,19 +79,61 @@ def framework_version(text: pl.Expr) -> pl.Expr:
 
 def limits(device_samples: pl.LazyFrame) -> pl.LazyFrame:
     """
-    Readings of a device's limits where they differ from the one before: what of its samples `settings` needs.
+    A device's limits and locks where they differ from what was before: what of its samples `settings` needs.
 
-    In:  device, source, host, time and what there is of power_limit_w, clock_sm_max_hz, power_profile.
-    Out: the same columns, null where not read.
+    In:  device, source, host, time and what there is of `READ`.
+    Out: device, source, host, time, power_limit_w, clock_sm_max_hz, power_profile, and clock_lock_hz as `locks` has it;
+         null where not told.
     """
     known = device_samples.collect_schema().names()
-    absent = [pl.lit(None, pl.Float64).alias(name) for name in LIMITS if name not in known]
+    absent = [pl.lit(None, pl.Float64).alias(name) for name in (*READ, _LOCK) if name not in known]
+    samples = device_samples.with_columns(absent)
+    index = ("device", "source", "host", pl.col("time").cast(pl.Datetime("ns")))
+    read = samples.filter(pl.any_horizontal(pl.col(name).is_not_null() for name in LIMITS)).select(*index, *LIMITS)
+    # What has been looked at once says what was found.
+    locked = samples.filter(pl.col(_LOCK).is_not_null()).select(*index, _LOCK) if _LOCK in known else locks(samples)
+    parts = [(read, LIMITS), (locked, (_LOCK,))]
+    return pl.concat(
+        [
+            part.sort("device", "source", "time", maintain_order=True).filter(_differs("device", "source", *names))
+            for part, names in parts
+        ],
+        how="diagonal",
+    )
+
+
+def locks(device_samples: pl.LazyFrame) -> pl.LazyFrame:
+    """
+    Whether an operator's setting (``nvidia-smi -lgc``, application clocks) holds the clock of a busy device.
+
+    In:  device, source, host, time and `READ`, null where not read.
+    Out: device, source, host, time (the start of a stretch of `LOCK_S`), clock_lock_hz: the clock that it is held at, 0
+         where it is free. Of a stretch with too few busy readings, or in which heat or a power limit held clocks down,
+         nothing is told: a lock above what they leave does not show.
+
+    No driver gives a lock back. What tells it is the flag for an operator's setting, and where that is not raised, a
+    clock that stands still below the highest one with no reason of the driver's for it.
+    """
+    clock, highest, flag = pl.col(CLOCK_SM.column), pl.col(CLOCK_SM_MAX.column), pl.col(THROTTLING_SETTING.column)
+    others = pl.any_horizontal((pl.col(name) > 0).fill_null(False) for name in _HELD_DOWN)
+    busy = (pl.col(UTILIZATION.column) > LOCK_BUSY) & clock.is_not_null() & flag.is_not_null()
+    still, middle = clock.max() - clock.min() <= LOCK_STEP_HZ, clock.median()
+    most = highest.drop_nulls().last()
+    free = (middle >= LOCK_BELOW * most).fill_null(True)
+    # The highest clock is read more seldom than the clock.
+    told = device_samples.sort("device", "source", "time").with_columns(highest.forward_fill().over("device", "source"))
     return (
-        device_samples.with_columns(absent)
-        .select("device", "source", "host", pl.col("time").cast(pl.Datetime("ns")), *LIMITS)
-        .filter(pl.any_horizontal(pl.col(name).is_not_null() for name in LIMITS))
-        .sort("device", "source", "time", maintain_order=True)
-        .filter(_differs("device", "source", *LIMITS))
+        told.filter(busy.fill_null(False))
+        .group_by("device", "source", time=window_start("time", LOCK_S))
+        .agg(
+            pl.col("host").last(),
+            n=pl.len(),
+            others=others.any(),
+            lock=pl.when(still & ((flag.mean() > 0.5) | ~free)).then(middle),
+            told=still | free,
+        )
+        .filter((pl.col("n") >= LOCK_READINGS) & ~pl.col("others") & pl.col("told"))
+        .select("device", "source", "host", "time", pl.col("lock").fill_null(0.0).alias(_LOCK))
     )
 
 
@@ -74,7 +144,8 @@ def settings(devices: pl.LazyFrame, device_samples: pl.LazyFrame | None = None) 
     In:  devices: the table of that name; *device_samples*, or `limits` of them, which say earlier than a description
          that a limit changed.
     Out: subject (the device), host, sku, what (one of `DEVICE_SETTINGS`), time, value: a row when it is first known
-         and whenever it is another. Limits are in whole watts and megahertz.
+         and whenever it is another. Limits are in whole watts and megahertz; a clock_lock is ``none`` where nothing
+         holds the clock of a busy device (see `locks`).
 
     Of several sources the one counts that said so last, because two may write one version in two ways. What a source
     does not tell is not a change.
@@ -91,6 +162,7 @@ def settings(devices: pl.LazyFrame, device_samples: pl.LazyFrame | None = None) 
         read = limits(device_samples).select(
             "source", "host", subject="device", time="time", sku=pl.lit(None, pl.String),
             power_limit=_watts(POWER_LIMIT.column), clock_limit=_megahertz(CLOCK_SM_MAX.column),
+            clock_lock=pl.when(pl.col(_LOCK) > 0).then(_megahertz(_LOCK)).when(pl.col(_LOCK) == 0).then(pl.lit("none")),
             power_profile=pl.col(POWER_PROFILE.column).cast(pl.Int64).cast(pl.String),
         )  # fmt: skip
         parts.append(read.unpivot(index=_INDEX, variable_name="what", value_name="value"))

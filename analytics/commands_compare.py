@@ -45,6 +45,7 @@ class What(StrEnum):
     MODE = "mode"
     POWER_LIMIT = "power_limit"
     CLOCK_LIMIT = "clock_limit"
+    CLOCK_LOCK = "clock_lock"
     POWER_PROFILE = "power_profile"
     FRAMEWORK = "framework"
     FRAMEWORK_VERSION = "framework_version"
@@ -161,7 +162,7 @@ def changes(
     config: ConfigOption = None,
 ) -> None:
     """
-    What changed: drivers, firmware, modes, limits, frameworks, models; where, when, and what it did to J/token.
+    What changed: drivers, firmware, modes, limits, locked clocks, frameworks, models; where, when, and what it did.
 
     Devices that changed alike within a day of each other are one rollout. Its effect is found as `compare` does, from a
     week before to a week after, as far as --since and --until let it.

@@ -10,7 +10,8 @@ from typing import Final
 
 import polars as pl
 
-from analytics.changes import DEVICE_SETTINGS, LIMITS, framework_name, framework_version, settings
+from analytics.changes import DEVICE_SETTINGS, framework_name, framework_version, settings
+from analytics.changes import READ as SETTINGS_READ
 from analytics.efficiency import current, efficiency, work_of
 from analytics.energy import seconds
 from analytics.inventory import held as held_in
@@ -48,8 +49,8 @@ WINDOWS: Final = pl.Schema(
 """The columns of `windows`."""
 
 READ: Final = (
-    "device", "time", "source", "host", "power_method", "power_scope", "power_w", "energy_j", UTILIZATION.column,
-    TEMPERATURE.column, CLOCK_SM.column, *LIMITS,
+    "device", "time", "source", "host", "power_method", "power_scope", "power_w", "energy_j",
+    *dict.fromkeys((UTILIZATION.column, TEMPERATURE.column, CLOCK_SM.column, *SETTINGS_READ)),
 )  # fmt: skip
 """The columns of device_samples that are looked at."""
 

@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from analytics.changes import changes, framework_name, framework_version, rollouts, settings, workload_settings
+from analytics.changes import changes, framework_name, framework_version, limits, rollouts, settings, workload_settings
 
 START = datetime(2026, 3, 1)
 NS = pl.Datetime("ns")
@@ -135,3 +135,57 @@ def test_a_framework_is_a_name_and_a_version(text: str, name: str, version: str 
 
 def test_nothing_described_is_nothing_changed() -> None:
     assert found(described((0, "a", {"driver_version": "570"})).filter(pl.lit(False))) == []
+
+
+def busy(clock_mhz: list[float], *, flag: float | None = 0.0, power: float = 0.0, used: float = 0.9) -> pl.LazyFrame:
+    """Half an hour at each clock of a device whose highest is 1980 MHz, which is told once an hour."""
+    rows = [
+        {"device": "a", "source": "nvml", "host": "h", "time": at(n / 2 + s / 3600), "utilization_ratio": used,
+         "clock_sm_hz": clock * 1e6, "clock_sm_max_hz": 1980e6 if s == 0 else None, "throttling_setting": flag,
+         "throttling_power": power}
+        for n, clock in enumerate(clock_mhz)
+        for s in range(0, 1800, 30)
+    ]  # fmt: skip
+    return pl.LazyFrame(rows, schema_overrides={"time": NS, "throttling_setting": pl.Float64})
+
+
+KNOWN = described((0, "a", {"driver_version": "570"}))
+
+
+def locked(samples: pl.LazyFrame) -> list[tuple[Any, ...]]:
+    return [(before, after, time) for _, what, before, after, time in found(KNOWN, samples) if what == "clock_lock"]
+
+
+def test_a_clock_that_comes_to_stand_below_the_highest_without_a_reason_was_locked() -> None:
+    assert locked(busy([1980, 1410, 1980])) == [("none", "1410 MHz", at(0.5)), ("1410 MHz", "none", at(1))]
+
+
+def test_a_driver_that_flags_a_setting_tells_a_lock_near_the_highest_clock() -> None:
+    samples = pl.concat([busy([1980]), busy([1980, 1965], flag=1.0).filter(pl.col("time") >= at(0.5))])
+    assert locked(samples) == [("none", "1965 MHz", at(0.5))]
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        busy([1980, 1410], power=1.0),
+        busy([1980, 1410], used=0.1),
+        busy([1980, 1410], flag=None),
+        busy([1980, 1965, 1950]),
+    ],
+    ids=["held down by the power limit", "not in use", "of a source without flags", "a step down with heat"],
+)
+def test_what_is_no_lock_is_none(samples: pl.LazyFrame) -> None:
+    assert locked(samples) == []
+
+
+def test_a_lock_shows_through_a_stretch_that_tells_nothing() -> None:
+    capped = busy([1980, 1410, 1300, 1410]).with_columns(
+        throttling_power=pl.when(pl.col("clock_sm_hz") == 1300e6).then(1.0).otherwise(0.0)
+    )
+    assert locked(capped) == [("none", "1410 MHz", at(0.5))]
+
+
+def test_limits_and_locks_of_a_day_can_be_put_together_from_its_parts() -> None:
+    samples = busy([1980, 1410])
+    assert found(KNOWN, limits(samples)) == found(KNOWN, samples) != []
