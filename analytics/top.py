@@ -54,7 +54,11 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
-    """All lines of one kind, and what they sum to; `power_w` is of devices that are not stale."""
+    """
+    All lines of one kind, and what they sum to; `power_w` is of devices that are not stale.
+
+    `trouble` is what whoever looks should know besides: what could not be read.
+    """
 
     by: By
     now_ns: int
@@ -65,6 +69,7 @@ class Overview:
     stale: int = 0
     modelled: int = 0
     unit: str = field(default="W")
+    trouble: str = ""
 
 
 def overview(root: Path | str, *, by: By, now_ns: int, window_s: float = 600.0, parts: int = 20) -> Overview:

@@ -1,8 +1,10 @@
 """The commands that show: top, dashboard, demo."""
 
+import logging
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,17 +22,25 @@ app = typer.Typer(rich_markup_mode=None)
 @app.command()
 def top(
     store: StoreOption = None,
+    url: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--url",
+            metavar="URL",
+            help="An agent's or exporter's /metrics, instead of a store. May be repeated.",
+        ),
+    ] = None,
     by: Annotated[By, typer.Option("--by", help="What a line is about.")] = By.DEVICE,
     sort: Annotated[Sort, typer.Option("--sort", help="What the lines are ordered by.")] = Sort.POWER,
     match: Annotated[str, typer.Option("--filter", metavar="TEXT", help="Only lines that have this text.")] = "",
     window: Annotated[str, typer.Option("--window", metavar="SPAN", help="How far back to look.")] = "10m",
-    interval: Annotated[float, typer.Option("--interval", min=0.2, help="Seconds between looks at the store.")] = 2.0,
+    interval: Annotated[float, typer.Option("--interval", min=0.2, help="Seconds between looks.")] = 2.0,
     once: Annotated[bool, typer.Option("--once", help="Print one frame and end; so too without a terminal.")] = False,
     tz: TzOption = "UTC",
     config: ConfigOption = None,
 ) -> None:
     """
-    Watch devices, hosts or workloads live.
+    Watch devices, hosts or workloads live: of a store, or with --url of agents and exporters themselves.
 
     Keys: d, h, w for devices, hosts, workloads; s what to sort by; r the other way round; / filter; arrows or j and k
     to move; q to quit.
@@ -39,17 +49,31 @@ def top(
     from collector.moments import NS, parse_length, zone
     from dashboards import terminal
 
-    place, window_s, root = zone(tz), parse_length(window, option="--window") / NS, store_root(store)
-
-    def fetch(subject: By) -> "Overview":
-        return overview(root, by=subject, now_ns=time.time_ns(), window_s=window_s)
-
+    place, window_s = zone(tz), parse_length(window, option="--window") / NS
     view = terminal.View(by=by, sort=sort, match=match)
     interactive = sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
-    if once or not interactive:
-        terminal.once(fetch, view, tz=place)
-    else:
-        terminal.live(fetch, view, every_s=interval, tz=place)
+    once = once or not interactive
+
+    def show(fetch: Callable[[By], "Overview"]) -> None:
+        if once:
+            terminal.once(fetch, view, tz=place)
+        else:
+            terminal.live(fetch, view, every_s=interval, tz=place)
+
+    if url:
+        from collector.errors import ConfigError
+        from dashboards.remote import watched
+
+        if store is not None:
+            raise ConfigError("--url", "takes the place of --store; give one of them")
+        # What cannot be read is told on the screen, which a line of a log would break.
+        logging.getLogger("collector").setLevel(logging.CRITICAL)
+        rounds = 2 if once and by is By.WORKLOAD else 1  # a rate needs two readings
+        with watched(url, interval_s=interval, window_s=window_s, rounds=rounds) as look:
+            show(look)
+        return
+    root = store_root(store)
+    show(lambda subject: overview(root, by=subject, now_ns=time.time_ns(), window_s=window_s))
 
 
 @app.command()

@@ -18,6 +18,7 @@ from rich.text import Text
 from analytics.subjects import By, Sort
 from analytics.top import Line, Overview
 from collector.errors import TelemetryError
+from collector.options import warn
 from collector.output import printable, width
 
 _BARS: Final = "▁▂▃▄▅▆▇█"
@@ -298,6 +299,8 @@ def once(fetch: Callable[[By], Overview], view: View, *, tz: tzinfo = UTC) -> No
     """
     console = Console(highlight=False, soft_wrap=True)
     seen = fetch(view.by)
+    if seen.trouble:
+        warn(printable(seen.trouble))
     columns = console.width if console.is_terminal else int(os.environ.get("COLUMNS", "80"))
     rows = len(seen.lines) + 4
     console.print(
@@ -320,7 +323,7 @@ def live(fetch: Callable[[By], Overview], view: View, *, every_s: float = 2.0, t
         Live(console=console, screen=True, auto_refresh=False) as display,
     ):
         while True:
-            display.update(_screen(console, seen, view, trouble, tz), refresh=True)
+            display.update(_screen(console, seen, view, trouble or seen.trouble, tz), refresh=True)
             for key in keys():
                 changed = pressed(view, key)
                 if changed is None:

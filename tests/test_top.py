@@ -1,10 +1,15 @@
 """What `top` shows: the last of everything, and nothing of what is stale."""
 
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
+import cli
 from analytics.inventory import held
 from analytics.subjects import By, Sort
 from analytics.top import Line, Overview, overview
@@ -233,3 +238,67 @@ def test_words_are_short() -> None:
         "1.50MW",
     ]
     assert shortened("GPU-0123456789-abcdef", 9) == "GPU-…cdef"
+
+
+class Page(BaseHTTPRequestHandler):
+    """An agent with two devices and a service that makes 50 tokens a second more with each look."""
+
+    looks = 0
+
+    def do_GET(self) -> None:
+        type(self).looks += 1
+        lines = [
+            f'accel_power_watts{{device="GPU-{n}",host="far",method="instant",model="X",scope="device"}} {100 * n}'
+            for n in (1, 2)
+        ]
+        lines.append(f'workload_tokens_total{{direction="out",model="m",workload="chat"}} {50 * self.looks}')
+        body = "\n".join([*lines, 'accel_info{device="GPU-1",host="far",ordinal="3"} 1', ""]).encode()
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        thread = Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+def top(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(cli.app, ["top", "--once", *arguments], env={"COLUMNS": "120"})
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_an_agent_is_looked_at_by_its_address(address: str) -> None:
+    code, shown, _ = top("--url", address)
+    assert code == 0
+    assert "300 W  2 devices" in shown
+    assert "far:3 X" in shown
+    assert [line.split()[0] for line in shown.splitlines() if line.startswith("GPU-")] == ["GPU-2", "GPU-1"]
+
+
+def test_a_service_of_an_agent_has_a_rate_from_two_looks(address: str) -> None:
+    code, shown, _ = top("--url", address, "--by", "workload", "--interval", "0.5")
+    (line,) = (line for line in shown.splitlines() if line.startswith("chat"))
+    assert code == 0
+    assert 50 < float(line.split()[5]) < 150
+
+
+def test_an_address_that_does_not_answer_is_told_beside_those_that_do(address: str) -> None:
+    code, shown, told = top("--url", address, "--url", "127.0.0.1:9")
+    assert (code, "300 W" in shown) == (0, True)
+    assert "http://127.0.0.1:9/metrics: Cannot connect" in told
+    code, shown, told = top("--url", "127.0.0.1:9")
+    assert (code, shown) == (3, "")
+
+
+def test_what_is_no_address_and_what_is_two_places_is_refused(root: Path) -> None:
+    assert top("--url", "ftp://x")[0] == 2
+    assert top("--url", "x:1", "--store", str(root))[0] == 2

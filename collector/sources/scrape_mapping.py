@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from collector.catalogue import Kind, Metric, Scope, metric_of
+from collector.catalogue import CATALOGUE, POWER, Kind, Metric, Scope, metric_of
 from collector.errors import ConfigError
 
 TABLES: Final = Path(__file__).parent / "mappings"
@@ -28,6 +28,10 @@ _DCGM_BLANKS: Final = frozenset(
     + [140737488355328.0 + n / 10 for n in range(4)]
 )
 _BLANKS: Final[Mapping[str, frozenset[float]]] = {"": frozenset(), "dcgm": _DCGM_BLANKS}
+
+POWER_METHODS: Final = ("counter", "instant", "average", "modelled")
+POWER_SCOPES: Final = ("device", "module", "package", "die")
+"""How a power value may have been measured, and of what (see `collector.sample.Device`)."""
 
 # Every client library adds these about itself.
 OWN_NAMES: Final = re.compile(
@@ -158,7 +162,7 @@ _TABLE_KEYS: Final = {
 }  # fmt: skip
 LABEL_FIELDS: Final = {
     "id", "index", "part", "partition", "model", "serial", "bus", "driver_version", "firmware_version", "mode",
-    "vendor", "host", "job", "pod", "namespace", "container", "user", "team", "workload",
+    "vendor", "host", "job", "pod", "namespace", "container", "user", "team", "workload", "parent", "meter", "site",
 }  # fmt: skip
 _MERGES: Final = {"", "first", "max", "mean", "min", "sum", "total"}
 
@@ -269,7 +273,46 @@ def load_table(path: Path) -> Table:
 @functools.cache
 def tables() -> tuple[Table, ...]:
     """Every mapping that comes with perfwatt, in the order in which one name would be asked of them."""
-    return tuple(load_table(path) for path in sorted(TABLES.glob("*.toml")))
+    return (*(load_table(path) for path in sorted(TABLES.glob("*.toml"))), own_table())
+
+
+def own_table() -> Table:
+    """What perfwatt's own agents export, by the catalogue that they export it from."""
+    name = "perfwatt"
+    rules: dict[str, list[Rule]] = {}
+    for order, metric in enumerate(CATALOGUE):
+        when = tuple(Condition(label=label, patterns=(value,)) for label, value in metric.labels)
+        make = functools.partial(Rule, name=metric.prometheus, mapping=name, order=order * 100, metric=metric)
+        found = rules.setdefault(metric.prometheus, [])
+        if metric.scope is Scope.AGENT:
+            found.append(Rule(name=metric.prometheus, mapping=name, order=order * 100, drop="the agent about itself"))
+        elif metric is POWER:
+            found += [
+                make(when=_said(method=method, scope=scope), method=method, power_scope=scope)
+                for method in POWER_METHODS
+                for scope in POWER_SCOPES
+            ]
+            found.append(make(power_scope="device"))
+        else:
+            found.append(make(when=when))
+    rules["accel_info"] = [Rule(name="accel_info", mapping=name, order=-1, info=True)]
+    alike = ("vendor", "model", "serial", "bus", "driver_version", "firmware_version", "mode", "parent", "partition")
+    return Table(
+        name=name,
+        title="perfwatt's own agents",
+        version=1,
+        detect=("accel_info", f"{Scope.AGENT.prefix}_source_up"),
+        rules={metric: tuple(found) for metric, found in rules.items()},
+        labels={
+            **{label: (label,) for label in (*alike, "host", "workload", "meter", "site")},
+            "id": ("device",),
+            "index": ("ordinal",),
+        },
+    )
+
+
+def _said(**labels: str) -> tuple[Condition, ...]:
+    return tuple(Condition(label=label, patterns=(value,)) for label, value in labels.items())
 
 
 def choose(wanted: str | Sequence[str], *, key: str = "mapping") -> tuple[Table, ...]:

