@@ -25,6 +25,7 @@ from analytics.energy import (
     split,
     window_start,
 )
+from analytics.fleet import Fleet
 from analytics.frames import each_part
 from analytics.intervals import BOUNDS, bounds, measured, total
 from analytics.steps import readings
@@ -266,8 +267,7 @@ def attribution(
     keys, owned = [per, *window], pl.col("kind").is_in(_OWNED)
     # Where all of it was idle the tokens stand on the idle row.
     row = found.filter(owned).group_by(keys).agg(kind=pl.col("kind").sort(descending=True).first(), held_s=span_s.sum())
-    # What hosts draw beyond their devices is measured by a sensor of the host's.
-    board = pl.coalesce("device", "host")
+    board = sensor(told)
     mine = _once(of_counted(told, counted(told, work, by=by), window=window))
     groups = total(mine, keys, board=board).rename({name: f"group_{name}" for name in ENERGY})
     sums = mine.group_by(keys).agg(
@@ -296,6 +296,12 @@ def attribution(
         )
         .sort(per, "kind", *window, nulls_last=True)
     )  # fmt: skip
+
+
+def sensor(lines: pl.LazyFrame) -> pl.Expr:
+    """Whose sensor measured a line: the device's; of what hosts and racks draw beyond their parts, their own."""
+    known = lines.collect_schema().names()
+    return pl.coalesce(name for name in ("device", "host", "rack") if name in known)
 
 
 def counted(lines: pl.LazyFrame, workload_samples: pl.LazyFrame | None, *, by: str | None = None) -> pl.LazyFrame:
@@ -433,9 +439,11 @@ class _Stretches(NamedTuple):
         edges = [self.frame.select("whole", edge=edge) for edge in ("start", "end")]
         return belongs.join(pl.concat(edges).unique(), on="whole").select("device", "edge").collect()
 
-    def of_parts(self, parts: pl.LazyFrame, belongs: pl.LazyFrame) -> pl.LazyFrame:
-        """The parts' joules, seconds and errors in each stretch."""
-        spans = self.frame.join(belongs, on="whole").select("stretch", "start", "end", device="part", share=pl.lit(1.0))
+    def of_parts(self, parts: pl.LazyFrame, belongs: pl.LazyFrame, *, sign: float = 1.0) -> pl.LazyFrame:
+        """The parts' joules, seconds and errors in each stretch; with *sign* -1 what the whole draws through others."""
+        spans = self.frame.join(belongs, on="whole").select(
+            "stretch", "start", "end", device="part", share=pl.lit(sign)
+        )
         return energy_in(spans, parts, sums=("energy_j", "covered_s", "error_j")).group_by("stretch").agg(
             parts_j=pl.col("energy_j").sum(), parts_s=pl.col("covered_s").sum(), parts_span_s=pl.col("span_s").sum(),
             parts_error2=(pl.col("error_j") ** 2).sum(),
@@ -486,11 +494,66 @@ class _Stretches(NamedTuple):
         )  # fmt: skip
 
 
+def rack_lines(
+    machines: pl.LazyFrame,
+    meters: pl.LazyFrame,
+    fleet: Fleet,
+    *,
+    unmetered: pl.LazyFrame | None = None,
+    by: str | None = None,
+) -> pl.LazyFrame:
+    """
+    What racks draw beyond their hosts (switches, power shelves, losses), as lines like those of `attribute`.
+
+    In:  machines: of `platform_steps`; meters: of `meter_steps`; *fleet*: which meters feed a rack, and its hosts;
+         *unmetered*: device, host and steps of devices of hosts that are not among the machines, whose host's own
+         overhead is in the rack's then.
+    Out: kind ``rack``, rack, site, and null for device and host; span_s is how long the rack's meters were read. A rack
+         of which one meter was not read, or that names none, has no line. Where it drew less than its hosts did two
+         sensors disagree, and that is shown.
+    """
+    machines, meters = _once(machines), _once(meters)
+    read = set(meters.select(pl.col("device").unique()).collect().to_series())
+    racks = {rack.name: rack for rack in fleet.racks if rack.meters and read.issuperset(rack.meters)}
+    first = {rack.meters[0]: name for name, rack in racks.items()}
+    others = [(meter, name) for name, rack in racks.items() for meter in rack.meters[1:]]
+    wholes = meters.filter(pl.col("device").is_in(list(first))).with_columns(pl.col("device").replace(first))
+    stretches = _Stretches.of(wholes, by)
+    parts = [(machines, "device", 1.0), (meters.filter(pl.col("device").is_in([m for m, _ in others])), "", -1.0)]
+    if unmetered is not None:
+        parts.append((unmetered, "host", 1.0))
+    inside = []
+    for steps, host, sign in parts:
+        if host:
+            hosts = steps.select(part="device", host=host).drop_nulls().unique()
+            known = fleet.rack_of(hosts.select("host").unique().collect().to_series())
+            whole = pl.col("host").replace_strict(known, default=None, return_dtype=pl.String)
+            belongs = hosts.select("part", whole=whole).filter(pl.col("whole").is_in(list(racks)))
+        else:
+            belongs = pl.LazyFrame(others, orient="row", schema={"part": pl.String, "whole": pl.String})
+        inside.append(stretches.of_parts(steps, belongs, sign=sign).collect())
+    known = stretches.overhead(pl.concat(inside).lazy())
+    window = [] if by is None else ["window"]
+    seen = wholes.group_by(whole="device").agg(
+        span_s=(pl.col("time").max() - pl.col("begin").min()).dt.total_nanoseconds() / _NS
+    )
+    span_s = pl.col("span_s") if by is None else pl.lit(seconds(by))
+    sites = {name: rack.site for name, rack in racks.items()}
+    return known.join(seen, on="whole").select(
+        kind=pl.lit("rack"), site=pl.col("whole").replace_strict(sites, default=None, return_dtype=pl.String),
+        rack="whole", device=pl.lit(None, pl.String), host=pl.lit(None, pl.String),
+        **{name: pl.lit(None, pl.String) for name in OWNER}, **{name: pl.col(name) for name in window},
+        span_s=pl.max_horizontal(span_s, "covered_s"), covered_s="covered_s", energy_j="overhead_j",
+        **dict(zip(BOUNDS, bounds(pl.col("overhead_j"), pl.col("error_j")), strict=True)), modelled_j=pl.lit(0.0),
+    )  # fmt: skip
+
+
 def facility_lines(lines: pl.LazyFrame, hosts: Mapping[str, str], pue: Mapping[str, float]) -> pl.LazyFrame:
     """
     What sites draw beyond their hosts, as lines like those of `attribute`: energy times (PUE - 1), by site.
 
-    In:  lines of `attribute` and, where measured, `host_lines`; *hosts*: each host's site; *pue*: each site's PUE.
+    In:  lines of `attribute` and, where measured, `host_lines` and `rack_lines`; *hosts*: each host's site; *pue*: each
+         site's PUE.
     Out: kind ``facility``, site, and null for the host; of sites without a PUE there is no line.
 
     Energy stays that of IT in every other line: the factor is applied once, here.
@@ -498,6 +561,8 @@ def facility_lines(lines: pl.LazyFrame, hosts: Mapping[str, str], pue: Mapping[s
     known = lines.collect_schema().names()
     window = [name for name in ("window",) if name in known]
     site = pl.col("host").replace_strict(dict(hosts), default=None, return_dtype=pl.String)
+    if "site" in known:
+        site = pl.coalesce(site, "site")
     factor = pl.col("site").replace_strict(dict(pue), default=None, return_dtype=pl.Float64) - 1.0
     return (
         lines.with_columns(site=site)
@@ -542,36 +607,6 @@ def measured_pue(facility_samples: pl.LazyFrame, *, max_gap_s: float = 60.0) -> 
         .select("site", "pue", "covered_s")
         .sort("site")
     )  # fmt: skip
-
-
-def levels(lines: pl.LazyFrame, hosts: Mapping[str, str]) -> pl.LazyFrame:
-    """
-    Each site from the devices up.
-
-    In:  lines of `attribute`, `host_lines` and `facility_lines`; *hosts*: each host's site.
-    Out: site, devices_j, host_j, facility_j, site_j (the sum of what is known), itue (into hosts over into devices),
-         pue (of the site over into hosts), tue (itue times pue); a level that is not known is null, and so is what
-         needs it.
-    """
-
-    def of(*kinds: str) -> pl.Expr:
-        joules = pl.col("energy_j").filter(pl.col("kind").is_in(kinds))
-        return pl.when(joules.count() > 0).then(joules.sum())
-
-    devices_j, host_j, facility_j = pl.col("devices_j"), pl.col("host_j"), pl.col("facility_j")
-    it_j = devices_j + host_j.fill_null(0.0)
-    return (
-        named(lines, None, hosts)
-        .group_by("site")
-        .agg(devices_j=of("used", "idle", "unallocated"), host_j=of("host"), facility_j=of("facility"))
-        .with_columns(
-            site_j=it_j + facility_j.fill_null(0.0),
-            itue=(devices_j + host_j) / devices_j,
-            pue=(it_j + facility_j) / it_j,
-        )
-        .with_columns(tue=pl.col("itue") * pl.col("pue"))
-        .sort("site", nulls_last=True)
-    )
 
 
 # ------------------------------------------------------------------------------------------------------------ pieces
@@ -758,7 +793,7 @@ def named(lines: pl.LazyFrame, workload_samples: pl.LazyFrame | None, hosts: Map
     """The lines with `model`, `site` and `fleet`."""
     place = pl.col("host").replace_strict(dict(hosts or {}), default="unknown", return_dtype=pl.String)
     place = pl.when(pl.col("host").is_not_null()).then(place)
-    # A facility's line belongs to no host and names its site itself.
+    # A line of a facility or a rack belongs to no host and names its site itself.
     site = pl.coalesce("site", place) if "site" in lines.collect_schema().names() else place
     told = lines.with_columns(site=site, fleet=pl.lit("fleet"))
     if workload_samples is None:

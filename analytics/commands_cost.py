@@ -2,6 +2,7 @@
 
 # ruff: noqa: ARG001 (the options --quiet and --config act by themselves, when they are read)
 
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -83,7 +84,7 @@ def attribution(
     quiet: QuietOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Whose joules they were: used, idle, unallocated, and what hosts and facility drew beyond; rows add up to all."""
+    """Whose joules: used, idle, unallocated, and what hosts, racks and facility drew beyond; rows add up to all."""
     from analytics.attribution import attribution as attribution_of
 
     asked, root = request(output, file, limit, since, until, tz), store_root(store)
@@ -208,12 +209,44 @@ def _told(
         parts, allocations, devices=known, host_samples=machines, by=by, basis=basis.value, max_gap_s=max_gap
     )
     fleet = fleet_of(root, fleet_file)
+    lines = pl.concat([lines, *_racks(root, window, fleet, machines, known, by=by, max_gap=max_gap)], how="diagonal")
     hosts = fleet.site_of(lines.select("host").drop_nulls().unique().collect()["host"])
     pue = dict(measured_pue(scan(root, "facility_samples", *window)).select("site", "pue").collect().iter_rows())
     for site, value in sorted({**pue, **fleet.pue}.items()):
         say(f"PUE of {site}: {value:.3g} ({'fleet.toml' if site in fleet.pue else 'measured'})")
     lines = pl.concat([with_meters(lines, known), facility_lines(lines, hosts, {**pue, **fleet.pue})], how="diagonal")
     return _Told(named(lines, work, hosts).collect().lazy(), work, known, fleet, hosts)
+
+
+def _racks(
+    root: Path,
+    window: tuple[int | None, int | None],
+    fleet: "Fleet",
+    machines: "pl.LazyFrame",
+    known: "pl.LazyFrame",
+    *,
+    by: str | None,
+    max_gap: float | None,
+) -> "Iterator[pl.LazyFrame]":
+    """The lines of racks with meters; the readings of devices are only read where their hosts have no own."""
+    from functools import partial
+
+    import polars as pl
+
+    from analytics.attribution import meter_steps, platform_steps, rack_lines
+    from analytics.energy import device_steps
+    from analytics.frames import by_device, over_devices, scan
+
+    named = [meter for rack in fleet.racks for meter in rack.meters]
+    if not named:
+        return
+    meters = scan(root, "facility_samples", *window, pl.col("meter").is_in(named))
+    of_hosts = platform_steps(machines, max_gap_s=max_gap).collect().lazy()
+    own = of_hosts.select(pl.col("device").unique()).collect().to_series().implode()
+    parts = [part.filter(~pl.col("host").is_in(own)) for part in by_device(root, "device_samples", *window)]
+    others = over_devices(partial(device_steps, max_gap_s=max_gap, devices=known), parts)
+    metered = meter_steps(meters, max_gap_s=max_gap)
+    yield rack_lines(of_hosts, metered, fleet, unmetered=others.lazy(), by=by)
 
 
 def fleet_of(root: Path, file: Path | None, *, tell: bool = True) -> "Fleet":

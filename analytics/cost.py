@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import polars as pl
 
+from analytics.attribution import sensor
 from analytics.energy import window_start
 from analytics.fleet import HOURS_A_YEAR, Fleet, capital_recovery
 from analytics.intervals import BOUNDS, bounds, total
@@ -134,7 +135,8 @@ def cost(lines: pl.LazyFrame, prices: pl.LazyFrame, *, keys: Sequence[str]) -> p
         location=kwh * pl.col("carbon_g_per_kwh") / 1000.0,
         market=kwh * pl.col("carbon_market_g_per_kwh") / 1000.0,
     )
-    told, groups, board = told.collect().lazy(), [*keys, "currency"], pl.coalesce("device", "host")
+    told, groups = told.collect().lazy(), [*keys, "currency"]
+    board = sensor(told)
     energy_ends = total(told, groups, board=board).drop("energy_j")
     cost_ends = total(told, groups, board=board, columns=COST).drop("energy_cost")
 

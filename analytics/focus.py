@@ -37,6 +37,7 @@ _DESCRIPTION: Final[Mapping[str, str]] = {
     "idle": "Energy of accelerators that were allocated and idle",
     "unallocated": "Energy of accelerators that nobody had",
     "host": "Energy of hosts beyond their accelerators",
+    "rack": "Energy of racks beyond their hosts",
     "facility": "Energy of the facility beyond its hosts (PUE)",
     "demand": "Demand charge for the month's highest quarter-hour",
 }

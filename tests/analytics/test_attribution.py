@@ -13,14 +13,15 @@ from analytics.attribution import (
     attribution,
     facility_lines,
     host_lines,
-    levels,
     measured_pue,
     meter_steps,
     overhead,
     partition_shares,
     platform_steps,
+    rack_lines,
 )
 from analytics.energy import device_steps, energy
+from analytics.fleet_toml import parse_fleet
 
 START = datetime(2026, 3, 1)
 NS = pl.Datetime("ns")
@@ -219,21 +220,71 @@ def test_racks_add_what_their_meters_see_beyond_their_hosts() -> None:
     assert found["overhead_j"].to_list() == pytest.approx([100 * 300.0] * 2)
 
 
-def test_pue_is_applied_once_and_the_levels_add_up() -> None:
-    lines = attribute(device("a", 800.0), held(("x", "a", 0, None, 1.0)))
-    lines = pl.concat([lines, host_lines(device("a", 800.0), platform(1000.0), max_gap_s=60.0)])
+FLEET = parse_fleet(
+    """
+    [[site]]
+    name = "dub"
+    [[rack]]
+    name = "r1"
+    site = "dub"
+    hosts = ["h"]
+    meters = ["a", "b"]
+    [[rack]]
+    name = "r2"
+    site = "dub"
+    hosts = ["g"]
+    """
+)
+
+
+def feeds(**watts: float) -> pl.LazyFrame:
+    parts = [
+        platform(w).select("time", "source", meter=pl.lit(name), host=pl.lit(None, pl.String),
+                           meter_power_w="platform_power_w", meter_energy_j="platform_energy_j")
+        for name, w in watts.items()
+    ]  # fmt: skip
+    return meter_steps(pl.concat(parts), max_gap_s=60.0)
+
+
+@pytest.mark.parametrize("by", [None, "5m"])
+def test_a_rack_is_what_its_feeds_see_together_beyond_its_hosts(by: str | None) -> None:
+    machines = platform_steps(platform(1000.0), max_gap_s=60.0)
+    found = rack_lines(machines, feeds(a=700.0, b=500.0), FLEET, by=by).collect()
+    assert found["energy_j"].sum() == pytest.approx(200 * 600.0)
+    assert set(found.select("kind", "site", "rack", "host").rows()) == {("rack", "dub", "r1", None)}
+    # Three sensors that are off by 5 % independently of each other.
+    half = (found["energy_high_j"] - found["energy_j"]).sum()
+    assert half == pytest.approx(0.05 * 600 * (1000.0**2 + 700.0**2 + 500.0**2) ** 0.5, rel=1e-6)
+
+
+def test_a_rack_of_which_a_feed_is_not_read_has_no_line() -> None:
+    machines = platform_steps(platform(1000.0), max_gap_s=60.0)
+    assert rack_lines(machines, feeds(a=700.0), FLEET).collect().is_empty()
+
+
+def test_a_host_without_a_sensor_is_in_its_rack_beyond_its_devices() -> None:
+    nobody = platform_steps(platform(1.0).limit(0))
+    found = rack_lines(nobody, feeds(a=700.0, b=500.0), FLEET, unmetered=device_steps(device("x", 800.0))).collect()
+    assert found["energy_j"].sum() == pytest.approx(400 * 600.0)
+
+
+def test_the_facility_is_added_to_racks_too_and_once() -> None:
+    lines = pl.concat([
+        attribute(device("x", 800.0), held()),
+        host_lines(device("x", 800.0), platform(1000.0), max_gap_s=60.0),
+        rack_lines(platform_steps(platform(1000.0), max_gap_s=60.0), feeds(a=700.0, b=500.0), FLEET),
+    ], how="diagonal")  # fmt: skip
     lines = pl.concat([lines, facility_lines(lines, {"h": "dub"}, {"dub": 1.25})], how="diagonal")
-    (row,) = levels(lines, {"h": "dub"}).collect().to_dicts()
-    assert row["facility_j"] == pytest.approx(0.25 * 600_000.0)
-    assert row["site_j"] == pytest.approx(1.25 * 600_000.0)
-    assert (row["itue"], row["pue"], row["tue"]) == pytest.approx((1.25, 1.25, 1.5625))
+    told = attribution(lines, per="site", hosts={"h": "dub"}).collect()
+    found = dict(told.select("kind", "energy_j").rows())
+    assert found == pytest.approx(
+        {"unallocated": 480_000.0, "host": 120_000.0, "rack": 120_000.0, "facility": 0.25 * 720_000.0}
+    )
+    assert set(told["site"]) == {"dub"}
 
 
-def test_a_site_without_a_pue_has_no_facility_energy_and_no_tue() -> None:
-    lines = attribute(device("a", 800.0), held())
-    assert facility_lines(lines, {"h": "dub"}, {}).collect().is_empty()
-    (row,) = levels(lines, {"h": "dub"}).collect().to_dicts()
-    assert (row["facility_j"], row["host_j"], row["tue"]) == (None, None, None)
+def test_a_site_without_a_pue_has_no_facility_energy() -> None:
+    assert facility_lines(attribute(device("a", 800.0), held()), {"h": "dub"}, {}).collect().is_empty()
 
 
 def test_pue_is_measured_only_while_both_meters_are_read() -> None:

@@ -126,6 +126,22 @@ def test_attribution_adds_up_to_the_site_with_idle_energy_in_the_open(store: Pat
     assert "PUE of dub: 1.5 (fleet.toml)" in result.stderr
 
 
+def test_a_rack_with_meters_is_a_level_of_its_own_in_every_command(store: Path) -> None:
+    rack = '\n[[rack]]\nname = "r1"\nsite = "dub"\nhosts = ["node-*"]\nmeters = ["a", "b"]\n'
+    (store / "fleet.toml").write_text(FLEET.replace('hosts = ["node-*"]\n', "") + rack, encoding="utf-8")
+    times = [T0 + s * S for s in range(0, 3601, 10)]
+    told = {"meter": ["a"] * len(times) + ["b"] * len(times), "time": times * 2, "source": ["pdu"] * 2 * len(times)}
+    Store(store).write("facility_samples", told | {"meter_power_w": [600.0] * 2 * len(times)})
+    found = {row["kind"]: row for row in rows(run("attribution", "--store", store, "--per", "site", "-o", "json"))}
+    assert found["rack"]["energy_j"] / 3.6e6 == pytest.approx(0.2)
+    assert found["facility"]["energy_j"] / 3.6e6 == pytest.approx(0.5 * 1.2)
+    assert {row["site"] for row in found.values()} == {"dub"}
+    priced = {row["kind"]: row for row in rows(run("cost", "--store", store, "--per", "site", "-o", "json"))}
+    assert priced["rack"]["energy_cost"] == pytest.approx(0.2 * 0.2)
+    bill = rows(run("focus", "--provider", "x", "--store", store, "-o", "json"))
+    assert sum(float(row["BilledCost"]) for row in bill if row["x_Kind"] == "rack") == pytest.approx(0.04)
+
+
 def test_cost_prices_energy_devices_and_tokens(store: Path) -> None:
     found = {
         (row["user"], row["kind"]): row for row in rows(run("cost", "--store", store, "--per", "user", "-o", "json"))
