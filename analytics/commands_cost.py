@@ -110,13 +110,17 @@ def cost(
     quiet: QuietOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """What energy and devices cost and emitted, and what a million tokens cost; absent where a price is missing."""
+    """
+    What energy and devices cost and emitted, and what a million tokens cost; absent where a price is missing.
+
+    A demand charge is a row of its own, for whole months: of one that is not covered whole it is the least it can be.
+    """
     import polars as pl
 
     from analytics.attribution import OWNED, counted, of_counted
     from analytics.attribution import attribution as attribution_of
     from analytics.cost import cost as cost_of
-    from analytics.cost import fixed_cost, with_tokens
+    from analytics.cost import demand, demand_lines, fixed_cost, site_power, with_tokens
     from analytics.frames_ledger import read_rates
 
     asked, root = request(output, file, limit, since, until, tz), store_root(store)
@@ -135,7 +139,8 @@ def cost(
     for more in (own.drop("device_h"), amounts):
         of_tokens = of_tokens.join(more, on=key, how="left", nulls_equal=True)
     found = with_tokens(cost_of(told.lines, prices, keys=keys), fixed, tokens, of_tokens, per=key)
-    answer("cost", found, asked, check)
+    charges = demand_lines(demand(site_power(told.lines), told.fleet), per=key).collect().lazy()
+    answer("cost", pl.concat([found, charges], how="diagonal_relaxed"), asked, check)
 
 
 @app.command()

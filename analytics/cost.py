@@ -235,6 +235,27 @@ def demand(power: pl.LazyFrame, fleet: Fleet) -> pl.LazyFrame:
     ).sort("site", "month")  # fmt: skip
 
 
+def demand_lines(charges: pl.LazyFrame, *, per: str) -> pl.LazyFrame:
+    """
+    Demand charges as rows like those of `cost`: kind ``demand``, of sites and the fleet; nobody's of anybody else.
+
+    In:  charges as `demand` gives them. Out: *per*, kind, currency, since, until, covered_ratio, energy_cost,
+         price_basis.
+    """
+    begin = (pl.col("month") + "-01").str.to_datetime("%Y-%m-%d", time_unit="ns")
+    whose = {"site": pl.col("site"), "fleet": pl.lit("fleet")}.get(per, pl.lit(None, pl.String))
+    return (
+        charges.with_columns(whose.alias(per), since=begin, until=begin.dt.offset_by("1mo"))
+        .group_by(per, "currency")
+        .agg(
+            pl.col("since").min(), pl.col("until").max(), covered_ratio=pl.col("covered_ratio").mean(),
+            energy_cost=pl.col("demand_cost").sum(),
+        )
+        .with_columns(kind=pl.lit("demand"), price_basis=pl.lit("demand"))
+        .sort(per, "currency", nulls_last=True)
+    )  # fmt: skip
+
+
 def site_power(lines: pl.LazyFrame, *, least_ratio: float = 0.5) -> pl.LazyFrame:
     """
     The mean power of each site in each quarter-hour, for `demand`.

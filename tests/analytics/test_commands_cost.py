@@ -142,6 +142,18 @@ def test_a_rack_with_meters_is_a_level_of_its_own_in_every_command(store: Path) 
     assert sum(float(row["BilledCost"]) for row in bill if row["x_Kind"] == "rack") == pytest.approx(0.04)
 
 
+@pytest.mark.parametrize(("per", "whose"), [("site", "dub"), ("fleet", "fleet"), ("team", None)])
+def test_a_demand_charge_is_a_row_and_cost_sums_to_the_bill(store: Path, per: str, whose: str | None) -> None:
+    (store / "fleet.toml").write_text(FLEET.replace("pue = 1.5", "pue = 1.5\ndemand_per_kw = 10"), encoding="utf-8")
+    found = rows(run("cost", "--store", store, "--per", per, "-o", "json"))
+    (charge,) = (row for row in found if row["kind"] == "demand")
+    assert (charge[per], charge["energy_cost"], charge["price_basis"]) == (whose, pytest.approx(15.0), "demand")
+    bill = rows(run("focus", "--provider", "x", "--store", store, "-o", "json"))
+    assert sum(row["energy_cost"] or 0.0 for row in found) == pytest.approx(
+        sum(float(row["BilledCost"]) for row in bill)
+    )
+
+
 def test_cost_prices_energy_devices_and_tokens(store: Path) -> None:
     found = {
         (row["user"], row["kind"]): row for row in rows(run("cost", "--store", store, "--per", "user", "-o", "json"))
