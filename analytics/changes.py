@@ -39,6 +39,8 @@ _HELD_DOWN: Final = tuple(
 )
 READ: Final = (*LIMITS, CLOCK_SM.column, UTILIZATION.column, THROTTLING_SETTING.column, *_HELD_DOWN)
 """What of samples is looked at for limits and locks."""
+NO_LOCK: Final = "none"
+"""The clock_lock of a device whose clock nothing holds."""
 LOCK_S: Final = 300.0
 """A clock is looked at for so long before it is called locked, or free."""
 LOCK_BUSY: Final = 0.5
@@ -162,7 +164,7 @@ def settings(devices: pl.LazyFrame, device_samples: pl.LazyFrame | None = None) 
         read = limits(device_samples).select(
             "source", "host", subject="device", time="time", sku=pl.lit(None, pl.String),
             power_limit=_watts(POWER_LIMIT.column), clock_limit=_megahertz(CLOCK_SM_MAX.column),
-            clock_lock=pl.when(pl.col(_LOCK) > 0).then(_megahertz(_LOCK)).when(pl.col(_LOCK) == 0).then(pl.lit("none")),
+            clock_lock=pl.when(pl.col(_LOCK) == 0).then(pl.lit(NO_LOCK)).otherwise(_megahertz(_LOCK)),
             power_profile=pl.col(POWER_PROFILE.column).cast(pl.Int64).cast(pl.String),
         )  # fmt: skip
         parts.append(read.unpivot(index=_INDEX, variable_name="what", value_name="value"))

@@ -25,7 +25,7 @@ from typing import Any, Final, NamedTuple, cast
 import numpy as np
 import polars as pl
 
-from analytics.changes import DEVICE_SETTINGS
+from analytics.changes import DEVICE_SETTINGS, NO_LOCK
 from analytics.effects import estimate as est
 from analytics.effects.estimate import Estimate, Panel
 from analytics.effects.matching import FEWEST, Adjusted, Design, Load, matched
@@ -202,7 +202,8 @@ def _compared(work: pl.DataFrame, asked: _Asked) -> _Found:
     work = work.sort("window").with_columns(__cell=pl.struct("__label").rank("dense").cast(pl.Int64))
     # What became known did not change: it was so before.
     known = [pl.col(name).forward_fill().backward_fill().over("__cell", "boards", order_by="window") for name in HELD]
-    work = work.with_columns(name for name in known)
+    # Of boards that were never busy enough to tell, no lock is known: that does not make them another kind.
+    work = work.with_columns(name for name in known).with_columns(pl.col("clock_lock").fill_null(NO_LOCK))
     for unit in ("boards", "host"):
         together, held = _bundle(work, asked.by, unit)
         told = _grouped(work, [unit, *held])

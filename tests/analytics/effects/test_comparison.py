@@ -221,6 +221,19 @@ def test_what_else_changed_is_held_constant() -> None:
     assert abs(row["effect"]) < 0.01
 
 
+def test_boards_whose_lock_is_not_known_are_still_compared_with_those_that_have_none() -> None:
+    windows = simulated(Fleet(effect=0.0), seed=1)
+    hosts = sorted(windows["host"].unique())
+    old, known = pl.col("host").is_in(hosts[: len(hosts) // 2]), pl.col("host").is_in(hosts[-4:])
+    row = told(
+        windows.with_columns(
+            driver_version=pl.when(old).then(pl.lit("570.1")).otherwise(pl.lit("580.1")),
+            clock_lock=pl.when(known).then(pl.lit("none")),
+        )
+    )
+    assert (row["design"], row["groups"], row["controls"]) == ("side by side", 8, 8)
+
+
 def test_what_became_known_did_not_change() -> None:
     windows = simulated(Fleet(effect=-0.05), seed=12).with_columns(
         firmware_version=pl.when(pl.col("driver_version") == "580.1").then(pl.lit("96.1"))
