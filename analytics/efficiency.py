@@ -61,9 +61,11 @@ def efficiency(
          tokens_per_s, joules_per_token, joules_per_token_low and joules_per_token_high, tokens_per_s_per_w,
          joules_per_sample, samples_per_joule, joules_per_step, both with _low and _high too.
 
-    Efficiencies divide over the time in which the counters were read, and device-seconds without energy in that time
-    are taken at the mean of those with (covered_ratio says how many there are). A workload that several sources report
-    is taken from the one that covers more. One without devices has no energy, and one without counters no tokens.
+    Efficiencies divide over the time in which devices were held and counters read: what was counted before the first
+    allocation or after the last has no energy here, so it is left out. Device-seconds without energy in that time are
+    taken at the mean of those with (covered_ratio says how many there are). A workload that several sources report is
+    taken from the one that covers more. One without devices has no energy and all its tokens, one without counters no
+    tokens.
     """
     steps = device_steps(device_samples, max_gap_s=max_gap_s, devices=devices)
     drawn = with_meters(held_energy(steps, workload_samples, allocations, by=by), devices)
@@ -99,7 +101,7 @@ def of_workloads(found: pl.LazyFrame, workload_samples: pl.LazyFrame, *, by: str
     """
     wanted = seconds(by) if by else None
     keys = ["workload"] if wanted is None else ["workload", "window"]
-    work = work_of(workload_samples, wanted)
+    work = work_of(workload_samples, wanted, within=held_hull(found))
     whole, counted = pl.col("counted").not_(), pl.col("counted")
     used = found.group_by(keys).agg(
         pl.col("name", "user", "team").drop_nulls().last(),
@@ -159,6 +161,11 @@ def of_workloads(found: pl.LazyFrame, workload_samples: pl.LazyFrame, *, by: str
         )
         .sort(keys)
     )
+
+
+def held_hull(spans: pl.LazyFrame) -> pl.LazyFrame:
+    """From when until when each workload held devices while its counters were read: of what `held_energy` gives."""
+    return spans.filter("counted").group_by("workload").agg(pl.col("start").min(), pl.col("end").max())
 
 
 def _ends(unit: str, count: pl.Expr, energy_j: pl.Expr, error_j: pl.Expr) -> dict[str, pl.Expr]:
@@ -231,10 +238,11 @@ def tokens_of_devices(workload_samples: pl.LazyFrame, allocations: pl.LazyFrame,
     wanted = seconds(by) if by else None
     keys = ["device"] if wanted is None else ["device", "window"]
     of_workload = ["workload", *keys[1:]]
-    held = cut_spans(_spans(current(allocations), _seen(workload_samples), wanted).filter(pl.col("counted")))
+    spans = _spans(current(allocations), _seen(workload_samples), wanted)
+    held = cut_spans(spans.filter(pl.col("counted")))
     held = held.with_columns(span_s=(_ns("end") - _ns("start")) / _NS)
     return (
-        held.join(work_of(workload_samples, wanted), on=of_workload)
+        held.join(work_of(workload_samples, wanted, within=held_hull(spans)), on=of_workload)
         .with_columns(
             tokens=pl.col(TOKENS_OUT.column) * pl.col("span_s") / pl.col("span_s").sum().over(of_workload),
             alone=pl.col("device").n_unique().over(of_workload) == 1,
@@ -395,9 +403,17 @@ def _total_at(name: str, edge: str) -> pl.Expr:
 # --------------------------------------------------------------------------------------------------------------- work
 
 
-def work_of(workload_samples: pl.LazyFrame, window_s: float | None, *, more: Sequence[str] = ()) -> pl.LazyFrame:
+def work_of(
+    workload_samples: pl.LazyFrame,
+    window_s: float | None,
+    *,
+    more: Sequence[str] = (),
+    within: pl.LazyFrame | None = None,
+) -> pl.LazyFrame:
     """
     What each workload did, by its best source.
+
+    *within* (workload, start, end) bounds the time of those that it names; what crosses an edge is shared by time.
 
     Out: workload, window (of *window_s*, if that is given), work_s (how long one of the counters of `WORK` was known),
          the rise of those counters and of *more*, null where not read.
@@ -415,6 +431,8 @@ def work_of(workload_samples: pl.LazyFrame, window_s: float | None, *, more: Seq
         **{f"{name}_s": covered for name, (_, covered) in parts.items()},
     )
     amounts = [*names, *(f"{name}_s" for name in names)]
+    if within is not None:
+        steps = _inside(steps, within, amounts)
     if window_s is not None:
         steps = split(steps, window_s, amounts).rename({"chunk": "window"})
     group = ["workload"] if window_s is None else ["workload", "window"]
@@ -426,4 +444,21 @@ def work_of(workload_samples: pl.LazyFrame, window_s: float | None, *, more: Seq
         .sort([*group, "work_s", "source"], descending=[*(False for _ in group), True, False])
         .unique(group, keep="first", maintain_order=True)
         .select(*group, "work_s", *(pl.when(pl.col(f"{name}_s") > 0).then(name).alias(name) for name in names))
+    )
+
+
+def _inside(steps: pl.LazyFrame, within: pl.LazyFrame, amounts: Sequence[str]) -> pl.LazyFrame:
+    """Steps (begin, time) with the part of their *amounts* that is within the bounds of their workload."""
+    begin, end = pl.max_horizontal("begin", "start"), pl.min_horizontal("time", "end")
+    length = _ns("time") - _ns("begin")
+    share = pl.when(length > 0).then(((end - begin).dt.total_nanoseconds() / length).clip(0.0)).otherwise(1.0)
+    # What is wholly outside stays where it was, without anything in it.
+    inside = begin < end
+    return (
+        steps.join(within, on="workload", how="left")
+        .with_columns(pl.col(name) * share for name in amounts)
+        .with_columns(
+            begin=pl.when(inside).then(begin).otherwise("begin"), time=pl.when(inside).then(end).otherwise("time")
+        )
+        .drop("start", "end")
     )

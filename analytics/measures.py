@@ -17,7 +17,7 @@ import polars as pl
 
 from analytics.attribution import overhead, platform_steps
 from analytics.boards import with_meters
-from analytics.efficiency import held_energy, joules_per_token, of_workloads, tokens_per_joule, work_of
+from analytics.efficiency import held_energy, held_hull, joules_per_token, of_workloads, tokens_per_joule, work_of
 from analytics.energy import device_steps, seconds, window_start
 from analytics.intervals import bounds, error_of_sums, measured
 from collector import catalogue as c
@@ -71,7 +71,7 @@ def measures(
     steps = device_steps(device_samples, max_gap_s=max_gap_s, devices=devices).collect().lazy()
     found = with_meters(held_energy(steps, workload_samples, allocations, by=by), devices)
     keys = ["workload"] if by is None else ["workload", "window"]
-    work = work_of(workload_samples, seconds(by) if by else None, more=_MORE)
+    work = work_of(workload_samples, seconds(by) if by else None, more=_MORE, within=held_hull(found))
     boards = _boards(steps, types, host_samples, max_gap_s=max_gap_s, by=by)
     used = _used(found, boards, keys)
     traffic = pl.col(c.MEMORY_READ_PER_DEVICE.column) + pl.col(c.MEMORY_WRITTEN_PER_DEVICE.column)

@@ -233,6 +233,18 @@ def test_a_device_has_tokens_where_it_did_the_work_by_itself_and_a_group_s_are_n
     assert found["joules_per_token"].to_list() == [None, None, pytest.approx(20.0)]
 
 
+@pytest.mark.parametrize("by", [None, "5m"])
+def test_what_was_counted_outside_of_allocations_is_not_divided_by_their_energy(by: str | None) -> None:
+    told = efficiency(devices({"a": 300.0}), work({"chat": 100.0}), held(("chat", "a", 305, 590)), by=by).collect()
+    known = told.drop_nulls("joules_per_token")
+    assert known["tokens"].sum() == pytest.approx(28_500.0)
+    assert known["joules_per_token"].to_list() == pytest.approx([3.0] * known.height)
+    assert known["tokens_per_s"].to_list() == pytest.approx([100.0] * known.height)
+    rest = held(("chat", "a", 305, 590), ("chat", "b", 305, 590))
+    place = efficiency_by_place(devices({"a": 300.0, "b": 0.0}), work({"chat": 100.0}), rest, by=by).collect()
+    assert place["tokens"].sum() == pytest.approx(28_500.0)
+
+
 def test_ratios_of_nothing_are_nothing() -> None:
     frame = pl.DataFrame({"tokens": [0.0, 5.0, None], "j": [10.0, 0.0, 3.0]})
     shown = frame.select(
