@@ -526,8 +526,8 @@ def rack_lines(
     for steps, host, sign in parts:
         if host:
             hosts = steps.select(part="device", host=host).drop_nulls().unique()
-            known = fleet.rack_of(hosts.select("host").unique().collect().to_series())
-            whole = pl.col("host").replace_strict(known, default=None, return_dtype=pl.String)
+            rack_of = fleet.rack_of(hosts.select("host").unique().collect().to_series())
+            whole = pl.col("host").replace_strict(rack_of, default=None, return_dtype=pl.String)
             belongs = hosts.select("part", whole=whole).filter(pl.col("whole").is_in(list(racks)))
         else:
             belongs = pl.LazyFrame(others, orient="row", schema={"part": pl.String, "whole": pl.String})

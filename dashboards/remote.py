@@ -7,7 +7,7 @@ there on it is the same `top`.
 
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -79,7 +79,7 @@ class _Watch:
         found = overview(self._root, by=by, now_ns=time.time_ns(), window_s=self._window_s)
         return replace(found, trouble="; ".join(self._gaps.values()))
 
-    def _take(self, readings: Iterator[Reading] | Sequence[Reading]) -> None:
+    def _take(self, readings: Iterable[Reading]) -> None:
         found = list(readings)
         for reading in found:
             self._answers[reading.source] = self._answers.get(reading.source, 0) + 1
