@@ -113,6 +113,20 @@ def unmade(standing: Standing) -> Any:
     return html.Div([standing.says, " ", html.Code(standing.command)], className="pw-unmade")
 
 
+def coded(text: str) -> list[Any]:
+    """
+    A text with what stands between backticks as code.
+
+    >>> [getattr(part, "children", part) for part in coded("Run `perfwatt doctor` on it.")]
+    ['Run ', 'perfwatt doctor', ' on it.']
+    """
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        # One that has no partner is no quotation.
+        return [text]
+    return [html.Code(part) if at % 2 else part for at, part in enumerate(parts) if part]
+
+
 def badge(word: str) -> Any:
     """A word that says how much something matters, or what kind it is."""
     return html.Span(word.replace("_", " "), className=f"pw-badge pw-badge-{word}")

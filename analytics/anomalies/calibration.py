@@ -19,6 +19,8 @@ LEVEL_HOURS: Final = 3
 """Hours of it that must be known: before, a board's gain is not, and it is not judged."""
 FEWEST: Final = 2000
 """Normal windows that a rank needs: with fewer nothing could be rarer than 1 in 2000."""
+FEWEST_HOURS: Final = 1000
+"""The same where windows are hours: a dozen devices have so many in three days."""
 GAIN: Final = 0.05
 """How much a board's gain may be off, where nothing is known of it."""
 LOOSE: Final = 0.1
@@ -31,12 +33,12 @@ BAND_P: Final = 0.01
 _PARTS: Final = 5
 
 
-def judged(windows: pl.DataFrame, *, since_ns: int) -> pl.DataFrame:
+def judged(windows: pl.DataFrame, *, since_ns: int, fewest: int = FEWEST) -> pl.DataFrame:
     """
     The p-values of windows from *since_ns* on, beside those of before.
 
     In:  windows: subject, time, kind, work, group, value, normal (false: known to be not), and `detector.SCORED`, of a
-         metric and detector.
+         metric and detector. fewest: how many normal windows a rank needs.
     Out: the windows from *since_ns* on that could be judged, with score (beside the levels, signed), p_value,
          expected_mid, and expected_low and expected_high: the band of 1 - `BAND_P` of normal windows.
     """
@@ -46,7 +48,7 @@ def judged(windows: pl.DataFrame, *, since_ns: int) -> pl.DataFrame:
     first = _beside_levels(told)
     odd = (first["score"].abs() > _usual_most(first)) & (first["off"].abs() >= np.log1p(ODD_RATIO))
     again = told.with_columns(odd=pl.col("odd") | odd.fill_null(False))
-    found = _ranked(_beside_levels(again), before).filter(~before & pl.col("p_value").is_not_null())
+    found = _ranked(_beside_levels(again), before, fewest).filter(~before & pl.col("p_value").is_not_null())
     mid = pl.col("expected") * (pl.col("deviation") - pl.col("off")).exp()
     return found.with_columns(
         expected_mid=mid,
@@ -119,7 +121,7 @@ def _usual_most(told: pl.DataFrame) -> pl.Series:
     return told.select(keys).join(most, on=keys, how="left", nulls_equal=True, maintain_order="left")["most"]
 
 
-def _ranked(told: pl.DataFrame, before: pl.Expr) -> pl.DataFrame:
+def _ranked(told: pl.DataFrame, before: pl.Expr, fewest: int) -> pl.DataFrame:
     """
     *told* in its order, with p-values beside normal windows of before, and the size of a score at `BAND_P`.
 
@@ -138,7 +140,7 @@ def _ranked(told: pl.DataFrame, before: pl.Expr) -> pl.DataFrame:
             known = np.sort(size[mine & normal])
             if len(keys) > 1 and known.size and MAD_SIGMA * np.median(off[mine & normal]) > LOOSE:
                 p_value[mine] = np.nan
-            elif known.size >= FEWEST:
+            elif known.size >= fewest:
                 p_value[mine] = ranks(size[mine], known)
                 band[mine] = np.quantile(known, 1 - BAND_P)
     return told.with_columns(p_value=pl.Series(p_value, nan_to_null=True), band=pl.Series(band, nan_to_null=True))

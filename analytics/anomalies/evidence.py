@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import polars as pl
 
-from analytics.anomalies.findings import STEP_NS, value_of, windows_of
+from analytics.anomalies.findings import STEP_NS, STEP_S, progress, value_of, windows_of
 from analytics.anomalies.incidents import subjects_of
 from analytics.anomalies.rules import (
     NODE_DAYS,
@@ -17,10 +17,12 @@ from analytics.anomalies.rules import (
     Rule,
     Rules,
     ScoreRule,
+    StalledRule,
     ThresholdRule,
     Value,
 )
 from collector.catalogue import CATALOGUE
+from collector.moments import NS
 from collector.store.schema import STATISTICS, rollup_column
 
 SERIES: Final = pl.Schema(
@@ -55,23 +57,25 @@ def evidence(
     rules: Rules,
     *,
     rollups: pl.LazyFrame,
+    workload_rollups: pl.LazyFrame,
     events: pl.LazyFrame,
     anomaly_scores: pl.LazyFrame,
     headroom: pl.LazyFrame,
     types: pl.LazyFrame,
     start_ns: int,
     end_ns: int,
-) -> list[Evidence]:
+) -> tuple[list[Evidence], dict[str, str]]:
     """
-    What each rule of an incident looked at in [start_ns, end_ns), the one that speaks first first.
+    What each rule of an incident looked at in [start_ns, end_ns), the one that speaks first first; and why there is
+    nothing to show of the others, by rule.
 
-    In:  row of the table incidents; the tables device_rollups, events, anomaly_scores, headroom; types: device, tdp_w,
-         as `analytics.inventory.device_types` gives them. Rules that are there no more, and those of which nothing is
-         left to show, are left out.
+    In:  row of the table incidents; the tables device_rollups, workload_rollups, events, anomaly_scores, headroom;
+         types: device, tdp_w, as `analytics.inventory.device_types` gives them.
     """
     places = subjects_of(row)
     names = [place.name for place in places]
-    found = []
+    found: list[Evidence] = []
+    without: dict[str, str] = {}
     for name in str(row["rule"] or "").split():
         rule = rules.named(name)
         if isinstance(rule, ThresholdRule):
@@ -82,14 +86,19 @@ def evidence(
             told = _events(rule, rules, events, names, start_ns, end_ns)
         elif isinstance(rule, ScoreRule):
             told = _score(rule, anomaly_scores, names)
+        elif isinstance(rule, StalledRule):
+            told = _stalled(rule, workload_rollups, names)
         elif isinstance(rule, HeadroomRule):
             told = _headroom(rule, headroom, [str(row["name"])])
         else:
+            without[name] = "there is no such rule any more, or it is not enabled"
             continue
         values = told.series["value"]
         if values.count() and not (isinstance(rule, EventRule) and values.sum() == 0):
             found.append(told)
-    return found
+        else:
+            without[name] = "what it looked at is no longer in the store"
+    return found, without
 
 
 def _threshold(rule: ThresholdRule, rollups: pl.LazyFrame, names: Sequence[str]) -> Evidence:
@@ -139,15 +148,25 @@ def _events(
 
 
 def _score(rule: ScoreRule, scores: pl.LazyFrame, names: Sequence[str]) -> Evidence:
-    mine = scores.filter(pl.col("subject").is_in(names), pl.col("metric") == rule.metric)
+    mine = scores.filter(
+        pl.col("subject").is_in(names), pl.col("metric") == rule.metric, pl.col("window_s") == rule.window_s
+    )
     if rule.detectors:
         mine = mine.filter(pl.col("detector").is_in(list(rule.detectors)))
     first = mine.sort("detector").unique(["subject", "time"], keep="first")
     rows = first.select(
-        "subject", "time", "window_s", value="observed", low="expected_low", mid="expected_mid", high="expected_high"
+        "subject", "time", value="observed", low="expected_low", mid="expected_mid", high="expected_high"
     ).collect()
-    step_ns = STEP_NS if rows.is_empty() else int(rows["window_s"][0]) * 1_000_000_000
-    return Evidence(rule=rule.name, title=_title(Value(left=rule.metric)), series=_series(rows.lazy()), step_ns=step_ns)
+    title, step_ns = _title(Value(left=rule.metric)), rule.window_s * NS
+    return Evidence(rule=rule.name, title=title, series=_series(rows.lazy()), step_ns=step_ns)
+
+
+def _stalled(rule: StalledRule, workload_rollups: pl.LazyFrame, names: Sequence[str]) -> Evidence:
+    """What each workload made a second."""
+    rows = progress(workload_rollups.filter(pl.col("workload").is_in(names))).collect()
+    what = rows["what"][0] if rows.height else "steps"
+    series = _series(rows.lazy().select("time", subject="workload", value=pl.col("made") / STEP_S))
+    return Evidence(rule=rule.name, title=f"{what.capitalize()} per second", series=series)
 
 
 def _headroom(rule: HeadroomRule, headroom: pl.LazyFrame, names: Sequence[str]) -> Evidence:
@@ -211,6 +230,7 @@ def _named(column: str) -> str:
 def _titles() -> dict[str, str]:
     """The title of each metric's column, and of its rollups, which say which statistic they are."""
     found = {metric.column: metric.title for metric in CATALOGUE}
+    found["resistance_c_per_w"] = "Warming by each watt (°C/W)"
     for metric in CATALOGUE:
         name, _, unit = metric.title.partition(" (")
         for statistic in STATISTICS[metric.kind]:

@@ -22,6 +22,7 @@ from analytics.anomalies.rules import (
     Rule,
     Rules,
     ScoreRule,
+    StalledRule,
     ThresholdRule,
     Value,
 )
@@ -34,6 +35,7 @@ SEEN_NS: Final = 86_400 * NS
 """A device is expected for so long after it was last read."""
 # Windows of one condition may be so far apart: one that was not measured does not end it.
 _APART: Final = 2
+_LEAST_COVERED: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,11 +78,11 @@ class Standing:
 # ---------------------------------------------------------------------------------------------------------- thresholds
 
 
-def windows_of(rollups: pl.LazyFrame) -> pl.LazyFrame:
-    """The windows of `STEP_S` of each device, of several sources the one that read most; sorted by device and time."""
+def windows_of(rollups: pl.LazyFrame, step_s: int = STEP_S) -> pl.LazyFrame:
+    """The windows of *step_s* of each device, of several sources the one that read most; sorted by device and time."""
     keys = ["device", "time"]
     return (
-        rollups.filter(pl.col("window_s") == STEP_S)
+        rollups.filter(pl.col("window_s") == step_s)
         .sort([*keys, "rows", "source"], descending=[False, False, True, False])
         .unique(keys, keep="first", maintain_order=True)
     )
@@ -350,6 +352,7 @@ def _odd(frame: pl.DataFrame, rule: ScoreRule, until_ns: int) -> Iterator[Stretc
     side = pl.coalesce(off, "score") > 0 if rule.high else pl.coalesce(off, "score") < 0
     enough = (off.abs() >= rule.least_ratio * pl.col("expected_mid").abs()).fill_null(rule.least_ratio == 0)
     wanted = (pl.col("metric") == rule.metric) & (pl.col("p_value") < rule.p_below) & side & enough
+    wanted = wanted & (pl.col("window_s").fill_null(STEP_S) == rule.window_s)
     if rule.detectors:
         wanted = wanted & pl.col("detector").is_in(rule.detectors)
     told = frame.filter(wanted)
@@ -386,6 +389,92 @@ def _odd(frame: pl.DataFrame, rule: ScoreRule, until_ns: int) -> Iterator[Stretc
 
 
 _OBSERVED: Final = ("observed", "expected_mid", "expected_low", "expected_high")
+
+
+# ------------------------------------------------------------------------------------------------------------- stalled
+
+PROGRESS: Final = {
+    "steps_increase": "steps", "tokens_out_increase": "tokens", "samples_increase": "samples",
+    "requests_increase": "requests",
+}  # fmt: skip
+"""What tells that a workload goes on, and what it is called; the first that a workload counts is told of."""
+
+
+def stalled(
+    rollups: pl.LazyFrame, rule: StalledRule, until_ns: int, standing: Iterable[Standing] = ()
+) -> list[Stretch]:
+    """
+    Workloads that made something and make nothing any more.
+
+    What answers requests is idle without any, not stalled: it counts while requests wait or run. What has not made
+    anything yet is loading.
+
+    In:  rollups: the table workload_rollups, from before a stall. standing: what was stalled before.
+    """
+    told = progress(rollups).collect()
+    known = [one.name for one in standing if rule.name in one.rules and one.scope == "workload"]
+    step_s = float(STEP_S)
+    made = pl.col("made") > 0
+    worked = made.cum_sum().over("workload") > 0
+    told = told.with_columns(
+        run=_runs(told, STEP_NS, "workload"),
+        before=(pl.col("made") / step_s).filter(made).median().over("workload"),
+        still=~made & pl.col("asked") & (worked | pl.col("workload").is_in(known)),
+    )
+    # A window in which it made something ends a run as a gap does.
+    told = told.with_columns(run=pl.struct("run", pl.col("still").not_().cum_sum())).filter("still")
+    runs = told.group_by("run", maintain_order=True).agg(
+        pl.col("workload", "what", "before").first(), pl.col("host").drop_nulls().last(), start=pl.col("time").min(),
+        end=pl.col("time").max(), windows=pl.len(), waiting=pl.col("waiting").max(),
+    )  # fmt: skip
+    return [_stall(row, rule, until_ns) for row in _nanoseconds(runs).iter_rows(named=True)]
+
+
+def progress(rollups: pl.LazyFrame) -> pl.LazyFrame:
+    """
+    What each workload made, window by window.
+
+    Out: workload, time, host, made (what it counts of `PROGRESS`), what (its word), waiting (requests, null where it
+         answers none), asked (there are requests, or it needs none); sorted by workload and time.
+    """
+    counted = [pl.col(name) for name in PROGRESS]
+    said = [pl.when(pl.col(name).is_not_null()).then(pl.lit(word)) for name, word in PROGRESS.items()]
+    return (
+        rollups.filter((pl.col("window_s") == STEP_S) & (pl.col("covered_s") >= _LEAST_COVERED * STEP_S))
+        .group_by("workload", "time")
+        .agg(
+            pl.col("host").drop_nulls().first(),
+            *(pl.when(pl.col(name).count() > 0).then(pl.col(name).sum()).alias(name) for name in PROGRESS),
+            waiting=pl.max_horizontal(pl.col("queue_length_max").max(), pl.col("requests_running_max").max()),
+        )
+        .filter(pl.any_horizontal(one.is_not_null() for one in counted))
+        .select(
+            "workload", "time", "host", "waiting", made=pl.coalesce(counted), what=pl.coalesce(said),
+            asked=pl.col("requests_increase").is_null() | (pl.col("waiting") >= 1).fill_null(False),
+        )
+        .sort("workload", "time")
+    )  # fmt: skip
+
+
+def _stall(row: Mapping[str, Any], rule: StalledRule, until_ns: int) -> Stretch:
+    end_ns, waiting = row["end"] + STEP_NS, row["waiting"]
+    return Stretch(
+        rule=rule,
+        scope="workload",
+        name=row["workload"],
+        host=row["host"],
+        start_ns=row["start"],
+        end_ns=min(end_ns, until_ns),
+        ongoing=end_ns + STEP_NS >= until_ns,
+        windows=row["windows"],
+        says={
+            "what": row["what"], "before": row["before"],
+            "waits": "" if waiting is None else f", and {waiting:.0f} requests wait or run",
+        },
+        metric=f"{row['what']}_per_s",
+        observed=0.0,
+        expected=(None, row["before"], None),
+    )  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------------ capacity
@@ -453,6 +542,7 @@ def findings(
     rules: Rules,
     *,
     windows: pl.LazyFrame,
+    workload_rollups: pl.LazyFrame,
     events_found: pl.LazyFrame,
     anomaly_scores: pl.LazyFrame,
     headroom: pl.LazyFrame,
@@ -467,6 +557,7 @@ def findings(
         *events(events_found, rules.of(EventRule), until_ns, standing),
         *(one for rule in rules.of(MissingRule)
           for one in missing(windows, partitions, rule, until_ns, now_ns, standing)),
+        *(one for rule in rules.of(StalledRule) for one in stalled(workload_rollups, rule, until_ns, standing)),
         *scores(anomaly_scores, rules.of(ScoreRule), until_ns),
         *overloads(headroom, rules.of(HeadroomRule), until_ns),
     ]  # fmt: skip

@@ -36,6 +36,7 @@ def incidents(frames: Mapping[str, pl.LazyFrame], window: Window, fleet: Fleet, 
     found = findings(
         rules,
         windows=windows,
+        workload_rollups=frames["workload_rollups"],
         events_found=frames["events"],
         anomaly_scores=frames["anomaly_scores"],
         headroom=frames["headroom"],

@@ -9,10 +9,11 @@ from typing import Final
 
 import polars as pl
 
-from analytics.anomalies.findings import STEP_NS, STEP_S, windows_of
+from analytics.anomalies.findings import STEP_S, windows_of
 from analytics.anomalies.peers import FEWEST
 from analytics.fleet import Fleet
 from analytics.inventory import device_types, held
+from collector.moments import NS
 
 FEATURES: Final = {
     "utilization_ratio": "utilization_mean_ratio",
@@ -31,6 +32,12 @@ AGREE: Final = 1.5
 """A counter is believed up to so many times its readings, or so much below: it resets, freezes, or counts a module."""
 LEAST_COVERED: Final = 0.5
 """Of a window so much must have been measured."""
+AIR_C: Final = 22.0
+"""What air enters at, in the middle of what ASHRAE recommends (18 to 27 °C): among devices of one host it cancels."""
+LEAST_RISE_C: Final = 12.0
+"""A device that is less warmer than the air tells too little of its cooling: readings come in whole degrees."""
+ALIKE: Final = 1.5
+"""Cooling is compared among devices that draw at most so many times what is usual in their host, or so much less."""
 _HELD_DOWN: Final = (
     "throttle_thermal_hardware_increase_s", "throttle_thermal_increase_s", "throttle_power_brake_increase_s",
 )  # fmt: skip
@@ -44,35 +51,39 @@ def device_windows(
     fleet: Fleet,
     *,
     until_ns: int,
+    step_s: int = STEP_S,
 ) -> pl.DataFrame:
     """
-    The windows of whole devices.
+    The windows of *step_s* of whole devices.
 
     In:  rollups: device_rollups; allocations, devices: the tables of these names.
     Out: subject, scope, time, host, kind (the type of device), work (what the workload calls itself), workload, group
-         (of peers; null where there are too few), covered_ratio, normal (nothing known held its clocks down), power_w,
-         and `FEATURES`; sorted by subject and time.
+         (of peers; null where there are too few), air (the group that shares a host's fans, likewise), covered_ratio,
+         normal (nothing known held its clocks down), power_w, resistance_c_per_w (how much warmer than the air for each
+         watt), and `FEATURES`; sorted by subject and time.
     """
     wanted = [*FEATURES.values(), "power_mean_w", "energy_increase_j", *_HELD_DOWN]
-    told = windows_of(rollups.select("device", "time", "source", "window_s", "host", "rows", "covered_s", *wanted))
+    columns = ("device", "time", "source", "window_s", "host", "rows", "covered_s", *wanted)
+    told = windows_of(rollups.select(columns), step_s)
     types = device_types(devices, fleet).select("device", kind="sku")
     partitions = devices.filter(pl.col("parent").is_not_null()).select("device").unique()
     frame = (
-        told.filter(pl.col("covered_s") >= LEAST_COVERED * STEP_S)
+        told.filter(pl.col("covered_s") >= LEAST_COVERED * step_s)
         .join(partitions, on="device", how="anti")
         .join(types, on="device", how="left")
         .select(
             "device", "time", "host", pl.col("kind").fill_null("unknown"), scope=pl.lit("device"),
-            covered_ratio=pl.min_horizontal(pl.col("covered_s") / STEP_S, 1.0),
+            covered_ratio=pl.min_horizontal(pl.col("covered_s") / step_s, 1.0),
             normal=pl.sum_horizontal(_HELD_DOWN) <= _LONGEST_HELD * pl.col("covered_s"),
             power_w=_power(),
             **{name: pl.col(column) for name, column in FEATURES.items()},
         )
     )  # fmt: skip
-    whole = _with_workloads(frame, allocations, until_ns).collect()
+    whole = _with_workloads(frame, allocations, until_ns, step_s).collect()
     racks = fleet.rack_of(whole["host"].drop_nulls().unique())
     rack = pl.col("host").replace_strict(racks, default=None, return_dtype=pl.String)
-    return _grouped(whole, rack).rename({"device": "subject", "name": "work"}).sort("subject", "time")
+    told = _grouped(whole, rack).with_columns(resistance_c_per_w=_resistance())
+    return told.rename({"device": "subject", "name": "work"}).sort("subject", "time")
 
 
 def workload_windows(rollups: pl.LazyFrame, devices: pl.DataFrame) -> pl.DataFrame:
@@ -123,10 +134,23 @@ def _power() -> pl.Expr:
     return pl.when(agree).then(counted).otherwise("power_mean_w")
 
 
-def _with_workloads(frame: pl.LazyFrame, allocations: pl.LazyFrame, until_ns: int) -> pl.LazyFrame:
+def _resistance() -> pl.Expr:
+    """
+    Degrees above the air for each watt: it rises as cooling fails, and falls where power is read too high.
+
+    The air that reaches a device is warmer than what enters, by how much is not known: of devices that draw alike that
+    cancels, beside others a device that idles would look badly cooled.
+    """
+    rise, power = pl.col("temperature_c") - AIR_C, pl.col("power_w")
+    usual = power.median().over("air", "time")
+    alike = power.is_between(usual / ALIKE, usual * ALIKE) & pl.col("air").is_not_null()
+    return pl.when(alike & (rise >= LEAST_RISE_C) & (power > 0)).then(rise / power)
+
+
+def _with_workloads(frame: pl.LazyFrame, allocations: pl.LazyFrame, until_ns: int, step_s: int) -> pl.LazyFrame:
     """Each window with who held the device; without windows in which that changed."""
     owners = held(allocations, None, until_ns).select("device", "workload", "name", "start", "end").sort("start")
-    first, last = pl.col("time"), pl.col("time") + pl.duration(nanoseconds=STEP_NS)
+    first, last = pl.col("time"), pl.col("time") + pl.duration(nanoseconds=step_s * NS)
     told = (
         frame.sort("time")
         .with_columns(last=last)
@@ -152,11 +176,11 @@ def _with_workloads(frame: pl.LazyFrame, allocations: pl.LazyFrame, until_ns: in
 
 
 def _grouped(frame: pl.DataFrame, rack: pl.Expr) -> pl.DataFrame:
-    """With the narrowest group that has enough others: of the workload, of its name, the host or the rack."""
+    """With the narrowest group that has enough others (of the workload, its name, the host, the rack), and `air`."""
     places = {"workload": pl.col("workload"), "name": pl.col("name"), "host": pl.col("host"), "rack": rack}
     keys = {
         f"by_{place}": pl.concat_str(pl.lit(place), column, "kind", separator="|") for place, column in places.items()
     }
     told = frame.with_columns(**keys)
     groups = [pl.when(pl.len().over(key, "time") > FEWEST).then(pl.col(key)) for key in keys]
-    return told.with_columns(group=pl.coalesce(groups)).drop(*keys)
+    return told.with_columns(group=pl.coalesce(groups), air=groups[list(places).index("host")]).drop(*keys)

@@ -114,10 +114,16 @@ _UNKNOWN: Final = _Unknown()
 def _evidence(
     one: Incident, ordered: Sequence[Rule], places: Places, end_ns: int | None, until_ns: int, fresh: int
 ) -> str:
-    texts = [text for rule in ordered if (text := _says(one, rule, fresh)) is not None][: 1 + _OTHERS]
-    if one.before is not None and not any(stretch.rule is ordered[0] for stretch in one.stretches if ordered):
-        # Nothing new was seen by the rule that speaks first: what was said holds.
-        texts = [str(one.before["evidence"]).partition(": ")[2].rpartition(", since ")[0]]
+    says = {rule.name: text for rule in ordered if (text := _says(one, rule, fresh)) is not None}
+    texts = list(says.values())
+    if one.before is not None and not (ordered and ordered[0].name in says):
+        # Nothing new was seen by the rule that speaks first: what was said holds, with what others add to it.
+        told = str(one.before["evidence"]).partition(": ")[2].rpartition(", since ")[0]
+        heard = str(one.before["rule"] or "").split()
+        texts = [told, *(text for name, text in says.items() if name not in heard)]
+    if len(texts) > 1 + _OTHERS:
+        more = len(texts) - 1 - _OTHERS
+        texts = [*texts[: 1 + _OTHERS], f"and {more} more finding{'s' * (more > 1)}"]
     lasted = _span((until_ns if end_ns is None else end_ns) - one.start_ns)
     since = f"{datetime.fromtimestamp(one.start_ns // NS, UTC):%Y-%m-%d %H:%M} UTC"
     back = f", back {one.flaps} time{'s' * (one.flaps > 1)}" if one.flaps else ""

@@ -26,6 +26,8 @@ Waste = Literal["all", "excess", "slow"]
 SEVERITIES: Final = ("critical", "warning", "info")
 """From the one that asks most of a person to the one that asks least."""
 WASTES: Final = ("all", "excess", "slow")
+WINDOWS_S: Final = {"5m": 300, "1h": 3600}
+"""The windows that scores are of, as rules name them."""
 LONGEST_FOR_S: Final = 6 * 3600.0
 """How long a condition may have to hold: no further does a job look back for what is pending."""
 LONGEST_QUIET_S: Final = 7 * 86_400.0
@@ -125,6 +127,12 @@ class ScoreRule(Rule):
     p_below: float
     detectors: tuple[str, ...] = ()
     least_ratio: float = 0.0
+    window_s: int = 300
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StalledRule(Rule):
+    """A workload that made something and makes nothing any more, though it is asked to, if it answers requests."""
 
 
 _R = TypeVar("_R", bound=Rule)
@@ -300,7 +308,12 @@ def _score(keys: Keys, _: str) -> dict[str, Any]:
         "p_below": keys.needed("p_below", keys.number("p_below", high=1.0)),
         "detectors": keys.texts("detectors", "detectors"),
         "least_ratio": keys.number("least_ratio") or 0.0,
+        "window_s": WINDOWS_S[keys.one_of("window", tuple(WINDOWS_S)) or "5m"],
     }
+
+
+def _stalled(_: Keys, __: str) -> dict[str, Any]:
+    return {}
 
 
 _COUNTED: Final = {"count": 2, "code": "79", "codes": "79, 94", "message": "words"}
@@ -314,6 +327,7 @@ _SORTS: Final[dict[str, tuple[type[Rule], Callable[[Keys, str], dict[str, Any]],
         {**dict.fromkeys(("value", "limit", "beyond", *NODE_KW), 1.5), **dict.fromkeys(NODE_WORDS, "words")},
     ),
     "score": (ScoreRule, _score, dict.fromkeys(("observed", "expected", "low", "high", "p"), 1.5)),
+    "stalled": (StalledRule, _stalled, {"what": "tokens", "before": 1.5, "waits": ""}),
     "missing": (MissingRule, _missing, {}),
 }
 """The sorts of rules, in the order in which they speak: what they are, their own keys, and what their text can say."""

@@ -11,10 +11,10 @@ from typing import Final, NamedTuple
 
 import polars as pl
 
-from analytics.anomalies.calibration import LEVEL_S, ODD_P, ODD_RATIO, judged
+from analytics.anomalies.calibration import FEWEST, FEWEST_HOURS, LEVEL_S, ODD_P, ODD_RATIO, judged
 from analytics.anomalies.detector import Detector
 from analytics.anomalies.expectation import Expectation
-from analytics.anomalies.findings import STEP_NS, STEP_S
+from analytics.anomalies.findings import STEP_S
 from analytics.anomalies.learned import learned, tried
 from analytics.anomalies.observations import FEATURES, device_windows, workload_windows
 from analytics.anomalies.peers import Peers
@@ -32,10 +32,21 @@ PAST_ROWS: Final = 40_000
 """Windows of the past that are looked at, evenly over time."""
 KEPT_P: Final = 0.05
 """What is less odd is not kept."""
-PEER_METRICS: Final = ("power_w", "temperature_c", "clock_sm_hz")
-"""What peers are compared by."""
+PEER_METRICS: Final = {
+    "power_w": "group", "temperature_c": "group", "clock_sm_hz": "group", "resistance_c_per_w": "air",
+}  # fmt: skip
+"""What peers are compared by, and of which group they are."""
+SLOW_METRICS: Final = ("power_w", "resistance_c_per_w")
+"""What is compared by the hour, too: what creeps is below the noise of five minutes."""
+BATCH: Final = ("busy_ratio", "clock_ratio", "limit_ratio")
+"""What the throughput of a run is expected from. How busy it is beyond that comes of how fast it is."""
+SERVICE: Final = (*BATCH, "sm_ratio", "dram_ratio", "memory_ratio")
+"""What a service is expected to make is what it is asked, which shows in what its devices do for it."""
+QUIETEST: Final = 0.02
+"""A service is judged when it is no quieter than all but this share of its past."""
 BUSY_RATIO: Final = 0.2
 """A workload is expected to make no less for being idler than this: that its devices idle explains nothing."""
+HOUR_S: Final = HOUR_NS // NS
 _USUAL_S: Final = 24 * 3600
 
 
@@ -46,6 +57,7 @@ class Look(NamedTuple):
     metric: str
     kind: str
     windows: pl.DataFrame
+    step_s: int = STEP_S
 
     @property
     def model(self) -> str:
@@ -67,20 +79,26 @@ def anomaly_scores(
 
     Raises: NotEnoughData (less than `HOURS` hours of windows before), StoreError.
     """
-    devices = device_windows(
-        _thinned(frames["device_rollups"], window), frames["allocations"], frames["devices"], fleet,
-        until_ns=window.until_ns,
+    known = _known(frames["anomaly_scores"])
+    devices, hours_of = (
+        _without_known(
+            device_windows(
+                _thinned(frames["device_rollups"], window, step_s), frames["allocations"], frames["devices"], fleet,
+                until_ns=window.until_ns, step_s=step_s,
+            ),
+            known,
+        )
+        for step_s in (STEP_S, HOUR_S)
     )  # fmt: skip
     empty = {table.name: pl.DataFrame(schema=schema(table)) for table in (ANOMALY_SCORES, EXPECTATIONS)}
-    devices = _without_known(devices, frames["anomaly_scores"])
     time = devices["time"].to_physical()
     if not (time >= window.start_ns).any():
         return empty
     hours = (time.filter(time < window.start_ns) // HOUR_NS).n_unique()
     if hours < HOURS:
         raise NotEnoughData(f"{hours} hours of windows in the days before; {HOURS} are needed to know what is normal")
-    workloads = _without_known(workload_windows(frames["workload_rollups"], devices), frames["anomaly_scores"])
-    looks = [*_of_devices(devices), *_of_workloads(workloads)]
+    workloads = _without_known(workload_windows(frames["workload_rollups"], devices), known)
+    looks = [*_of_devices(devices), *_of_hours(hours_of), *_of_workloads(workloads, window.start_ns)]
     found = [scored for look in looks for scored in _scored(look, window, root)]
     if not found:
         return empty
@@ -89,22 +107,32 @@ def anomaly_scores(
     return {ANOMALY_SCORES.name: odd, EXPECTATIONS.name: _hourly(whole)}
 
 
-def _thinned(rollups: pl.LazyFrame, window: Window) -> pl.LazyFrame:
+def _thinned(rollups: pl.LazyFrame, window: Window, step_s: int) -> pl.LazyFrame:
     """The windows of the past as many as are needed; those of the window all."""
     time = pl.col("time").to_physical()
-    of_step = rollups.filter(pl.col("window_s") == STEP_S)
+    of_step = rollups.filter(pl.col("window_s") == step_s)
     past = of_step.filter(time < window.start_ns).select(pl.len()).collect().item()
     # At least one of each hour, of which levels are.
-    stride = min(-(-past // PAST_ROWS), HOUR_NS // STEP_NS) or 1
-    return of_step.filter((time >= window.start_ns) | (time // STEP_NS % stride == 0))
+    stride = min(-(-past // PAST_ROWS), HOUR_S // step_s) or 1
+    return of_step.filter((time >= window.start_ns) | (time // (step_s * NS) % stride == 0))
 
 
-def _without_known(windows: pl.DataFrame, scores: pl.LazyFrame) -> pl.DataFrame:
-    """Windows that were found to be odd before, by whatever detector, are not normal."""
+def _known(scores: pl.LazyFrame) -> pl.DataFrame:
+    """The windows in which a subject was found to be odd, by whatever detector: subject, time, window_s."""
     off = (pl.col("observed") / pl.col("expected_mid") - 1).abs()
-    odd = scores.filter((pl.col("p_value") <= ODD_P) & (off >= ODD_RATIO)).select("subject", "time").unique().collect()
-    told = windows.join(odd.with_columns(known=True), on=["subject", "time"], how="left", maintain_order="left")
-    return told.with_columns(normal=pl.col("normal") & pl.col("known").is_null()).drop("known")
+    odd = scores.filter((pl.col("p_value") <= ODD_P) & (off >= ODD_RATIO))
+    return odd.select("subject", "time", "window_s").unique().collect()
+
+
+def _without_known(windows: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
+    """Windows that were found to be odd before are not normal, nor are those within an hour that was."""
+    hour = pl.col("time").dt.truncate("1h").alias("hour")
+    hours = known.filter(pl.col("window_s") == HOUR_S).select("subject", hour, of_hour=True).unique(["subject", "hour"])
+    told = windows.with_columns(hour).join(hours, on=["subject", "hour"], how="left", maintain_order="left")
+    exact = known.select("subject", "time", of_window=True).unique(["subject", "time"])
+    told = told.join(exact, on=["subject", "time"], how="left", maintain_order="left")
+    odd = pl.col("of_hour").is_not_null() | pl.col("of_window").is_not_null()
+    return told.with_columns(normal=pl.col("normal") & ~odd).drop("hour", "of_hour", "of_window")
 
 
 def _of_devices(windows: pl.DataFrame) -> Iterator[Look]:
@@ -112,39 +140,60 @@ def _of_devices(windows: pl.DataFrame) -> Iterator[Look]:
     for (kind,), some in windows.partition_by("kind", as_dict=True).items():
         of_power = some.with_columns(value=pl.col("power_w"), base=pl.lit(1.0))
         yield Look(Expectation(features=tuple(FEATURES)), "power_w", kind, of_power)
-        for metric in PEER_METRICS:
-            yield Look(Peers(), metric, kind, some.with_columns(value=pl.col(metric)))
+        for metric, group in PEER_METRICS.items():
+            yield Look(Peers(), metric, kind, some.with_columns(value=pl.col(metric), group=pl.col(group)))
 
 
-def _of_workloads(windows: pl.DataFrame) -> Iterator[Look]:
-    """What is looked at of workloads, by the types of device that they run on."""
-    detector = Expectation(features=("busy_ratio", "clock_ratio", "limit_ratio"))
-    for (kind,), some in _of_their_usual(windows).partition_by("kind", as_dict=True).items():
-        yield Look(detector, "tokens_per_s", kind, some)
+def _of_hours(windows: pl.DataFrame) -> Iterator[Look]:
+    """What is looked at of devices by the hour."""
+    for (kind,), some in windows.partition_by("kind", as_dict=True).items():
+        for metric in SLOW_METRICS:
+            told = some.with_columns(value=pl.col(metric), group=pl.col(PEER_METRICS[metric]))
+            yield Look(Peers(), metric, kind, told, HOUR_S)
 
 
-def _of_their_usual(windows: pl.DataFrame) -> pl.DataFrame:
-    """Windows of workloads with what they usually make (`base`) and do: the median of their last day."""
+def _of_workloads(windows: pl.DataFrame, start_ns: int) -> Iterator[Look]:
+    """What is looked at of workloads, by the types of device that they run on, and by whether they answer requests."""
+    for (kind, serves), some in _of_their_usual(windows, start_ns).partition_by("kind", "serves", as_dict=True).items():
+        told, name = (SERVICE, f"{kind} services") if serves else (BATCH, kind)
+        yield Look(Expectation(features=told), "tokens_per_s", name, some)
+
+
+def _of_their_usual(windows: pl.DataFrame, start_ns: int) -> pl.DataFrame:
+    """
+    Windows of workloads with what they usually make (`base`), and what they do as a share of what they usually do.
+
+    What is usual of a run is the median of its last day, as far as there is one. A service follows the day: what is
+    usual of it must be the same at night as at noon, and so is the median of all that is known from before *start_ns*.
+    """
     usual = {
         "base": "tokens_per_s", "busy": "utilization_ratio", "clock": "clock_sm_hz", "limit": "power_limit_w",
+        "sm": "activity_sm_ratio", "dram": "activity_dram_ratio", "memory": "utilization_memory_ratio",
     }  # fmt: skip
-    # What a service makes is what it is asked, unless requests wait or nothing comes: only then it is told of.
-    asked = pl.col("serves") & (pl.col("waiting").fill_null(0) < 1) & (pl.col("tokens_per_s") > 0)
-    past = {
-        name: pl.col(column)
-        .rolling_median_by("time", window_size=f"{_USUAL_S}s", closed="left", min_samples=HOUR_NS // STEP_NS)
-        .over("subject")
+    past = pl.col("time").to_physical() < start_ns
+    hours = pl.col("time").filter(past).dt.truncate("1h").n_unique().over("subject")
+    median = {
+        name: pl.when(pl.col("serves"))
+        .then(pl.when(hours >= HOURS).then(pl.col(column).filter(past).median().over("subject")))
+        .otherwise(
+            pl.col(column)
+            .rolling_median_by("time", window_size=f"{_USUAL_S}s", closed="left", min_samples=HOUR_S // STEP_S)
+            .over("subject")
+        )
         for name, column in usual.items()
     }
+    of_usual = {
+        f"{name}_ratio": pl.col(column) / pl.col(name) for name, column in usual.items() if name in ("clock", "limit")
+    } | {f"{name}_ratio": _at_least(pl.col(usual[name]) / pl.col(name)) for name in ("busy", "sm", "dram", "memory")}
+    # Quieter than it was before nothing has been learned of a service, and trees go no further than what they saw.
+    activity = [pl.col(usual[name]) for name in ("busy", "sm", "dram", "memory")]
+    quiet = [one < one.filter(past).quantile(QUIETEST).over("subject") for one in activity]
+    unseen = pl.col("serves") & pl.any_horizontal(one.fill_null(False) for one in quiet)
     return (
         windows.sort("subject", "time")
-        .with_columns(value=pl.col("tokens_per_s"), told=~asked, **past)
-        .with_columns(
-            busy_ratio=_at_least(pl.col("utilization_ratio") / pl.col("busy")),
-            clock_ratio=pl.col("clock_sm_hz") / pl.col("clock"),
-            limit_ratio=pl.col("power_limit_w") / pl.col("limit"),
-        )
-        .drop("busy", "clock", "limit")
+        .with_columns(value=pl.when(~unseen).then("tokens_per_s"), **median)
+        .with_columns(**of_usual)
+        .drop(name for name in usual if name != "base")
     )
 
 
@@ -169,15 +218,16 @@ def _scored(look: Look, window: Window, root: Path) -> Iterator[pl.DataFrame]:
         tried(root, look.model, candidate, past, window, found, _judged(candidate, look, window))
     if found.height:
         yield found.with_columns(
-            window_s=pl.lit(STEP_S, pl.Int32), detector=pl.lit(detector.name), metric=pl.lit(look.metric),
+            window_s=pl.lit(look.step_s, pl.Int32), detector=pl.lit(detector.name), metric=pl.lit(look.metric),
             observed=pl.col("value"), model_version=pl.lit(version, pl.String),
         ).select(pl.col(name).cast(kind) for name, kind in schema(ANOMALY_SCORES).items())  # fmt: skip
 
 
 def _judged(detector: Detector, look: Look, window: Window) -> pl.DataFrame:
     scores = detector.score(look.windows)
-    found = judged(pl.concat([look.windows, scores], how="horizontal"), since_ns=window.start_ns)
-    return found.filter("told") if "told" in found.columns else found
+    told = pl.concat([look.windows, scores], how="horizontal")
+    fewest = FEWEST if look.step_s == STEP_S else FEWEST_HOURS
+    return judged(told, since_ns=window.start_ns, fewest=fewest)
 
 
 def _hourly(found: pl.DataFrame) -> pl.DataFrame:
@@ -187,6 +237,6 @@ def _hourly(found: pl.DataFrame) -> pl.DataFrame:
         found.filter(pl.col("detector") == "expectation")
         .group_by("subject", "metric", pl.col("time").dt.truncate("1h"))
         .agg(pl.col("scope", "host", "model_version").last(), *(pl.col(name).mean() for name in bounds))
-        .with_columns(window_s=pl.lit(HOUR_NS // NS, pl.Int32))
+        .with_columns(window_s=pl.lit(HOUR_S, pl.Int32))
     )
     return hours.select(pl.col(name).cast(kind) for name, kind in schema(EXPECTATIONS).items())

@@ -71,6 +71,7 @@ JOBS: Final = (
         inputs=(
             # A device is missed for a day, and a condition may have begun hours before it has lasted long enough.
             Input("device_rollups", 24 * _HOUR_S),
+            Input("workload_rollups", 24 * _HOUR_S),
             Input("events", 6 * _HOUR_S),
             Input("anomaly_scores", 6 * _HOUR_S, needed=False),
             Input("headroom", None, needed=False),

@@ -285,7 +285,8 @@ class Physics:
         run["rate"] = rate = np.empty((CELLS, len(jobs) + 1))
         run["steps"] = steps = np.empty((CELLS + 1, len(jobs) + 1))
         steps[0] = [*(_steps_before(job, state, self.origin_ns) for job in jobs), 0.0]
-        speed = np.where(faulty.present, faulty.speed, 0.0)
+        # What hangs makes nothing, and neither does who waits for it.
+        speed = np.where(quiet, 0.0, faulty.speed)
         temperature, heat_limit, fans = state.temperature_c, state.heat_limit, state.fan
         lowest = made.clock_low
         for k in range(CELLS):

@@ -17,6 +17,9 @@ Values = dict[Metric, Floats]
 
 TICK_NS: Final = NS // 10
 """The energy counter moves every 100 ms."""
+TOKENS_PER_REQUEST: Final = 320.0
+PATIENCE_S: Final = 60.0
+"""After so long who asked gives up."""
 DRIVERS: Final = {"nvidia": "580.95.05", "amd": "6.14.14", "intel": "1.22.0"}
 _CELL_NS: Final = CELL_S * NS
 _STUCK: Final = np.dtype([("device", "<i8"), ("since_ns", "<i8"), ("value", "<f8")])
@@ -268,7 +271,10 @@ def workloads(block: Block, times_ns: Integers, numbers: Sequence[int]) -> Value
     # Waiting grows without bound as demand nears what the engine can do.
     wait_s = 0.25 + 0.35 * share / np.maximum(1.02 - share, 0.02)
     answer_s = 3.2 * (0.7 + 0.9 * share) + wait_s
-    requests = np.floor(served / 320.0)
+    requests = np.floor(served / TOKENS_PER_REQUEST)
+    # An engine that makes nothing has those waiting who have not given up yet.
+    asked = each("tokens_per_s") * share / TOKENS_PER_REQUEST
+    waiting = np.where(speed > 0, np.maximum(share - 0.85, 0) * 200, asked * PATIENCE_S)
     counted = training | serving
     values = {
         c.TOKENS_OUT: np.where(counted, tokens, np.nan),
@@ -278,8 +284,8 @@ def workloads(block: Block, times_ns: Integers, numbers: Sequence[int]) -> Value
         c.REQUESTS: np.where(serving, requests, np.nan),
         c.WORK: np.where(counted, np.floor(tokens) * each("flop_per_token"), np.nan),
         c.THROUGHPUT: np.where(serving, _step(speed, 0.1), np.nan),
-        c.REQUESTS_RUNNING: np.where(serving, np.rint(speed / 320.0 * answer_s), np.nan),
-        c.QUEUE_LENGTH: np.where(serving, np.floor(np.maximum(share - 0.85, 0) * 200), np.nan),
+        c.REQUESTS_RUNNING: np.where(serving, np.rint(speed / TOKENS_PER_REQUEST * answer_s), np.nan),
+        c.QUEUE_LENGTH: np.where(serving, np.floor(waiting), np.nan),
         c.CACHE_USED: np.where(serving, _step(np.clip(0.1 + 0.85 * share, 0, 1), 1e-3), np.nan),
         c.STEP_SECONDS: np.where(training & (hz > 0), _step(1 / np.where(hz > 0, hz, 1.0), 1e-3), np.nan),
         c.LATENCY_P50: np.where(serving, _step(answer_s, 1e-3), np.nan),

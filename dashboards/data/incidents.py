@@ -49,13 +49,14 @@ class IncidentView:
 
     history: time, state, severity, evidence, each time that they changed. power: subject, time, value (mean power of
     five minutes). events: those of its devices and hosts. devices: its devices with their host; parts: the incidents
-    that it took in.
+    that it took in. without: why there is nothing to show of what a rule looked at, by rule.
     """
 
     row: Mapping[str, Any]
     start: datetime
     end: datetime
     evidence: tuple[Evidence, ...]
+    without: Mapping[str, str]
     power: pl.DataFrame
     events: pl.DataFrame
     history: pl.DataFrame
@@ -162,10 +163,11 @@ def _incident(stored: Stored, id: str) -> IncidentView | None:
     events = scan(store, "events", start_ns, end_ns)
     names = [place.name for place in subjects_of(row) if place.scope == "device"]
     devices = latest_devices(stored).filter(pl.col("device").is_in(names)).select("device", "host", "model").collect()
-    told = evidence(
+    told, without = evidence(
         row,
         rules_of(stored),
         rollups=rollups,
+        workload_rollups=scan(store, "workload_rollups", start_ns, end_ns),
         events=events,
         anomaly_scores=scan(store, "anomaly_scores", start_ns, end_ns),
         headroom=scan(store, "headroom"),
@@ -191,6 +193,7 @@ def _incident(stored: Stored, id: str) -> IncidentView | None:
         start=utc(start_ns),
         end=utc(end_ns),
         evidence=tuple(told),
+        without=without,
         power=watts.collect(),
         events=events.filter(on_it).sort("time").select("time", "host", "device", "kind", "code", "message").collect(),
         history=mine.filter(changed).select("time", "state", "severity", "evidence"),

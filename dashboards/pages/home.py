@@ -14,7 +14,7 @@ from dashboards.data import home as data
 from dashboards.data.home import Figures, HomeView, Money
 from dashboards.data.stored import Stored, utc
 from dashboards.page import Content, Offer, Page
-from dashboards.parts import badge, notice, panel, small_table, tile, twins, unmade
+from dashboards.parts import badge, coded, notice, panel, small_table, tile, twins, unmade
 from dashboards.power_tree import key, power_tree
 from dashboards.words import ABSENT, joined, money, percent, scaled, watt_hours, when
 
@@ -199,7 +199,7 @@ def _incident(row: Mapping[str, Any]) -> Any:
                 className="pw-list-head",
             ),
             html.Div(f"So far {cost}.", className="pw-list-cost") if cost else None,
-            html.Div(row["action"], className="pw-list-note"),
+            html.Div(coded(row["action"] or ""), className="pw-list-note"),
         ]
     )
 

@@ -19,7 +19,7 @@ from dashboards.data.stored import Stored, utc
 from dashboards.figures import incidents as figures
 from dashboards.figures.style import legend_of, short
 from dashboards.page import Content, Drawn, Offer, Page
-from dashboards.parts import badge, chart, facts, notice, panel, small_table, tile, twins
+from dashboards.parts import badge, chart, coded, facts, notice, panel, small_table, tile, twins
 from dashboards.words import ABSENT, joined, money, number, watt_hours, when
 
 _CONTROLS: Final = (One("id", "Incident", placeholder="choose an incident"),)
@@ -141,7 +141,7 @@ def _facts(view: IncidentView, alerts: Sequence[Alert]) -> Any:
         )
     ][:-1]
     pairs: list[tuple[str, Any]] = [
-        ("What to do", row["action"] or ABSENT),
+        ("What to do", coded(row["action"] or ABSENT)),
         ("Where", _where(row)),
         ("Rules", (row["rule"] or ABSENT).replace(" ", ", ")),
         ("Alertmanager", "; ".join(map(_known, alerts)) or _alert(row)),
@@ -203,8 +203,9 @@ def _alert(row: Mapping[str, Any]) -> Any:
 
 
 def _evidence_words(view: IncidentView, first: Evidence | None) -> str:
+    gone = "".join(f" Nothing to show of the rule {name}: {reason}." for name, reason in view.without.items())
     if first is None:
-        return "Nothing is kept of what its rules looked at."
+        return gone.strip() or "Nothing is kept of what its rules looked at."
     limits = first.limits
     held = ""
     if limits:
@@ -214,7 +215,7 @@ def _evidence_words(view: IncidentView, first: Evidence | None) -> str:
         held = " The band is what was expected."
     others = [told.rule for told in view.evidence[1:]]
     also = f" Also found by {', '.join(others)}." if others else ""
-    return f"{first.title}, by the rule {first.rule}.{held}{also}"
+    return f"{first.title}, by the rule {first.rule}.{held}{also}{gone}"
 
 
 def _history(view: IncidentView) -> Any:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from analytics.anomalies.rules import parse_rules
 from collector.catalogue import CATALOGUE
 
 ROOT = Path(__file__).parents[2]
@@ -56,9 +57,18 @@ def test_every_alert_says_what_it_means_and_what_to_do(alert: dict[str, dict[str
         assert (DEPLOY / "runbooks" / link).exists()
 
 
-def test_there_is_no_runbook_without_an_alert() -> None:
+def test_there_is_no_runbook_without_an_alert_or_a_rule_of_incidents() -> None:
     used = {Path(alert["annotations"]["runbook_url"]).name for alert in ALERTS}
+    used |= {Path(rule.runbook).name for rule in parse_rules().rules if rule.runbook}
     assert {path.name for path in (DEPLOY / "runbooks").iterdir()} == used
+
+
+@pytest.mark.parametrize("name", sorted({rule.runbook for rule in parse_rules().rules if rule.runbook}))
+def test_a_runbook_of_an_incident_says_what_it_means_and_what_to_do(name: str) -> None:
+    runbook = (DEPLOY / name).read_text(encoding="utf-8")
+    meaning, todo = runbook.split("## What it means")[1].split("## What to do")
+    assert len(meaning.split()) > 15
+    assert "1. " in todo
 
 
 @needs_promtool

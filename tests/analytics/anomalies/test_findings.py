@@ -15,6 +15,7 @@ from analytics.anomalies.findings import (
     missing,
     overloads,
     scores,
+    stalled,
     thresholds,
     value_of,
     windows_of,
@@ -24,6 +25,7 @@ from analytics.anomalies.rules import (
     HeadroomRule,
     MissingRule,
     ScoreRule,
+    StalledRule,
     ThresholdRule,
     Value,
     parse_rules,
@@ -31,7 +33,7 @@ from analytics.anomalies.rules import (
 from analytics.frames import schema
 from collector.moments import NS
 from collector.store.derived import ANOMALY_SCORES, HEADROOM
-from collector.store.schema import DEVICE_ROLLUPS, EVENTS
+from collector.store.schema import DEVICE_ROLLUPS, EVENTS, WORKLOAD_ROLLUPS
 
 START_NS = 1_767_225_600 * NS
 MINUTE_NS = 60 * NS
@@ -263,6 +265,52 @@ def test_one_that_stays_away_counts_as_removed_in_the_end() -> None:
     assert absent(windows(power("a", range(0, 60))), 60, standing=[away(4)]) == []
 
 
+# ------------------------------------------------------------------------------------------------------------- stalled
+
+
+def made(column: str, values: Sequence[float], workload: str = "w", **more: Any) -> list[dict[str, Any]]:
+    """Windows of a workload with what it made in each."""
+    common = {"workload": workload, "source": "s", "host": "h1", "window_s": 300, "covered_s": 300.0, **more}
+    return [{**common, "time": START_NS + at * STEP_NS, column: value} for at, value in enumerate(values)]
+
+
+def stalls(*rows: Sequence[dict[str, Any]], **more: Any) -> list[Stretch]:
+    (rule,) = parse_rules().of(StalledRule)
+    return stalled(frame([row for some in rows for row in some], WORKLOAD_ROLLUPS), rule, UNTIL_NS, **more)
+
+
+def test_what_made_steps_and_makes_none_is_stalled_until_it_goes_on() -> None:
+    (one,) = stalls(made("steps_increase", [60, 60, 30, 0, 0, 0, 0, 60, 60]))
+    assert spans([one]) == [("w", 15, 35)]
+    assert (one.scope, one.ongoing, one.windows, one.observed) == ("workload", False, 4, 0.0)
+    assert one.rule.says.format_map(one.says) == "it makes no steps any more, after 0.2 a second"
+
+
+def test_what_has_not_made_anything_yet_is_loading() -> None:
+    assert stalls(made("steps_increase", [0] * 20)) == []
+    before = Standing(rules=frozenset({"stalled"}), scope="workload", name="w", host="h1", start_ns=0, last_ns=0)
+    assert len(stalls(made("steps_increase", [0] * 20), standing=[before])) == 1
+
+
+def test_a_service_that_nobody_asks_is_idle_and_one_that_lets_requests_wait_is_stalled() -> None:
+    tokens = [900, 900, 0, 0, 0, 0]
+    assert stalls(made("tokens_out_increase", tokens, requests_increase=0.0, queue_length_max=0.0)) == []
+    (one,) = stalls(made("tokens_out_increase", tokens, requests_increase=0.0, queue_length_max=37.0))
+    assert one.rule.says.format_map(one.says) == (
+        "it makes no tokens any more, after 3 a second, and 37 requests wait or run"
+    )
+
+
+def test_a_workload_that_is_hardly_measured_or_counts_nothing_is_not_judged() -> None:
+    assert stalls(made("steps_increase", [60, 60, 0, 0, 0, 0], covered_s=100.0)) == []
+    assert stalls(made("cache_used_mean_ratio", [0.5, 0.5, 0, 0, 0, 0])) == []
+
+
+def test_several_hosts_of_a_workload_go_on_together() -> None:
+    one, other = ([60, 60, 60, 60, 60], [60, 0, 0, 0, 0])
+    assert stalls(made("steps_increase", one), made("steps_increase", other, source="t")) == []
+
+
 # -------------------------------------------------------------------------------------------------------------- scores
 
 
@@ -295,6 +343,14 @@ def test_a_deviation_within_what_boards_differ_by_is_none_however_odd() -> None:
     # A gain is off by up to 5 %, and boards move by up to 7 % from job to job: 7 % more watts prove nothing.
     assert odd([score(n, 535.0, 1e-9) for n in range(9)]) == []
     assert len(odd([score(n, 541.0, 1e-9) for n in range(9)])) == 1
+
+
+def test_a_rule_judges_windows_of_its_own_length() -> None:
+    creeps = {"metric": "resistance_c_per_w", "expected_mid": 0.1}
+    hours = [score(12 * n, 0.09, 1e-4, window_s=3600, **creeps) for n in range(3)]
+    (one,) = odd([*hours, *(score(n, 0.09, 1e-4, **creeps) for n in range(36))])
+    assert (one.rule.name, one.windows) == ("heat_disagrees", 3)
+    assert spans([one]) == [("a", 0, 180)]
 
 
 def test_another_metric_and_another_subject_are_apart() -> None:

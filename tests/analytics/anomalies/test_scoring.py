@@ -1,12 +1,15 @@
 """The job that scores, in a store: a simulated fleet that runs a day as it should, and then does not."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
 from analytics.anomalies.observations import device_windows
 from analytics.anomalies.rows import rows_before
+from analytics.anomalies.scoring import _of_their_usual
 from analytics.fleet import Fleet
 from analytics.frames import scan
 from analytics.jobs.chain import JOBS
@@ -24,9 +27,11 @@ WANTED = tuple(job for job in JOBS if job.name in NAMES)
 
 FAULTS = [
     {"kind": "clock_stuck", "subject": 3, "start": 26 * 3600, "end": 29 * 3600},
-    {"kind": "thermal_degradation", "subject": 12, "start": 27 * 3600, "end": 30 * 3600, "value": 1.6},
+    {"kind": "thermal_degradation", "subject": 18, "start": 27 * 3600, "end": 30 * 3600, "value": 1.6},
+    {"kind": "idle_allocated", "subject": 25, "start": 26 * 3600, "end": 28 * 3600},
+    {"kind": "straggler", "subject": 29, "start": 28 * 3600, "end": 30 * 3600},
 ]
-OPTIONS = {"devices": 40, "seed": 11, "step_s": 60, "faults": FAULTS, "origin": START_NS, "mix": {"H100": 1.0}}
+OPTIONS = {"devices": 48, "seed": 11, "step_s": 60, "faults": FAULTS, "origin": START_NS, "mix": {"H100": 1.0}}
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +64,7 @@ def test_scores_are_of_the_odd_tail_and_say_what_was_expected(scored: Store) -> 
 
 def test_what_was_expected_is_told_of_every_device_and_hour(scored: Store) -> None:
     found = scan(scored, "expectations").filter(pl.col("metric") == "power_w").collect()
-    assert found.height >= 0.9 * 40 * (HOURS - 24)
+    assert found.height >= 0.9 * 48 * (HOURS - 24)
     error = (found["observed"] / found["expected_mid"] - 1).abs()
     assert error.median() < 0.03  # type: ignore[operator]
 
@@ -72,6 +77,51 @@ def test_faults_are_incidents_of_their_device_with_evidence_in_numbers(scored: S
     assert clock["observed"] < 0.6 * clock["expected_mid"]
     assert clock["p_value"] <= 0.001
     assert " were expected" in clock["evidence"]
+
+
+def incidents_of(store: Store, kind: str, since_h: float, until_h: float) -> list[dict[str, Any]]:
+    """Those of a kind that began in some hours, latest word first, none that a wider one took in."""
+    first, last = (START_NS + round(hour * HOUR_NS) for hour in (since_h, until_h))
+    rows = rows_before(scan(store, "incidents"))
+    return [row for row in rows if row["kind"] == kind and first <= row["start"] < last and row["part_of"] is None]
+
+
+def workload_of(store: Store, device: str) -> str:
+    mine = scan(store, "allocations").filter(pl.col("device") == device).collect()
+    (workload,) = set(mine["workload"])
+    return str(workload)
+
+
+def test_a_service_that_hangs_is_one_incident_of_that_service(scored: Store) -> None:
+    (fault,) = (one for one in faults(OPTIONS, START_NS, NOW_NS) if one.kind == "idle_allocated")
+    (one,) = incidents_of(scored, "stalled", 24, HOURS)
+    assert (one["scope"], one["name"]) == ("workload", workload_of(scored, fault.subject))
+    assert abs(one["start"] - fault.start_ns) <= 600 * NS
+    assert abs(one["last"] - fault.end_ns) <= 600 * NS
+    assert one["severity"] == "critical"
+    assert re.search(
+        r"makes no tokens any more, after [\d.e+]+ a second, and \d+ requests wait or run", one["evidence"]
+    )
+
+
+def test_a_service_that_makes_less_than_what_its_device_does_for_it_is_slow(scored: Store) -> None:
+    (fault,) = (one for one in faults(OPTIONS, START_NS, NOW_NS) if one.kind == "straggler")
+    slow = incidents_of(scored, "slow", 24, HOURS)
+    (one,) = (row for row in slow if row["name"] == workload_of(scored, fault.subject))
+    assert abs(one["start"] - fault.start_ns) <= 900 * NS
+    assert 0.7 < one["observed"] / one["expected_mid"] < 0.85
+    # Another that hangs is stalled; that a night is quieter than any before is no fault of a service.
+    assert {row["name"] for row in slow} <= {
+        workload_of(scored, one.subject) for one in faults(OPTIONS, START_NS, NOW_NS) if one.kind != "clock_stuck"
+    } | {row["name"] for row in slow if row["start"] >= START_NS + 26 * HOUR_NS}
+
+
+def test_weak_cooling_is_told_by_degrees_for_each_watt(scored: Store) -> None:
+    (fault,) = (one for one in faults(OPTIONS, START_NS, NOW_NS) if one.kind == "thermal_degradation")
+    hot = [row for row in incidents_of(scored, "hot", 26.5, 30) if row["name"] == fault.subject]
+    assert len(hot) == 1
+    assert "cooling_weak" in hot[0]["rule"].split()
+    assert "each watt warmed it by" in hot[0]["evidence"]
 
 
 def test_a_hot_device_is_odd_among_its_peers(scored: Store) -> None:
@@ -99,3 +149,28 @@ def test_a_window_that_two_workloads_share_is_left_out(scored: Store, tmp_path: 
 def test_done_again_nothing_changes(scored: Store) -> None:
     outcomes = run(scored.root, names=["anomaly_scores"], force=True, jobs=WANTED, now_ns=NOW_NS)
     assert not any(outcome.changed for outcome in outcomes if outcome.job == "anomaly_scores")
+
+
+def of_a_service(busy: list[float], **more: Any) -> pl.DataFrame:
+    """Windows of a workload that makes what its devices are busy, hour by hour."""
+    times = pl.Series([START_NS + at * HOUR_NS for at in range(len(busy))]).cast(pl.Datetime("ns"))
+    same = {"clock_sm_hz": 1.9e9, "power_limit_w": 700.0, "serves": True, "subject": "serve-1", **more}
+    activity = dict.fromkeys(("utilization_ratio", "activity_sm_ratio", "activity_dram_ratio", "utilization_memory_ratio"), busy)  # fmt: skip
+    told = pl.DataFrame({"time": times, **activity, "tokens_per_s": [1000.0 * one for one in busy]})
+    return told.with_columns(pl.lit(value).alias(name) for name, value in same.items())
+
+
+def test_a_service_that_is_quieter_than_ever_is_not_judged() -> None:
+    day = [0.3 + 0.02 * hour for hour in range(24)]
+    found = _of_their_usual(of_a_service([*day, 0.5, 0.2]), START_NS + 24 * HOUR_NS)
+    assert found["value"].tail(2).to_list() == [500.0, None]
+    # A run has no quiet nights: that it is idler than ever is told.
+    run_ = _of_their_usual(of_a_service([*day, 0.5, 0.2], serves=False), START_NS + 24 * HOUR_NS)
+    assert run_["value"].tail(2).to_list() == [500.0, 200.0]
+
+
+def test_what_is_usual_of_a_service_is_the_same_at_night_as_at_noon() -> None:
+    found = _of_their_usual(of_a_service([*([0.2] * 8), *([0.8] * 16), 0.5]), START_NS + 24 * HOUR_NS)
+    assert found["base"].unique().to_list() == [800.0]
+    young = _of_their_usual(of_a_service([0.5] * 30), START_NS + 4 * HOUR_NS)
+    assert young["base"].null_count() == young.height, "of so few hours nothing is known"
