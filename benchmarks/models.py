@@ -11,7 +11,7 @@ it is measured on the others. Means over three seeds. Trees from arrays are time
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier
 
+from analytics.models.committee import AGREED, MEMBERS, drawn, least_sure
 from analytics.models.comparison import SURE, Comparison, Trial, compare, judge
 from analytics.models.trees import Trees, trees
 from analytics.models.versions import Meta, in_use, load, offer
@@ -50,6 +51,7 @@ class Part(NamedTuple):
     truth: NDArray[np.int8]
     series: NDArray[np.int64]
     time_ns: NDArray[np.int64]
+    block: NDArray[np.int64]
     seen: NDArray[np.bool_]
 
 
@@ -60,8 +62,9 @@ def run() -> list[Row]:
     rows = []
     for split in SPLITS:
         thirds = [_third(split, number) for number in range(3)]
-        alone, gated = zip(*(_offered(thirds, seed) for seed in SEEDS), strict=True)
-        rows += _graceful(f"SMD thirds {split}, the rule at {SURE:g}", alone)
+        alone, together, gated = zip(*(_offered(thirds, seed) for seed in SEEDS), strict=True)
+        rows += _graceful(f"SMD thirds {split}, one refit, the rule at {SURE:g}", alone)
+        rows += _graceful(f"SMD thirds {split}, a committee of {MEMBERS}, the rule at {AGREED:g}", together)
         rows += _graceful(f"SMD thirds {split}, the gate", gated)
     return [*rows, *_speed(thirds)]
 
@@ -76,36 +79,61 @@ def _third(split: str, number: int) -> Part:
             at, block = at[chosen], block[chosen]
             seen = (block if split == SPLITS[0] else block // 3) % 2 == 0
             parts.append(Part(found["test"][at].astype(float), found["label"][at], np.full(len(at), machine),
-                              at * MINUTE_NS, seen))  # fmt: skip
+                              at * MINUTE_NS, machine * BLOCKS + block, seen))  # fmt: skip
     return Part(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
-def _offered(thirds: list[Part], seed: int) -> tuple[Outcome, Outcome]:
-    """The rule alone on all of the last third, and what came of the gate on what it did not see."""
+def _offered(thirds: list[Part], seed: int) -> tuple[Outcome, Outcome, Outcome]:
+    """One refit and a committee by the rule alone on all of the last third; the gate on what it did not see."""
     judged = thirds[2]
+    rows, truth, block = (np.concatenate([part[column] for part in thirds[:2]]) for column in (0, 1, 4))
+    champion = [_fitted(thirds[0].rows, thirds[0].truth, seed)]
+    members = [
+        _fitted(rows[mine], truth[mine], seed * MEMBERS + number) for number, mine in enumerate(drawn(block, seed=seed))
+    ]
+    plain = _trial(judged, _said(champion, judged.rows), _said([_fitted(rows, truth, seed)], judged.rows))
     with tempfile.TemporaryDirectory() as folder:
         root = Store.create(Path(folder) / "store").root
-        probabilities: list[NDArray[np.float64]] = []
-        for parts in (1, 2):
-            rows, truth = (np.concatenate([part[column] for part in thirds[:parts]]) for column in (0, 1))
-            fitted = HistGradientBoostingClassifier(random_state=seed).fit(rows, truth)
-            arrays = trees(fitted).arrays()
-            probabilities.append(Trees.of(arrays).predict(judged.rows))
-            assert np.array_equal(probabilities[-1], fitted.predict_proba(judged.rows)[:, 1])
-            meta = Meta(kind="trees/classes", start_ns=0, end_ns=int(judged.time_ns.max()) + parts, rows=len(truth))
-            whole = Trial(
-                series=judged.series, time_ns=judged.time_ns, truth=judged.truth,
-                champion=probabilities[0], candidate=probabilities[-1],
-            )  # fmt: skip
-            _, state = offer(root, NAME, arrays, meta, _part(whole, judged.seen) if parts == 2 else None)
+        for number, some in enumerate((champion, members), 1):
+            arrays = {name: array for at, one in enumerate(some) for name, array in one.arrays(f"{at}_").items()}
+            meta = Meta(kind="trees/classes", start_ns=0, end_ns=int(judged.time_ns.max()) + number, rows=len(truth))
+            whole = _trial(judged, plain.champion, _said(some, judged.rows))
+            _, state = offer(root, NAME, arrays, meta, _part(whole, judged.seen) if number == 2 else None)
         judges = in_use(root, NAME)
-        read = [Trees.of(load(root, NAME, one.version).arrays).predict(judged.rows) for one in judges]
+        read = [_said(_restored(load(root, NAME, one.version).arrays), judged.rows) for one in judges]
         verdicts = judge(read, [one.sure for one in judges])
-    unseen = _part(whole, ~judged.seen)
-    handed = Trial(**{**unseen.arrays(), "candidate": verdicts[~judged.seen].astype(float)})
+    handed = _part(_trial(judged, plain.champion, verdicts.astype(float)), ~judged.seen)
     how = "champion stays" if state != "champion" else f"margin {judges[-1].sure}"
-    alone = Outcome(compare(whole), compare(whole, sure=SURE), "")
-    return alone, Outcome(compare(unseen), compare(handed), how)
+    of_plain = compare(plain)
+    return (
+        Outcome(of_plain, compare(plain, sure=SURE), ""),
+        Outcome(of_plain, compare(whole, sure=AGREED), ""),
+        Outcome(compare(_part(plain, ~judged.seen)), compare(handed), how),
+    )
+
+
+def _fitted(rows: NDArray[np.float64], truth: NDArray[np.int8], seed: int) -> Trees:
+    """Trees as arrays, which predict what scikit-learn's own do."""
+    fitted = HistGradientBoostingClassifier(random_state=seed).fit(rows, truth)
+    found = trees(fitted)
+    assert np.array_equal(found.predict(rows[:1000]), fitted.predict_proba(rows[:1000])[:, 1])
+    return found
+
+
+def _said(members: Sequence[Trees], rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The probability of a fault by one model, or by all members of a committee."""
+    found = [one.predict(rows) for one in members]
+    return least_sure(found) if len(found) > 1 else found[0]
+
+
+def _restored(arrays: Mapping[str, NDArray[np.generic]]) -> list[Trees]:
+    return [Trees.of(arrays, f"{at}_") for at in sorted({int(name.partition("_")[0]) for name in arrays})]
+
+
+def _trial(judged: Part, champion: NDArray[np.float64], candidate: NDArray[np.float64]) -> Trial:
+    return Trial(
+        series=judged.series, time_ns=judged.time_ns, truth=judged.truth, champion=champion, candidate=candidate
+    )
 
 
 def _part(trial: Trial, chosen: NDArray[np.bool_]) -> Trial:

@@ -19,7 +19,7 @@ Verdicts = NDArray[np.bool_]
 
 SURE: Final = 0.35
 """A new model overrules a verdict when its probability is further than this from one half."""
-MARGINS: Final = (0.2, SURE, 0.45, 0.49)
+MARGINS: Final = (0.1, 0.2, SURE, 0.45, 0.49)
 BLOCKS: Final = 200
 DRAWS: Final = 2_000
 TAIL: Final = 0.05

@@ -155,7 +155,8 @@ def of_a_service(busy: list[float], **more: Any) -> pl.DataFrame:
     """Windows of a workload that makes what its devices are busy, hour by hour."""
     times = pl.Series([START_NS + at * HOUR_NS for at in range(len(busy))]).cast(pl.Datetime("ns"))
     same = {"clock_sm_hz": 1.9e9, "power_limit_w": 700.0, "serves": True, "subject": "serve-1", **more}
-    activity = dict.fromkeys(("utilization_ratio", "activity_sm_ratio", "activity_dram_ratio", "utilization_memory_ratio"), busy)  # fmt: skip
+    names = ("utilization_ratio", "activity_sm_ratio", "activity_dram_ratio", "utilization_memory_ratio")
+    activity = dict.fromkeys(names, busy)
     told = pl.DataFrame({"time": times, **activity, "tokens_per_s": [1000.0 * one for one in busy]})
     return told.with_columns(pl.lit(value).alias(name) for name, value in same.items())
 
