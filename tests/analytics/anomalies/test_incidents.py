@@ -29,7 +29,8 @@ XID = Rule(
 )
 ABSENT = Rule(name="absent", kind="lost", severity="warning", says="nothing was read", action="Look.")
 ECC = replace(HOT, name="ecc", kind="ecc", says="{count} errors", for_ns=0, widens=False)
-RULES = Rules(rules=(XID, HOT, ABSENT, ECC))
+MORE = [replace(ABSENT, name=f"more_{n}", says=f"finding {n}") for n in range(3)]
+RULES = Rules(rules=(XID, HOT, ABSENT, ECC, *MORE))
 
 FLEET = """
 [[site]]
@@ -282,6 +283,21 @@ def test_what_nothing_more_is_heard_of_is_resolved_in_the_next_window() -> None:
     assert row["evidence"] == "h0d0 on h0: it is 90 °C, since 2026-01-01 23:20 UTC, for 30 min"
     assert (row["severity"], row["action"]) == ("warning", "Cool it.")
     assert told([], before=again([row]), start_ns=NEXT_NS + DAY_NS, until=4000) == []
+
+
+def test_what_another_rule_finds_later_is_told_beside_what_holds() -> None:
+    before = again(told([stretch("h0d0", 1438, 1438, XID)]))
+    (row,) = told([stretch("h0d0", 1442, 1460, ABSENT)], before=before, start_ns=NEXT_NS, until=1470)
+    assert row["rule"] == "xid absent"
+    assert row["evidence"].startswith("h0d0 on h0: XID 79; nothing was read, since")
+
+
+def test_how_many_more_findings_there_are_is_told() -> None:
+    some = [stretch("h0d0", 10 + n, 40, rule) for n, rule in enumerate([XID, ABSENT, *MORE])]
+    (row,) = told(some)
+    assert row["evidence"].startswith("h0d0 on h0: XID 79; nothing was read; finding 0; and 2 more findings, since")
+    (row,) = told(some[:4])
+    assert "; finding 0; and 1 more finding, since" in row["evidence"]
 
 
 def test_what_was_resolved_before_midnight_may_come_back_after_it() -> None:
