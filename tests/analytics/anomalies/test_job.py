@@ -12,7 +12,7 @@ from analytics.frames import scan
 from analytics.jobs.chain import JOBS
 from analytics.jobs.running import Documents, run
 from collector.moments import NS
-from collector.sources.simulated import fleet, simulate
+from collector.sources.simulated import faults, fleet, simulate
 from collector.store import Store
 
 HOUR_NS = 3600 * NS
@@ -34,8 +34,9 @@ OPTIONS = {
 
 
 def told(store: Store) -> list[dict[str, Any]]:
-    """What rules of events, thresholds and absences found; of what detectors find test_scoring tells."""
+    """What rules of devices found; of what detectors find test_scoring tells."""
     rows = [row for row in rows_before(scan(store, "incidents")) if row["part_of"] is None and row["p_value"] is None]
+    rows = [row for row in rows if row["kind"] != "stalled"]
     return sorted(rows, key=lambda row: (row["start"], row["name"]))
 
 
@@ -86,6 +87,17 @@ def test_every_fault_that_a_rule_knows_is_one_incident_and_there_are_no_others(j
         start, last = minutes(row)
         assert abs(start - fault["start"] / 60) <= 10, row  # type: ignore[operator]
         assert abs(last - fault["end"] / 60) <= 10 or row["state"] == "open", row  # type: ignore[operator]
+
+
+def test_the_jobs_of_devices_that_were_lost_are_stalled_and_no_others(judged: Store) -> None:
+    lost = [one for one in faults(OPTIONS, START_NS, LATER_NS) if one.kind == "device_lost"]
+    held = scan(judged, "allocations").collect()
+    stalled = [row for row in rows_before(scan(judged, "incidents")) if row["kind"] == "stalled"]
+    for row in stalled:
+        devices = held.filter(pl.col("workload") == row["name"])["device"].to_list()
+        near = [one for one in lost if one.subject in devices and abs(row["start"] - one.start_ns) <= 600 * NS]
+        assert len(near) == 1, row
+    assert stalled
 
 
 def test_what_is_away_over_midnight_is_one_open_incident_with_two_rows(judged: Store) -> None:
