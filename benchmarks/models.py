@@ -3,14 +3,17 @@ A new model beside the one that people rely on: what plain retraining breaks, an
 
 Four machines of SMD in thirds: the champion is fitted on one, the candidate on two, the last is for judging. Thirds are
 of each machine's time, so that the third to judge is a strange one (twelve times as many faults as the one before), or
-of blocks dealt in turn, as refits every few hours see it. Models are kept as arrays in a store, read back and offered
-as a job offers them. The rule alone, at the margin that is usual and was not chosen on these data, is measured on the
-whole last third; the gate, which chooses the margin or keeps the champion, sees every second block, and what came of
-it is measured on the others. Means over three seeds. Trees from arrays are timed beside scikit-learn's own.
+of blocks dealt in turn, as refits every few hours see it; then each third is the one to judge once, since few events
+are in any one, and the worst of the three dealings is told beside the mean. Models are kept as arrays in a store, read
+back and offered as a job offers them. The rule alone, for one refit at the margin that is usual and for a committee at
+its own, is measured on the whole last third. The committee's size and margin were chosen on the first and second
+dealing. The gate, which chooses the margin for a committee or keeps the champion, sees every second block, and what
+came of it is measured on the others. Means over two seeds. Trees from arrays are timed beside scikit-learn's own.
 """
 
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -27,7 +30,7 @@ from benchmarks.rows import Row
 from collector.store import Store
 
 DATA = Path(__file__).parents[1] / "../shared/data/anomalies/smd"
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1)
 BLOCKS = 30
 """Of each machine: about 13 hours."""
 MINUTE_NS = 60_000_000_000
@@ -62,7 +65,9 @@ def run() -> list[Row]:
     rows = []
     for split in SPLITS:
         thirds = [_third(split, number) for number in range(3)]
-        alone, together, gated = zip(*(_offered(thirds, seed) for seed in SEEDS), strict=True)
+        turns = range(1 if split == SPLITS[0] else 3)
+        dealt = [[*thirds[turn:], *thirds[:turn]] for turn in turns]
+        alone, together, gated = zip(*(_offered(some, seed) for some in dealt for seed in SEEDS), strict=True)
         rows += _graceful(f"SMD thirds {split}, one refit, the rule at {SURE:g}", alone)
         rows += _graceful(f"SMD thirds {split}, a committee of {MEMBERS}, the rule at {AGREED:g}", together)
         rows += _graceful(f"SMD thirds {split}, the gate", gated)
@@ -149,16 +154,34 @@ def _graceful(subject: str, outcomes: Sequence[Outcome]) -> list[Row]:
         for measure in ("negative_flip_ratio", "lost_alarm_ratio", "error")
     )
     champion = float(np.mean([outcome.plain.of("error").champion for outcome in outcomes]))
+    turns = [outcomes[at : at + len(SEEDS)] for at in range(0, len(outcomes), len(SEEDS))]
     fewer, rise, peer = 1 - flips[0] / flips[1], error[0] - error[1], "plain retraining"
     if outcomes[0].how:
-        subject = f"{subject} ({', '.join(outcome.how for outcome in outcomes)})"
+        hows = Counter(outcome.how for outcome in outcomes)
+        subject = f"{subject} ({', '.join(f'{count} x {how}' for how, count in hows.items())})"
+    worst = [
+        _row(
+            f"{subject}, worst of {len(turns)} dealings", told, max(_points(some, measure) for some in turns), "points"
+        )
+        for told, measure in (("error, above plain retraining's", "error"), ("true alarms lost", "lost_alarm_ratio"))
+        if len(turns) > 1
+    ]
     return [
+        *worst,
         _row(subject, "negative flips, of what was right", flips[0] * 100, "%", peer, flips[1] * 100),
         _row(subject, "negative flips fewer than by plain retraining", fewer * 100, "%", bar=">= 80", ok=fewer >= 0.8),
         _row(subject, "old true alarms lost", lost[0] * 100, "%", peer, lost[1] * 100, "<= 1", lost[0] <= 0.01),
         _row(subject, "error", error[0] * 100, "%", peer, error[1] * 100, "<= 0.35 points higher", rise <= 0.0035),
         _row(subject, "error", error[0] * 100, "%", "no new model", champion * 100),
     ]
+
+
+def _points(outcomes: Sequence[Outcome], measure: str) -> float:
+    """What is kept of a measure in points, errors as beside plain retraining."""
+    kept, plain = (
+        float(np.mean([getattr(outcome, side).of(measure).value for outcome in outcomes])) for side in ("kept", "plain")
+    )
+    return 100 * (kept - plain if measure == "error" else kept)
 
 
 def _speed(thirds: list[Part]) -> list[Row]:

@@ -8,7 +8,6 @@ import pytest
 from analytics.models.comparison import (
     BUDGET,
     LEAST_BLOCKS,
-    MARGINS,
     Trial,
     alarm_probability,
     block_of,
@@ -83,7 +82,7 @@ def test_the_least_margin_is_none_outright_and_there_may_be_none_at_all() -> Non
     assert outright[0] is None
     handed = least_margin(trial(lost=40, found=40))
     assert handed is not None
-    assert handed[0] == MARGINS[0]
+    assert handed[0] == 0.2
     assert handed[1].of("lost_alarm_ratio").value == 0
     assert least_margin(trial(lost=40, found=40, sure=True)) is None
 
