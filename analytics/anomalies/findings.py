@@ -350,7 +350,8 @@ def scores(found: pl.LazyFrame, rules: Sequence[ScoreRule], until_ns: int) -> li
 def _odd(frame: pl.DataFrame, rule: ScoreRule, until_ns: int) -> Iterator[Stretch]:
     off = pl.col("observed") - pl.col("expected_mid")
     side = pl.coalesce(off, "score") > 0 if rule.high else pl.coalesce(off, "score") < 0
-    enough = (off.abs() >= rule.least_ratio * pl.col("expected_mid").abs()).fill_null(rule.least_ratio == 0)
+    least = pl.max_horizontal(rule.least_ratio * pl.col("expected_mid").abs(), pl.lit(rule.least))
+    enough = (off.abs() >= least).fill_null(rule.least_ratio == rule.least == 0)
     wanted = (pl.col("metric") == rule.metric) & (pl.col("p_value") < rule.p_below) & side & enough
     wanted = wanted & (pl.col("window_s").fill_null(STEP_S) == rule.window_s)
     if rule.detectors:

@@ -120,13 +120,14 @@ class MissingRule(Rule):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreRule(Rule):
-    """A p-value below a limit, of a deviation to one side, of at least a share of what was expected."""
+    """A p-value below a limit, of a deviation to one side, of at least a share of what was expected and an amount."""
 
     metric: str
     high: bool
     p_below: float
     detectors: tuple[str, ...] = ()
     least_ratio: float = 0.0
+    least: float = 0.0
     window_s: int = 300
 
 
@@ -308,6 +309,7 @@ def _score(keys: Keys, _: str) -> dict[str, Any]:
         "p_below": keys.needed("p_below", keys.number("p_below", high=1.0)),
         "detectors": keys.texts("detectors", "detectors"),
         "least_ratio": keys.number("least_ratio") or 0.0,
+        "least": keys.number("least") or 0.0,
         "window_s": WINDOWS_S[keys.one_of("window", tuple(WINDOWS_S)) or "5m"],
     }
 

@@ -345,6 +345,11 @@ def test_a_deviation_within_what_boards_differ_by_is_none_however_odd() -> None:
     assert len(odd([score(n, 541.0, 1e-9) for n in range(9)])) == 1
 
 
+def test_a_few_watts_of_a_board_that_idles_are_none_however_odd() -> None:
+    assert odd([score(n, 62.0, 1e-9, expected_mid=80.0) for n in range(9)]) == []
+    assert len(odd([score(n, 59.0, 1e-9, expected_mid=80.0) for n in range(9)])) == 1
+
+
 def test_a_rule_judges_windows_of_its_own_length() -> None:
     creeps = {"metric": "resistance_c_per_w", "expected_mid": 0.1}
     hours = [score(12 * n, 0.09, 1e-4, window_s=3600, **creeps) for n in range(3)]
