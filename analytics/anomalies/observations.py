@@ -82,8 +82,8 @@ def device_windows(
     whole = _with_workloads(frame, allocations, until_ns, step_s).collect()
     racks = fleet.rack_of(whole["host"].drop_nulls().unique())
     rack = pl.col("host").replace_strict(racks, default=None, return_dtype=pl.String)
-    told = _grouped(whole, rack).with_columns(resistance_c_per_w=_resistance())
-    return told.rename({"device": "subject", "name": "work"}).sort("subject", "time")
+    grouped = _grouped(whole, rack).with_columns(resistance_c_per_w=_resistance())
+    return grouped.rename({"device": "subject", "name": "work"}).sort("subject", "time")
 
 
 def workload_windows(rollups: pl.LazyFrame, devices: pl.DataFrame) -> pl.DataFrame:

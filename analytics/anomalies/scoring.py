@@ -42,6 +42,8 @@ BATCH: Final = ("busy_ratio", "clock_ratio", "limit_ratio")
 """What the throughput of a run is expected from. How busy it is beyond that comes of how fast it is."""
 SERVICE: Final = (*BATCH, "sm_ratio", "dram_ratio", "memory_ratio")
 """What a service is expected to make is what it is asked, which shows in what its devices do for it."""
+SERVICE_HOURS: Final = 22
+"""Hours of a service that must be known: nearly a day, of which the quietest are a part."""
 QUIETEST: Final = 0.02
 """A service is judged when it is no quieter than all but this share of its past."""
 BUSY_RATIO: Final = 0.2
@@ -174,7 +176,7 @@ def _of_their_usual(windows: pl.DataFrame, start_ns: int) -> pl.DataFrame:
     hours = pl.col("time").filter(past).dt.truncate("1h").n_unique().over("subject")
     median = {
         name: pl.when(pl.col("serves"))
-        .then(pl.when(hours >= HOURS).then(pl.col(column).filter(past).median().over("subject")))
+        .then(pl.when(hours >= SERVICE_HOURS).then(pl.col(column).filter(past).median().over("subject")))
         .otherwise(
             pl.col(column)
             .rolling_median_by("time", window_size=f"{_USUAL_S}s", closed="left", min_samples=HOUR_S // STEP_S)

@@ -55,8 +55,11 @@ def test_scores_are_of_the_odd_tail_and_say_what_was_expected(scored: Store) -> 
     assert found["p_value"].is_between(0, 0.05, closed="right").all()
     assert set(found["detector"]) == {"expectation", "peers"}
     assert set(found["metric"]) >= {"power_w", "temperature_c", "clock_sm_hz"}
-    assert (found["expected_low"] < found["expected_mid"]).all()
-    assert (found["expected_mid"] < found["expected_high"]).all()
+    # Clocks at their highest are all the same, and so are the bounds.
+    assert (found["expected_low"] <= found["expected_mid"]).all()
+    assert (found["expected_mid"] <= found["expected_high"]).all()
+    power = found.filter(pl.col("metric") == "power_w")
+    assert ((power["expected_low"] < power["expected_mid"]) & (power["expected_mid"] < power["expected_high"])).all()
     off = found["observed"] - found["expected_mid"]
     assert (off.sign() == found["score"].sign()).all()
     assert (found["peers"].is_not_null() == (found["detector"] == "peers")).all()
@@ -110,10 +113,8 @@ def test_a_service_that_makes_less_than_what_its_device_does_for_it_is_slow(scor
     (one,) = (row for row in slow if row["name"] == workload_of(scored, fault.subject))
     assert abs(one["start"] - fault.start_ns) <= 900 * NS
     assert 0.7 < one["observed"] / one["expected_mid"] < 0.85
-    # Another that hangs is stalled; that a night is quieter than any before is no fault of a service.
-    assert {row["name"] for row in slow} <= {
-        workload_of(scored, one.subject) for one in faults(OPTIONS, START_NS, NOW_NS) if one.kind != "clock_stuck"
-    } | {row["name"] for row in slow if row["start"] >= START_NS + 26 * HOUR_NS}
+    # No service is slow before anything is wrong, in the quietest hours.
+    assert not [row for row in slow if row["start"] < START_NS + 26 * HOUR_NS]
 
 
 def test_weak_cooling_is_told_by_degrees_for_each_watt(scored: Store) -> None:
@@ -173,5 +174,5 @@ def test_a_service_that_is_quieter_than_ever_is_not_judged() -> None:
 def test_what_is_usual_of_a_service_is_the_same_at_night_as_at_noon() -> None:
     found = _of_their_usual(of_a_service([*([0.2] * 8), *([0.8] * 16), 0.5]), START_NS + 24 * HOUR_NS)
     assert found["base"].unique().to_list() == [800.0]
-    young = _of_their_usual(of_a_service([0.5] * 30), START_NS + 4 * HOUR_NS)
+    young = _of_their_usual(of_a_service([0.5] * 30), START_NS + 20 * HOUR_NS)
     assert young["base"].null_count() == young.height, "of so few hours nothing is known"
