@@ -36,7 +36,7 @@ PEER_METRICS: Final = {
     "power_w": "group", "temperature_c": "group", "clock_sm_hz": "group", "resistance_c_per_w": "air",
 }  # fmt: skip
 """What peers are compared by, and of which group they are."""
-SLOW_METRICS: Final = ("power_w", "resistance_c_per_w")
+SLOW_METRICS: Final = ("resistance_c_per_w",)
 """What is compared by the hour, too: what creeps is below the noise of five minutes."""
 BATCH: Final = ("busy_ratio", "clock_ratio", "limit_ratio")
 """What the throughput of a run is expected from. How busy it is beyond that comes of how fast it is."""
