@@ -313,7 +313,7 @@ def labelled(seed: int) -> Labelled:
             held=held(scan(store, "allocations"), None, end_ns).select("device", "workload", "start", "end").collect(),
             ids=build_fleet(parse(options)).ids,
             faults=faults(options, START_NS, end_ns),
-            device_days=float(SIMULATED["devices"]) * (DAYS - 1),  # type: ignore[arg-type]
+            device_days=float(SIMULATED["devices"]) * (DAYS - 1),
             cpu_s=cpu_s,
             windows=windows,
         )
