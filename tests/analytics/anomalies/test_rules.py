@@ -72,8 +72,9 @@ NEW = 'severity = "warning"\nsays = "it is"\naction = "Do it."\n'
 @pytest.mark.parametrize(
     ("text", "key", "message"),
     [
-        ('[[rule]]\nname = "x"', "rule", "is not a key; known: event, headroom, missing, score, threshold, xid"),
+        ('[[rule]]\nname = "x"', "rule", "is not a key; known: event, headroom, missing, score, stalled, threshold, xid"),
         ("x = = 1", "rules.toml", "is not TOML"),
+        ('[[score]]\nname = "heat_disagrees"\nwindow = "2h"', "score[0].window", "5m, 1h"),
         ('[[threshold]]\nname = "hot"\nraise_above = 3', "threshold[0].raise_above", "and raise_below are both there"),
         (f'[[threshold]]\nname = "x"\nvalue = "power_max_w"\n{NEW}', "threshold[0].raise_above", "is missing"),
         (f'[[threshold]]\nname = "x"\nraise_above = 1\n{NEW}', "threshold[0].value", "is missing"),
