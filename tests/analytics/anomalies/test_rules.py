@@ -72,7 +72,7 @@ NEW = 'severity = "warning"\nsays = "it is"\naction = "Do it."\n'
 @pytest.mark.parametrize(
     ("text", "key", "message"),
     [
-        ('[[rule]]\nname = "x"', "rule", "is not a key; known: event, headroom, missing, score, stalled, threshold, xid"),
+        ('[[rule]]\nname = "x"', "rule", "known: event, headroom, missing, score, stalled, threshold, xid"),
         ("x = = 1", "rules.toml", "is not TOML"),
         ('[[score]]\nname = "heat_disagrees"\nwindow = "2h"', "score[0].window", "5m, 1h"),
         ('[[threshold]]\nname = "hot"\nraise_above = 3', "threshold[0].raise_above", "and raise_below are both there"),
