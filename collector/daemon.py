@@ -174,4 +174,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    # All is closed. Taking the interpreter apart costs time, and what was frozen DuckDB's binding would call leaked.
+    logging.shutdown()
+    os._exit(code)

@@ -125,6 +125,7 @@ def test_what_is_read_is_served_and_stored_and_the_end_seals_it(run: Callable[..
     reads = agent.value("perfwatt_reads_total", 'source="fake:GPU-1"') or 0
     assert agent.end() < 2.0
     assert agent.process.returncode == 0
+    assert "leaked" not in agent.log
     ((stored,),) = agent.rows("device_samples")
     assert stored >= reads
     assert agent.rows("devices", "DISTINCT device, host") == [("GPU-1", "node1")]
