@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
 
+from analytics.attribution import platform_steps
 from analytics.boards import with_meters
 from analytics.cost import cost, fixed_cost, rates
-from analytics.efficiency import current, held_energy, of_workloads, work_of
+from analytics.efficiency import current, energy_in, held_energy, of_workloads, work_of
 from analytics.energy import device_steps
 from analytics.findings import findings, thin
 from analytics.fleet import Fleet
@@ -123,7 +124,8 @@ def job_report(
     boards = _boards(mine, told.devices)
     samples = _while_held(told.device_samples, boards).collect().lazy()
     devices = _devices(lines, samples, boards, told.devices)
-    hosts = tuple(sorted({device.host for device in devices if device.host}))
+    spans = _machines(workload, told)
+    hosts = tuple(sorted({device.host for device in devices if device.host} | {*spans["device"]}))
     first, last = samples.select(first=pl.col("time").min(), last=pl.col("time").max()).collect().row(0)
     called = _identity(workload, mine, told.workload_samples)
     work, counter_ratio = _work(workload, told, max_gap_s)
@@ -141,7 +143,7 @@ def job_report(
         seen_ns=None if first is None else (_moment(first), _moment(last)),
         device_h=sum(device.allocated_s for device in devices) / 3600.0,
         devices=devices,
-        energy=_energy(lines, counter_ratio),
+        energy=_energy(lines, counter_ratio, _wall(spans, told, max_gap_s)),
         money=_money(lines, told, fleet),
         work=work,
         standing=_standing(workload, called, devices, work, runs),
@@ -374,7 +376,36 @@ def _imbalance(devices: Sequence[DeviceUse]) -> Imbalance | None:
 # --------------------------------------------------------------------------------------------------- energy and money
 
 
-def _energy(lines: pl.LazyFrame, counter_ratio: float | None) -> Energy:
+def _machines(workload: str, told: "WorkloadFrames") -> pl.DataFrame:
+    """When the workload held anything of each machine, as allocations name it: device (the machine), start, end."""
+    last_ns = told.host_samples.select(pl.col("time").max().cast(pl.Datetime("ns")).to_physical()).collect().item()
+    now = pl.lit(last_ns, pl.Int64).cast(pl.Datetime("ns"))
+    return (
+        told.allocations.filter((pl.col("workload") == workload) & pl.col("host").is_not_null())
+        .sort("time")
+        .unique(["device", "start"], keep="last", maintain_order=True)
+        .group_by(device="host")
+        .agg(
+            pl.col("start").cast(pl.Datetime("ns")).min(),
+            end=pl.col("end").cast(pl.Datetime("ns")).fill_null(now).max(),
+        )
+        .sort("device")
+        .collect()
+    )
+
+
+def _wall(spans: pl.DataFrame, told: "WorkloadFrames", max_gap_s: float | None) -> tuple[float | None, float | None]:
+    """The energy of the machines in that time, as far as they were read, and the share of it that was measured."""
+    steps = platform_steps(told.host_samples, max_gap_s=max_gap_s).collect().lazy()
+    inside = spans.lazy().with_columns(share=pl.lit(1.0))
+    found = energy_in(inside, steps, sums=("energy_j", "covered_s")).select("energy_j", "covered_s", "span_s")
+    joules, covered_s, span_s = found.sum().collect().row(0)
+    return (joules, covered_s / span_s) if covered_s else (None, None)
+
+
+def _energy(
+    lines: pl.LazyFrame, counter_ratio: float | None, wall: tuple[float | None, float | None] = (None, None)
+) -> Energy:
     sums = lines.select(pl.col("span_s", "covered_s", "modelled_j").sum()).collect()
     span_s, covered_s, modelled_j = sums.row(0)
     whole = total(lines.with_columns(all=pl.lit(0)), ["all"]).collect()
@@ -387,6 +418,8 @@ def _energy(lines: pl.LazyFrame, counter_ratio: float | None) -> Energy:
         counter_ratio=counter_ratio,
         modelled_ratio=modelled_j / energy_j if energy_j else None,
         power_mean_w=energy_j / covered_s if energy_j is not None and covered_s else None,
+        wall_j=wall[0],
+        wall_ratio=wall[1],
     )
 
 

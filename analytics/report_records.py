@@ -67,6 +67,10 @@ class Energy:
     counter_ratio: float | None
     modelled_ratio: float | None
     power_mean_w: float | None
+    wall_j: float | None = None
+    """What its machines drew by their own sensors while it held devices there, whoever else ran on them included."""
+    wall_ratio: float | None = None
+    """The share of that time in which they were measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -47,7 +47,12 @@ def energy(report: JobReport) -> str:
     """Its energy with the interval, and how it was measured."""
     told = report.energy
     if told.energy_j is None:
-        return "not measured"
+        if told.wall_j is None or told.wall_ratio is None:
+            return "not measured"
+        machines = "its machine" if len(report.hosts) == 1 else f"its {len(report.hosts)} machines"
+        return (
+            f"{amount(told.wall_j)} of {machines} as a whole, {told.wall_ratio:.0%} of the time; devices not measured"
+        )
     text = amount(told.energy_j)
     if told.low_j is not None and told.high_j is not None:
         text += f", between {scaled_joules(told.low_j)} and {scaled_joules(told.high_j)}"

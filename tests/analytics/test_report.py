@@ -6,6 +6,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from analytics import report_words as words
 from analytics.fleet_toml import parse_fleet
 from analytics.frames import WorkloadFrames, schema
 from analytics.report import JobReport, job_report, other_runs
@@ -153,6 +154,18 @@ def test_what_others_draw_on_the_same_device_before_and_after_is_not_the_jobs() 
     assert found.energy.energy_j == pytest.approx(300 * 600)
     assert found.device_h == pytest.approx(600 / 3600)
     assert found.end_ns is not None
+
+
+def test_a_run_of_which_only_the_machine_was_measured_says_what_that_drew() -> None:
+    frames = told([], [("w", "node-1", 600, 1800)], counted(10.0), devices=[])
+    machine = [
+        {"host": "node-1", "time": at(s), "source": "bmc", "platform_power_w": 1000.0} for s in range(0, HOUR + 1, 10)
+    ]
+    one = report(frames._replace(host_samples=table("host_samples", machine)))
+    assert (one.energy.energy_j, one.hosts) == (None, ("node-1",))
+    assert (one.energy.wall_j, one.energy.wall_ratio) == pytest.approx((1.2e6, 1.0))
+    assert words.energy(one) == "1.2 MJ (0.333 kWh) of its machine as a whole, 100% of the time; devices not measured"
+    assert words.energy(report(frames)) == "not measured"
 
 
 def test_an_unknown_job_has_no_report() -> None:
