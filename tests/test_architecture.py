@@ -29,6 +29,8 @@ ALLOWED = {
     "collector.store.arrays": {"numpy"},
     "collector.store.encoding": {"numpy"},
     "collector.store.repacking": {"numpy"},
+    "collector.store.rolling": {"numpy"},
+    "collector.store.windows": {"numpy"},
     "analytics": {"polars", "numpy", "sklearn", "scipy"},
     "analytics.anomalies.expectation": {"polars", "numpy", "sklearn", "threadpoolctl"},
     "analytics.commands": {"polars", "typer"},

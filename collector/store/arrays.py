@@ -22,7 +22,7 @@ from collector.store.bulk import Written
 from collector.store.encoding import FAST, Effort, Encoder, Present
 from collector.store.files import Files
 from collector.store.packing import candidates, resolution_digits, stored_type
-from collector.store.parquet import Chunk, Field, write
+from collector.store.parquet import Chunk, Field, parts_of, write
 from collector.store.segments import DAY_NS, day_folder, day_of
 from collector.store.table import Column, Table
 
@@ -47,6 +47,22 @@ class Array:
 
     def __getitem__(self, rows: Any) -> "Array":
         return replace(self, values=self.values[rows], present=self.present[rows])
+
+
+@dataclass(frozen=True, slots=True)
+class Lists:
+    """A column of lists of structs: how many structs each row has (0: null), and each of their fields, one array."""
+
+    column: Column
+    lengths: NDArray[Any]
+    values: tuple[NDArray[Any], ...]
+
+    def __getitem__(self, rows: Any) -> "Lists":
+        lengths = self.lengths[rows]
+        ends = np.cumsum(self.lengths)
+        first = (ends - self.lengths)[rows]
+        at = np.repeat(first - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())
+        return replace(self, lengths=lengths, values=tuple(values[at] for values in self.values))
 
 
 def read(table: Table, data: Mapping[str, Any]) -> list[Array]:
@@ -142,6 +158,49 @@ def _rises(ranks: Sequence[NDArray[Any]]) -> bool:
 # -------------------------------------------------------------------------------------------------------------- writing
 
 
+def write_ordered(
+    files: Files,
+    root: Path,
+    table: Table,
+    arrays: Sequence[Array | Lists],
+    label: str,
+    metadata: Mapping[str, str],
+    threads: int | None = None,
+) -> list[Written]:
+    """
+    Write rows of one day that are in order, each once, to a temporary file; none, if there are none.
+
+    Raises: StoreError; then no file is left.
+    """
+    (time,) = (array for array in arrays if array.column.name == "time")
+    assert isinstance(time, Array)
+    if not len(time.values):
+        return []
+    first_ns, last_ns = int(time.values.min()), int(time.values.max())
+    day = day_of(first_ns)
+    item = Written(day, day_folder(root, table.name, day) / f".{label}.tmp", first_ns, last_ns)
+    files.make_folder(item.path.parent)
+    flat = [array for array in arrays if isinstance(array, Array)]
+    columns = [stored for array in flat if (stored := _stored(table, array)) is not None]
+    lists = [array for array in arrays if isinstance(array, Lists) and array.lengths.any()]
+    listed = [Field(array.column.name, array.column.type) for array in lists]
+    fields = [*(field for field, _ in columns), *(part for field in listed for part in parts_of(field))]
+    rows = len(time.values)
+    size = group_rows(rows, len(columns))
+
+    def group(some: slice) -> list[Array | Lists]:
+        parts = [replace(held, values=(one,)) for array in lists for held in [array[some]] for one in held.values]
+        return [*(array[some] for _, array in columns), *parts]
+
+    groups = (group(slice(start, start + size)) for start in range(0, rows, size))
+    try:
+        write_file(item.path, fields, groups, sql.file_metadata(table, metadata), FAST, threads)
+    except BaseException:
+        item.path.unlink(missing_ok=True)
+        raise
+    return [item]
+
+
 def write_arrays(
     files: Files,
     root: Path,
@@ -200,7 +259,7 @@ def group_rows(rows: int, columns: int) -> int:
 def write_file(
     path: Path,
     fields: Sequence[Field],
-    groups: Iterable[Sequence[Array]],
+    groups: Iterable[Sequence[Array | Lists]],
     metadata: Mapping[str, str],
     effort: Effort,
     threads: int | None = None,
@@ -208,11 +267,17 @@ def write_file(
     """Write groups of ordered rows, in the types to store them in, as one Parquet file."""
     encoders = [Encoder(field, effort) for field in fields]
     with path.open("wb") as out, ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        encoded = ((len(arrays[0].values), pool.map(_chunk, encoders, fields, arrays)) for arrays in groups)
+        encoded = ((_length(arrays[0]), pool.map(_chunk, encoders, fields, arrays)) for arrays in groups)
         write(out, fields, encoded, metadata)
 
 
-def _chunk(encoder: Encoder, field: Field, array: Array) -> Chunk:
+def _length(array: Array | Lists) -> int:
+    return len(array.values if isinstance(array, Array) else array.lengths)
+
+
+def _chunk(encoder: Encoder, field: Field, array: Array | Lists) -> Chunk:
+    if isinstance(array, Lists):
+        return encoder.listed(array.values[0].astype(np.int64), array.lengths)
     if field.type == "VARCHAR":
         return encoder.words(array.values, array.words)
     if field.type == "DOUBLE":

@@ -32,6 +32,17 @@ class Frame(Protocol):
         ...
 
 
+@runtime_checkable
+class Arranged(Protocol):
+    """Rows of one day, in order, each once, that can write themselves."""
+
+    def write_days(
+        self, files: Files, root: Path, label: str, metadata: Mapping[str, str], threads: int | None
+    ) -> "list[Written]":
+        """As `write_days`."""
+        ...
+
+
 # Kinds of arrays that are written as they are: flags, whole numbers, fractions, times.
 _ARRAYS = "biufM"
 Columns = Mapping[str, Any]
@@ -142,7 +153,7 @@ def write_days(
     files: Files,
     root: Path,
     table: Table,
-    data: Frame | Columns,
+    data: Frame | Columns | Arranged,
     label: str,
     metadata: Mapping[str, str],
 ) -> list[Written]:
@@ -152,6 +163,8 @@ def write_days(
     Raises: StoreError (a column the table does not have, a null time, a full disk); then no file is left.
     """
     files.make_folder(root / table.name)
+    if isinstance(data, Arranged):
+        return data.write_days(files, root, label, metadata, engine.threads)
     if not isinstance(data, Frame):
         _refuse(table, set(data))
         if all(_is_array(column) for column in data.values()):

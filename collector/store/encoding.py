@@ -119,23 +119,41 @@ class Encoder:
     def integers(self, values: Integers, present: Present) -> Chunk:
         """Whole numbers: times, counts, decimals as multiples of their last digit."""
         held = values if present.all() else values[present]
+        return self._chunk(present, *self._whole(held))
+
+    def listed(self, values: Integers, lengths: Integers) -> Chunk:
+        """The whole numbers of all lists, one after another; a list of none is null."""
+        content, encoding, _, dictionary = self._whole(values)
+        there = lengths > 0
+        entries = np.maximum(lengths, 1)
+        again = np.ones(int(entries.sum()), bool)
+        again[np.cumsum(entries) - entries] = False
+        held = np.repeat(there, entries)
+        # How deep a value is, in two bits: 0 for a list that is null, 2 for what is in one.
+        depth = np.zeros((held.size, 2), bool)
+        depth[:, 1] = held
+        content = _packed_levels(again[:, None]) + _packed_levels(depth) + content
+        return self._paged(held.size, held.size - len(values), content, encoding, (None, None), dictionary)
+
+    def _whole(self, held: Integers) -> tuple[bytes, int, Sequence[bytes | None], tuple[bytes, int] | None]:
+        """Whole numbers, none of them null: encoded, how, their extremes, and the words of a dictionary."""
         if not len(held):
-            return self._chunk(present, b"", PLAIN)
+            return b"", PLAIN, (None, None), None
         low, high = int(held.min()), int(held.max())
         ends = [np.array(end, self._kind).tobytes() for end in (low, high)]
         if high - low >= self._furthest:
-            return self._chunk(present, held.astype(self._kind).tobytes(), PLAIN, ends)
+            return held.astype(self._kind).tobytes(), PLAIN, ends, None
         if self._way is None:
             self._way = self._best_way(_some(held, self._effort.tried))
         block, whole = self._way
         if block is not None:
-            return self._chunk(present, deltas(held, block, whole=whole), DELTAS, ends)
+            return deltas(held, block, whole=whole), DELTAS, ends, None
         found = _dictionary(held)
         if found is None:
-            return self._chunk(present, deltas(held, 128), DELTAS, ends)
+            return deltas(held, 128), DELTAS, ends, None
         listed, places = found
         plain = listed.astype(self._kind).tobytes()
-        return self._chunk(present, indices(places, len(listed), whole=whole), DICTIONARY, ends, (plain, len(listed)))
+        return indices(places, len(listed), whole=whole), DICTIONARY, ends, (plain, len(listed))
 
     def doubles(self, values: NDArray[np.float64], present: Present) -> Chunk:
         """Numbers of any size, each byte of all of them together."""
@@ -184,6 +202,18 @@ class Encoder:
         ends: Sequence[bytes | None] = (None, None),
         dictionary: tuple[bytes, int] | None = None,
     ) -> Chunk:
+        nulls = len(present) - int(np.count_nonzero(present))
+        return self._paged(len(present), nulls, _levels(present) + content, encoding, ends, dictionary)
+
+    def _paged(
+        self,
+        values: int,
+        nulls: int,
+        content: bytes,
+        encoding: int,
+        ends: Sequence[bytes | None],
+        dictionary: tuple[bytes, int] | None,
+    ) -> Chunk:
         compression = self._effort.exact if encoding in {PLAIN, SPLIT} else self._effort.compression
         if not self._compresses:
             compression = _NONE
@@ -191,8 +221,7 @@ class Encoder:
         if dictionary is not None:
             plain, count = dictionary
             words = _page(compression, PLAIN, count, plain)
-        page = _page(compression, encoding, len(present), _levels(present) + content)
-        return Chunk(compression.codec, page, words, len(present) - int(np.count_nonzero(present)), *ends)
+        return Chunk(compression.codec, _page(compression, encoding, values, content), words, nulls, *ends)
 
 
 def _page(compression: Compression, encoding: int, values: int, content: bytes) -> Page:
@@ -217,6 +246,15 @@ def _levels(present: Present) -> bytes:
     if (count := np.count_nonzero(present)) in {0, len(present)}:
         return levels(len(present), bool(count))
     return levels(len(present), np.packbits(present, bitorder="little").tobytes())
+
+
+def _packed_levels(bits: Present) -> bytes:
+    """Levels of lists, the bits of each a row from the lowest on: one run of packed ones, and before it its bytes."""
+    groups = -(-len(bits) // 8)
+    filled = np.zeros((groups * 8, bits.shape[1]), bool)
+    filled[: len(bits)] = bits
+    run = varint(groups << 1 | 1) + np.packbits(filled, bitorder="little").tobytes()
+    return len(run).to_bytes(4, "little") + run
 
 
 # ------------------------------------------------------------------------------------------------------- dictionaries

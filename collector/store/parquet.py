@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from itertools import groupby
 from typing import BinaryIO, Final
 
 MAGIC: Final = b"PAR1"
@@ -19,11 +20,14 @@ UNCOMPRESSED, GZIP, BROTLI, ZSTD = 0, 2, 4, 6
 """Compressions."""
 _BOOLEAN, _INT32, _INT64, _DOUBLE, _BYTES = 0, 1, 2, 5, 6
 _DATA_PAGE, _DICTIONARY_PAGE = 0, 2
-_OPTIONAL: Final = 1
-_UTF8, _DECIMAL, _MILLIS, _MICROS, _INT_32, _INT_64 = 0, 5, 9, 10, 17, 18
+_REQUIRED, _OPTIONAL, _REPEATED = 0, 1, 2
+_UTF8, _LIST_OF, _DECIMAL, _MILLIS, _MICROS, _UINT_32, _INT_16, _INT_32, _INT_64 = 0, 3, 5, 9, 10, 13, 16, 17, 18
 """Converted types, for readers that know no logical ones."""
+_WHOLE: Final = {"SMALLINT": _INT_16, "UINTEGER": _UINT_32, "INTEGER": _INT_32, "BIGINT": _INT_64}
 _UNITS: Final = {"TIMESTAMP_MS": 1, "TIMESTAMP": 2, "TIMESTAMP_NS": 3}
 _DECIMAL_TYPE = re.compile(r"DECIMAL\((\d+),(\d+)\)")
+_SHORT: Final = {"INTEGER", "SMALLINT", "UINTEGER"}
+_OF_LISTS: Final = re.compile(r"STRUCT\((\w+ \w+(?:, \w+ \w+)*)\)\[\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +54,11 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A column by its name and DuckDB type."""
+    """A column by its name and DuckDB type; one that is part of a column of lists says of which (`within`)."""
 
     name: str
     type: str
+    within: str = ""
 
     @property
     def digits(self) -> int:
@@ -64,7 +69,7 @@ class Field:
     @property
     def bytes(self) -> int:
         """How long a whole number of this type is."""
-        return 4 if self.type == "INTEGER" or self.type.startswith("DECIMAL(9,") else 8
+        return 4 if self.type in _SHORT or self.type.startswith("DECIMAL(9,") else 8
 
     @property
     def physical(self) -> int:
@@ -76,6 +81,13 @@ class Field:
 def is_storable(kind: str) -> bool:
     """Whether a column of the DuckDB type *kind* can be written here."""
     return kind in {"VARCHAR", "DOUBLE", "BOOLEAN", "INTEGER", "BIGINT", *_UNITS} or bool(_DECIMAL_TYPE.fullmatch(kind))
+
+
+def parts_of(field: Field) -> list[Field]:
+    """The fields of a column of lists of structs."""
+    found = _OF_LISTS.fullmatch(field.type)
+    listed = [part.split() for part in found[1].split(", ")] if found is not None else []
+    return [Field(name, kind, within=field.name) for name, kind in listed]
 
 
 def levels(rows: int, present: bool | bytes) -> bytes:
@@ -191,12 +203,13 @@ def write(
         sizes = sum(size for _, size in columns)
         described.append(_struct(_listed(1, _STRUCT, [column for column, _ in columns]), _i64(2, sizes), _i64(3, rows)))
         total += rows
-    root = _struct(_binary(4, b"rows"), _i32(5, len(fields)))
+    elements = [element for _, some in groupby(fields, _column) for element in _elements(tuple(some))]
+    root = _struct(_binary(4, b"rows"), _i32(5, len(dict.fromkeys(map(_column, fields)))))
     pairs = [_struct(_binary(1, k.encode()), _binary(2, v.encode())) for k, v in metadata.items()]
     typed = _struct(_within(1, _struct()))
     footer = _struct(
         _i32(1, 2),
-        _listed(2, _STRUCT, [root, *map(_element, fields)]),
+        _listed(2, _STRUCT, [root, *elements]),
         _i64(3, total),
         _listed(4, _STRUCT, described),
         _listed(5, _STRUCT, pairs),
@@ -220,7 +233,7 @@ def _chunk(out: BinaryIO, field: Field, chunk: Chunk) -> tuple[bytes, int]:
     described = _struct(
         _i32(1, field.physical),
         _listed(2, _I32, [zigzag(encoding) for encoding in sorted(used)]),
-        _listed(3, _BINARY, [_bytes(field.name.encode())]),
+        _listed(3, _BINARY, [_bytes(name.encode()) for name in _path(field)]),
         _i32(4, chunk.codec),
         _i64(5, data.values),
         _i64(6, size),
@@ -246,9 +259,31 @@ def _page(out: BinaryIO, kind: int, page: Page, head: tuple[int, bytes]) -> int:
     return len(header) + page.size
 
 
+def _column(field: Field) -> str:
+    return field.within or field.name
+
+
+def _path(field: Field) -> list[str]:
+    return [field.within, "list", "element", field.name] if field.within else [field.name]
+
+
 @cache
-def _element(field: Field) -> bytes:
-    """A column in the schema, with its logical type."""
+def _elements(fields: tuple[Field, ...]) -> list[bytes]:
+    """A column in the schema: one field, or those of the structs that it has lists of."""
+    if not fields[0].within:
+        return [_element(fields[0], _OPTIONAL)]
+    logical = _struct(_within(3, _struct()))
+    return [
+        _struct(_i32(3, _OPTIONAL), _binary(4, fields[0].within.encode()), _i32(5, 1), _i32(6, _LIST_OF),
+                _within(10, logical)),
+        _struct(_i32(3, _REPEATED), _binary(4, b"list"), _i32(5, 1)),
+        _struct(_i32(3, _REQUIRED), _binary(4, b"element"), _i32(5, len(fields))),
+        *(_element(field, _REQUIRED) for field in fields),
+    ]  # fmt: skip
+
+
+def _element(field: Field, repetition: int) -> bytes:
+    """A field in the schema, with its logical type."""
     converted: int | None = None
     scale = precision = logical = None
     if field.type == "VARCHAR":
@@ -261,11 +296,11 @@ def _element(field: Field) -> bytes:
     elif (found := _DECIMAL_TYPE.fullmatch(field.type)) is not None:
         converted, precision, scale = _DECIMAL, int(found[1]), int(found[2])
         logical = _struct(_within(5, _struct(_i32(1, scale), _i32(2, precision))))
-    elif field.type in {"INTEGER", "BIGINT"}:
-        converted = _INT_32 if field.type == "INTEGER" else _INT_64
+    else:
+        converted = _WHOLE.get(field.type)
     return _struct(
         _i32(1, field.physical),
-        _i32(3, _OPTIONAL),
+        _i32(3, repetition),
         _binary(4, field.name.encode()),
         _i32(6, converted),
         _i32(7, scale),

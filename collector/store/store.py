@@ -13,7 +13,7 @@ import duckdb
 
 from collector.errors import StoreBusy, StoreError
 from collector.store import sql, views
-from collector.store.bulk import Columns, Frame, Written, write_days
+from collector.store.bulk import Arranged, Columns, Frame, Written, write_days
 from collector.store.checking import Problem, check
 from collector.store.compaction import GRACE_S, compact, expire, pack, sweep
 from collector.store.engine import Engine, as_store_error, connect
@@ -194,7 +194,7 @@ class Store:
         self,
         table: str,
         part: str,
-        data: Frame | Columns,
+        data: Frame | Columns | Arranged,
         *,
         first: int = 0,
         last: int = 0,
@@ -229,7 +229,12 @@ class Store:
 
     @contextmanager
     def _bulk(
-        self, table: Table, data: Frame | Columns, writer: str, threads: int | None, metadata: Mapping[str, str]
+        self,
+        table: Table,
+        data: Frame | Columns | Arranged,
+        writer: str,
+        threads: int | None,
+        metadata: Mapping[str, str],
     ) -> Iterator[tuple[Engine, Table, list[Written]]]:
         """Write *data* to temporary files, then hold the writer's name while they are given theirs."""
         label = f"{writer}.{os.getpid()}.{threading.get_ident()}"

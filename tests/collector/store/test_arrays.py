@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import polars as pl
 import pytest
@@ -16,6 +17,9 @@ from hypothesis import strategies as st
 from analytics import frames
 from collector.errors import StoreError
 from collector.store import Coded, Store
+from collector.store.arrays import Array, Lists, write_ordered
+from collector.store.files import FILES
+from collector.store.schema import TABLES
 
 DAY_NS = 86_400 * 10**9
 WORDS = ("b", "a", "zz", "a")
@@ -184,3 +188,52 @@ print("numpy" in sys.modules)
         cwd=Path(__file__).parents[3],
     )
     assert done.stdout == "False\n"
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(lists=st.lists(st.lists(st.tuples(st.integers(-999, 999), st.integers(1, 2**31 - 1)), max_size=5), min_size=1))
+def test_a_column_of_lists_is_read_by_polars_and_duckdb_as_it_was_given(
+    tmp_path_factory: Any, day_ns: int, lists: list[list[tuple[int, int]]]
+) -> None:
+    table, count = TABLES["device_rollups"], len(lists)
+    columns = {column.name: column for column in table}
+    there = np.ones(count, bool)
+    arrays = [
+        Array(columns["device"], np.zeros(count, np.int64), there, ("a",)),
+        Array(columns["time"], day_ns + np.arange(count) * 10**9, there),
+        Lists(
+            columns["power_sketch_w"],
+            np.array([len(entries) for entries in lists]),
+            tuple(np.array([entry[at] for entries in lists for entry in entries], np.int64) for at in (0, 1)),
+        ),
+    ]
+    root = tmp_path_factory.mktemp("s")
+    (written,) = write_ordered(FILES, root, table, arrays, "label", {})
+    wanted = [[{"bin": bin, "n": n} for bin, n in entries] or None for entries in lists]
+    if any(lists):
+        read = pl.read_parquet(written.path)["power_sketch_w"]
+        assert read.dtype == pl.List(pl.Struct({"bin": pl.Int16, "n": pl.UInt32}))
+        assert read.to_list() == wanted
+        select = f"SELECT power_sketch_w, typeof(power_sketch_w) FROM read_parquet('{written.path}')"
+        with duckdb.connect() as db:
+            assert db.execute(select).fetchall() == [(entries, columns["power_sketch_w"].type) for entries in wanted]
+    else:
+        assert "power_sketch_w" not in pl.read_parquet_schema(written.path)
+
+
+def test_lists_in_many_groups_of_rows_and_some_rows_of_them(tmp_path: Path, day_ns: int, monkeypatch: Any) -> None:
+    monkeypatch.setattr("collector.store.arrays.WHOLE_VALUES", 10)
+    monkeypatch.setattr("collector.store.sql.ROW_GROUP_ROWS", 7)
+    table = TABLES["device_rollups"]
+    columns = {column.name: column for column in table}
+    lengths = np.arange(100) % 4
+    flat = np.arange(lengths.sum())
+    time = Array(columns["time"], day_ns + np.arange(100) * 10**9, np.ones(100, bool))
+    lists = Lists(columns["power_sketch_w"], lengths, (flat, flat + 1))
+    some = np.flatnonzero(np.arange(100) % 3 > 0)
+    (written,) = write_ordered(FILES, tmp_path, table, [time[some], lists[some]], "label", {})
+    first = np.cumsum(lengths) - lengths
+    assert pl.read_parquet(written.path)["power_sketch_w"].to_list() == [
+        [{"bin": at, "n": at + 1} for at in range(first[row], first[row] + lengths[row])] or None
+        for row in some.tolist()
+    ]

@@ -13,7 +13,7 @@ from analytics import frames
 from collector.sample import Reading
 from collector.store import Coded, Store
 from collector.store.engine import Engine
-from collector.store.rollup_sql import Plan
+from collector.store.rolling import Stretch
 from collector.store.rollups import roll_up
 
 Make = Callable[..., Reading]
@@ -185,12 +185,13 @@ def test_subjects_are_rolled_up_some_at_a_time_to_the_same_end(
             write(there, day_ns, seconds, seconds * number, seconds % 97 + number, device=f"d'{number}")
     now_ns = day_ns + 30 * HOUR * 10**9
     roll(store, now_ns)
-    asked: list[str] = []
-    statement = Plan.statement
-    monkeypatch.setattr("collector.store.rollups.ROWS", 2 * len(seconds) // 2)  # two devices of an hour
-    monkeypatch.setattr(Plan, "statement", lambda self: asked.append(self.inside) or statement(self))
+    asked: list[int] = []
+    read = Stretch.read
+    monkeypatch.setattr("collector.store.rollups.ROWS", 2 * len(seconds))
+    monkeypatch.setattr("collector.store.rolling._ROOM", 0)
+    monkeypatch.setattr(Stretch, "read", lambda self, keys, last: asked.append(len(keys)) or read(self, keys, last))
     roll(other, now_ns)
-    assert len(asked) == 2 * 4
+    assert asked == [2, 2, 2, 1]
     for window_s in (300, 3600, 86_400):
         assert rollups(other, window_s).equals(rollups(store, window_s))
         assert rollups(store, window_s)["device"].n_unique() == 7

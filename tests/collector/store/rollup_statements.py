@@ -1,5 +1,5 @@
 """
-The statements behind the rollups.
+Rollups as statements of SQL: slower than `collector.store.windows` and written another way, to hold that against.
 
 A *step* is the time from one reading of a series to the next. What flows (energy, seconds, bytes, a workload's tokens)
 belongs to the step and is shared by time where the step crosses the edge of a window; what happens (an error) and what
@@ -7,7 +7,7 @@ is read (a temperature) belongs to the reading, one on an edge being of the wind
 `analytics.steps` and `analytics.cells`, so that rollups and raw readings give the same figures.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,13 +15,13 @@ from collector.catalogue import ENERGY, POWER, Kind, Scope
 from collector.gaps import FEW_INTERVALS, GAP_PERIODS, GAP_S, LONGEST_GAP_S, MAX_COUNTER_GAP_S
 from collector.store.schema import ENERGY_SUMS, ROLLUP_TABLES, SKETCHED, SKETCHED_FINEST, STATISTICS, rollup_column
 from collector.store.sketch import bin_of
-from collector.store.sql import quoted
+from collector.store.sql import quoted, read_segments, typed_rows
+from collector.store.store import Store
 from collector.store.table import Column, Table
+from collector.store.views import groups
 from collector.units import COUNT
 
 WINDOWS_S = (300, 3600)
-DAY_S = 86_400
-"""Days are folded from their hours, once they are over."""
 
 _NS = 10**9
 _FINEST_NS = WINDOWS_S[0] * _NS
@@ -113,7 +113,7 @@ class Plan:
         return names
 
     def _rows(self) -> str:
-        """The readings of the stretch; and of each series the last one before, and the first one after."""
+        """The readings of the stretch; of each series the last one before; and those after."""
         gauges = [quoted(column.name) for column in self.measured(Kind.GAUGE)]
         carried = [*self._paired, *(column.name for column in self.events)]
         partial = [name for name in self._paired if name not in self.whole]
@@ -123,14 +123,17 @@ class Plan:
             f"SELECT time, {self.series}, true AS inside{_more(dict.fromkeys([*names, *gauges]))}{_more(own)} "
             f"FROM ({self.inside})"
         )
-        for select, end, nearest in ((self.earlier, "max", "arg_max"), (self.later, "min", "arg_min")):
-            if select is None:
-                continue
-            values = [f"{nearest}({name}, time) AS {name}" for name in names]
-            values += [f"{end}(time) FILTER ({quoted(n)} IS NOT NULL) AS {_called(n, 'time')}" for n in partial]
+        if self.earlier is not None:
+            values = [f"arg_max({name}, time) AS {name}" for name in names]
+            values += [f"max(time) FILTER ({quoted(n)} IS NOT NULL) AS {_called(n, 'time')}" for n in partial]
             rows += (
-                f" UNION ALL BY NAME SELECT {self.series}, {end}(time) AS time, false AS inside{_more(values)} "
-                f"FROM ({select}) GROUP BY {self.series}"
+                f" UNION ALL BY NAME SELECT {self.series}, max(time) AS time, false AS inside{_more(values)} "
+                f"FROM ({self.earlier}) GROUP BY {self.series}"
+            )
+        if self.later is not None:
+            rows += (
+                f" UNION ALL BY NAME SELECT time, {self.series}, false AS inside{_more(names)}{_more(own)} "
+                f"FROM ({self.later})"
             )
         return rows
 
@@ -332,47 +335,6 @@ class Plan:
         return f"{self.series}, window_s, {start}, {', '.join(given)}"
 
 
-def folded(rollups: Table, names: Collection[str], hours: str, day_ns: int) -> str:
-    """
-    A day of *hours* (a select of rollups of five minutes and of an hour, with *names* as columns) and the day itself.
-
-    Sums are added up and extremes kept; a mean weighs each hour by its rows.
-    """
-    subject = quoted(rollups.keys[0])
-    series = f"{subject}, source"
-    told = (*rollups.keys, "time", "window_s")
-    columns = [column for column in rollups if column.name in names and column.name not in told]
-    values = [_folded(column) for column in columns if not column.type.endswith("]")]
-    lists = [column.name for column in columns if column.type.endswith("]")]
-    day = (
-        f"SELECT {series}, {DAY_S}::INTEGER AS window_s, make_timestamp_ns({day_ns}) AS time, {', '.join(values)} "
-        f"FROM hours WHERE window_s = 3600 GROUP BY {series}"
-    )
-    merged = [
-        f"merged{number} AS (SELECT {series}, list(struct_pack(bin := bin, n := n) ORDER BY bin) AS {quoted(name)} "
-        f"FROM (SELECT {series}, bin, sum(n)::UINTEGER AS n FROM "
-        f"(SELECT {series}, unnest({quoted(name)}, recursive := true) FROM hours WHERE window_s = 3600) "
-        f"GROUP BY {series}, bin) GROUP BY {series})"
-        for number, name in enumerate(lists)
-    ]
-    joined = " ".join(f"LEFT JOIN merged{number} USING ({series})" for number in range(len(lists)))
-    # Read once for each use: they are wide, and each use but one needs few of them.
-    ctes = ", ".join([f"hours AS NOT MATERIALIZED ({hours})", f"days AS ({day})", *merged])
-    return f"WITH {ctes} SELECT * FROM hours UNION ALL BY NAME SELECT * FROM days {joined}"
-
-
-def _folded(column: Column) -> str:
-    name = quoted(column.name)
-    if column.type == "VARCHAR":
-        return f"arg_max({name}, time) AS {name}"
-    if column.name.endswith("_mean") or "_mean_" in column.name:
-        weight = f"CASE WHEN {name} IS NOT NULL THEN rows END"
-        return f"sum({name} * rows) / sum({weight}) AS {name}"
-    if column.name == "max_gap_s" or "_max" in column.name:
-        return f"max({name}) AS {name}"
-    return f"{'min' if '_min' in column.name else 'sum'}({name}) AS {name}"
-
-
 _FUNCTIONS = {"min": "min", "mean": "avg", "max": "max"}
 
 
@@ -434,3 +396,24 @@ def _increase(value: str, before: str) -> str:
 def _entries(histogram: str) -> str:
     """A map of bins as a list of structs, which every client reads."""
     return f"list_transform(map_entries({histogram}), lambda e: {{bin: e.key, n: e.value::UINTEGER}})"
+
+
+def statement_of(store: Store, samples: Table, start_ns: int, end_ns: int) -> str:
+    """The statement of the rollups that begin in a stretch of hours, of five minutes and of an hour."""
+
+    def between(first_ns: int, until_ns: int) -> str | None:
+        segments = store.segments(samples.name, first_ns, until_ns)
+        listed = [([segment.path for segment in some], repeats) for some, repeats in groups(samples, segments)]
+        within = f"time >= make_timestamp_ns({first_ns}) AND time < make_timestamp_ns({until_ns})"
+        return f"SELECT * FROM ({typed_rows(samples, listed)}) WHERE {within}" if segments else None
+
+    inside, earlier = between(start_ns, end_ns + 1), between(start_ns - 24 * _HOUR_NS, start_ns)
+    later = between(end_ns + 1, end_ns + _SHARED_NS)
+    assert inside is not None
+    with store.connect() as db:
+        source = read_segments([segment.path for segment in store.segments(samples.name, start_ns, end_ns + 1)])
+        columns = {name for name, *_ in db.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()}
+    return Plan(
+        samples=samples, columns=frozenset(columns), whole=frozenset(), start_ns=start_ns, end_ns=end_ns,
+        inside=inside, earlier=earlier, later=later,
+    ).statement()  # fmt: skip
