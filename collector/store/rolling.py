@@ -1,6 +1,7 @@
 """Reads samples as `collector.store.windows` wants them, some series at a time, and keeps what it makes of them."""
 
 import os
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from collector.store import sql
 from collector.store.arrays import Array, Lists, write_ordered
 from collector.store.bulk import Written
 from collector.store.engine import Engine
+from collector.store.extents import extents
 from collector.store.files import Files
 from collector.store.schema import ROLLUP_TABLES
 from collector.store.segments import DAY_NS, Segment, segments_of
@@ -32,6 +34,8 @@ _LOOK_AHEAD_NS: Final = round(MAX_COUNTER_GAP_S * 10**9)
 _ROOM: Final = 288
 # So many columns of as many rows as there is room for are held at once; of more rows, fewer.
 _COLUMNS: Final = 40
+# Reading the same thrice costs less than arrays so large that the system gives and takes their memory each time.
+_READ: Final = 3
 # Each takes memory for as many rows as there is room for.
 _MOST_THREADS: Final = 4
 
@@ -146,10 +150,10 @@ class Stretch:
         self.start_ns, self.end_ns = start_ns, end_ns
         self._root = root
         self._most = most
-        segments = segments_of(root, samples.name, start_ns, end_ns + _LOOK_AHEAD_NS)
-        self.repeats = any(segment.repeats for segment in segments)
-        self._rows = between(samples, segments, start_ns, end_ns + _LOOK_AHEAD_NS)
-        inside = [segment for segment in segments if segment.overlaps(start_ns, end_ns + 1)]
+        self._segments = segments_of(root, samples.name, start_ns, end_ns + _LOOK_AHEAD_NS)
+        self.repeats = any(segment.repeats for segment in self._segments)
+        self._rows = between(samples, self._segments, start_ns, end_ns + _LOOK_AHEAD_NS)
+        inside = [segment for segment in self._segments if segment.overlaps(start_ns, end_ns + 1)]
         self.columns = frozenset(columns(engine, inside)) if inside else frozenset[str]()
 
     @cached_property
@@ -177,16 +181,33 @@ class Stretch:
 
     def parts(self) -> Iterator[list[Key]]:
         """The series, as many at a time as there is room for; all series of a subject together."""
+        sizes = [max(count, _ROOM) for _, _, count in self._series]
+        most = max(self._most, sum(sizes) / self._divisible()) if sum(sizes) > self._most else self._most
         some: list[Key] = []
         rows = 0
-        for subject, source, count in self._series:
-            if rows >= self._most and subject != some[-1][0]:
+        for (subject, source, _), size in zip(self._series, sizes, strict=True):
+            if rows >= most and subject != some[-1][0]:
                 yield some
                 some, rows = [], 0
             some.append((subject, source))
-            rows += max(count, _ROOM)
+            rows += size
         if some:
             yield some
+
+    def _divisible(self) -> float:
+        """
+        Into how many parts the rows come without being read more than about `_READ` times.
+
+        A group of rows is read for each part that it has a subject of; those of small segments have all subjects.
+        """
+        subjects = list(dict.fromkeys(subject for subject, *_ in self._series if subject is not None))
+        held = total = 0.0
+        for group in extents(self._segments):
+            low = 0 if group.low is None else bisect_left(subjects, group.low)
+            high = len(subjects) if group.high is None else bisect_right(subjects, group.high)
+            held += group.rows * (high - low) / max(1, len(subjects))
+            total += group.rows
+        return _READ * max(1.0, total / max(held, 1.0))
 
     # --------------------------------------------------------------------------------------------------------- reading
 
