@@ -129,7 +129,7 @@ def test_what_a_type_of_device_never_tells_is_no_feature_of_it() -> None:
     silent = PAST.with_columns(temperature_c=pl.lit(None, pl.Float64))
     found = Expectation(features=FEATURES).fit(silent).score(LATER.with_columns(temperature_c=pl.lit(50.0)))
     without = Expectation(features=FEATURES[:2]).fit(PAST).score(LATER)
-    assert found["expected_mid"].to_list() == pytest.approx(without["expected_mid"].to_list(), nan_ok=True)
+    assert found["expected"].to_list() == pytest.approx(without["expected"].to_list(), nan_ok=True)
 
 
 def test_another_number_of_features_is_another_model() -> None:
