@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collector.store.rolling import Last, Rolled
 
 PART = "rollup"
-RULES = 2
+RULES = 3
 """Raised when the same samples give other rollups."""
 ROWS = 100_000
 """Rows that are rolled up at once, if they are of more than one subject: what the memory of an agent has room for."""
