@@ -195,10 +195,11 @@ def fit(
     from analytics.planning.plan import fit as fit_of
 
     asked, root = request(output, file, limit, since, until, tz), store_root(store)
-    ready = _ready(root, asked, fleet, site, peak=peak, min_days=min_days, measured=measured)
-    server = _server(ready.found.fleet, sku)
+    # What was asked is looked at before a month of readings is.
+    server = _server(fleet_of(root, fleet), sku)
     assert server is not None
     start = datetime.now(UTC).date() + timedelta(days=server.lead_days) if by is None else _day(by)
+    ready = _ready(root, asked, fleet, site, peak=peak, min_days=min_days, measured=measured)
     told = fit_of(ready.found, server, count, start=start, sites=site or (), nameplate=nameplate, pue=ready.pue)
     _give_plan(told, root, asked, check, show, keep=keep)
 
@@ -236,8 +237,8 @@ def plan(
     from analytics.planning.plan import plan as plan_of
 
     asked, root = request(output, file, limit, since, until, tz), store_root(store)
+    wanted = read_plan(ask, fleet_of(root, fleet))
     ready = _ready(root, asked, fleet, None, peak=peak, min_days=min_days, measured=measured)
-    wanted = read_plan(ask, ready.found.fleet)
     told = plan_of(ready.found, wanted, pue=ready.pue, gap_ratio=gap, time_s=seconds)
     _give_plan(told, root, asked, check, show, keep=keep)
 

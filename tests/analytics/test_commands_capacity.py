@@ -245,6 +245,19 @@ def test_fit_places_servers_proves_it_and_tells_the_next_best(store: Path) -> No
     assert {row["constraint"] for row in limits} == {"power of a"}
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("fit", "--sku", "Y", "--count", "1"), "--sku: is 'Y'"),
+        (("fit", "--sku", "X", "--count", "1", "--by", "soon"), "soon"),
+        (("plan", "/none/plan.toml"), "/none/plan.toml"),
+    ],
+)
+def test_what_was_asked_is_looked_at_before_the_data(store: Path, words: tuple[str, ...], said: str) -> None:
+    result = run(*words, "--store", priced(store))  # which has three days, and seven are needed
+    assert (result.exit_code, said in result.stderr) == (2, True)
+
+
 def test_what_does_not_fit_is_refused_with_the_constraints_in_conflict(store: Path) -> None:
     result = run("fit", "--store", priced(store), "--sku", "X", "--count", "3", "--min-days", "0")
     assert (result.exit_code, result.stdout) == (1, "")
