@@ -170,12 +170,27 @@ class Windows(NamedTuple):
     What `over_time` finds.
 
     devices: as `energy` by windows of every_s. power: as `power_over_time`, for each group asked for. utilization:
-    device, host, window, utilization_ratio (the mean of what was read).
+    device, host, window, utilization_ratio (the mean of what was read). swings: what `regrouped` needs, where hosts
+    were asked for.
     """
 
     devices: pl.DataFrame
     power: dict[Group, pl.DataFrame]
     utilization: pl.DataFrame
+    swings: "Swings | None" = None
+
+
+class Swings(NamedTuple):
+    """
+    How far the power of each host is from the sum of its devices' means, on a grid.
+
+    of: by host, W, in *slots* places for each window of *length* nanoseconds, from window number *first* on.
+    """
+
+    of: dict[str, np.ndarray]
+    length: int
+    slots: int
+    first: int
 
 
 def over_time(
@@ -225,11 +240,34 @@ def over_time(
     of_devices = energy_of_cells(pl.concat(chosen).lazy(), every_s, devices).collect()
     return Windows(
         of_devices,
-        {group: _power(of_devices, pl.concat(extremes[group]), group_of(group, hosts), every_s) for group in by},
-        pl.concat(busy)
-        .group_by("device", "window")
-        .agg(pl.col("host").last(), utilization_ratio=pl.col("sum").sum() / pl.col("n").sum()),
+        {
+            group: power_of_groups(of_devices, pl.concat(extremes[group]), group_of(group, hosts), every_s)
+            for group in by
+        },
+        mean_utilization(pl.concat(busy).lazy()).collect(),
+        Swings(swings["host"], length, slots, first) if "host" in by else None,
     )
+
+
+def mean_utilization(sums: pl.LazyFrame) -> pl.LazyFrame:
+    """The column utilization of `Windows` from sums of readings: device, host, window, sum, n."""
+    means = {"utilization_ratio": pl.col("sum").sum() / pl.col("n").sum()}
+    return sums.group_by("device", "window").agg(pl.col("host").last(), **means)
+
+
+def regrouped(found: Windows, *, by: Group, hosts: Mapping[str, str] | None = None) -> pl.DataFrame:
+    """
+    As `power_over_time`, of windows that `over_time` made of hosts: the same for other groups of them.
+
+    Whoever wants only some of the hosts leaves the others out of *found*: its devices and its swings.
+    """
+    assert found.swings is not None
+    swings, length, slots, first = found.swings
+    names = pl.DataFrame({"host": list(swings)}, schema={"host": pl.String()})
+    sums: dict[str, np.ndarray] = {}
+    for host, name in names.select("host", group=group_of(by, hosts)).iter_rows():
+        sums[name] = swings[host] if name not in sums else sums[name] + swings[host]
+    return power_of_groups(found.devices, _extremes(sums, slots, first, length), group_of(by, hosts), length / _NS)
 
 
 def _utilization(found: Ordered, length: int) -> pl.DataFrame:
@@ -303,7 +341,13 @@ def _extremes(swings: Mapping[str, np.ndarray], cells: int, first: int, length: 
     return pl.DataFrame(columns, schema=schema)
 
 
-def _power(devices: pl.DataFrame, extremes: pl.DataFrame, group: pl.Expr, every_s: float) -> pl.DataFrame:
+def power_of_groups(devices: pl.DataFrame, extremes: pl.DataFrame, group: pl.Expr, every_s: float) -> pl.DataFrame:
+    """
+    The columns of `power_over_time`.
+
+    In:  devices: as `energy` by windows of *every_s*; extremes: group, window, high and low: how far the power of the
+         group was above and below the sum of its devices' means.
+    """
     mean = pl.col("mean")
     return (
         devices.lazy()

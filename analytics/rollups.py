@@ -9,16 +9,28 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
+import numpy as np
 import polars as pl
 
 from analytics.boards import fits_of
 from analytics.cells import CELLS, EXTREMES, HOUR_S, cells, judged
-from analytics.energy import energy_of_cells, of_boards, seconds, without_partitions
+from analytics.energy import (
+    Swings,
+    Windows,
+    energy_of_cells,
+    mean_utilization,
+    of_boards,
+    power_of_groups,
+    seconds,
+    without_partitions,
+)
 from analytics.frames import Spliced, over_devices
 from analytics.steps import JOULES, NS, TEXT, nanoseconds, ordered, readings
 
 WINDOWS_S: Final = (3600, 300)
 """The windows of rollups that energy is made from, the coarser first."""
+SLOT_S: Final = WINDOWS_S[-1]
+"""How long a swing of a host lasts that is seen in rollups."""
 SUMS: Final = {
     "mixed_j": "energy_j",
     "mixed_s": "energy_covered_s",
@@ -101,6 +113,71 @@ def energy_of_rollups(found: Spliced, *, by: str | None = None, devices: pl.Lazy
         of_part = partial(_of_part, devices=devices, start_ns=low, end_ns=high, lengths_s=lengths_s)
         parts += [over_devices(of_part, samples).lazy()] if samples else []
     return energy_of_cells(judged(pl.concat(parts)), None if by is None else seconds(by), devices)
+
+
+def windows_of_rollups(
+    found: Spliced, *, every_s: float, within_ns: tuple[int, int], devices: pl.LazyFrame | None = None
+) -> Windows:
+    """
+    As `analytics.energy.over_time` by host and device, from rollups of five minutes and the readings around them.
+
+    In:  found: of `analytics.frames.spliced` with windows of 300 s, of which *every_s* is a whole number; *within_ns*:
+         the stretch that it is of; *devices* as `analytics.energy.energy` takes them.
+
+    What a device drew at most and least is of its readings; of a host, or more, it is the mean of five minutes. Of the
+    columns of `energy` there are those that add up, power_mean_w, power_min_w, power_max_w and max_gap_s.
+    """
+    length, slot = round(every_s * NS), round(SLOT_S * NS)
+    window = (nanoseconds("window") // length * length).cast(pl.Datetime("ns"))
+    fine = energy_of_rollups(found, by=f"{SLOT_S}s", devices=devices).with_columns(pl.col("host").fill_null("unknown"))
+    fine = fine.collect().lazy()
+    covered_s, joules = pl.col("covered_s").sum(), pl.when(pl.col("covered_s").sum() > 0).then(pl.col("energy_j").sum())
+    coarse = (
+        fine.group_by("device", window=window)
+        .agg(
+            pl.col("host").last(), covered_s, pl.col("counter_j", "modelled_j").sum(), energy_j=joules,
+            power_mean_w=joules / covered_s, power_min_w=pl.col("power_min_w").min(),
+            power_max_w=pl.col("power_max_w").max(), max_gap_s=pl.col("max_gap_s").max(),
+        )
+        .sort("device", "window")
+        .collect()
+    )  # fmt: skip
+    swings = (
+        fine.select("device", "host", window=window, at="window", fine_w="power_mean_w")
+        .join(coarse.lazy().select("device", "window", "power_mean_w"), on=["device", "window"])
+        .group_by("host", "at")
+        .agg(swing=(pl.col("fine_w") - pl.col("power_mean_w")).sum())
+        .sort("host")
+        .collect()
+    )
+    first, slots = within_ns[0] // length, length // slot
+    count = (within_ns[1] - 1) // length - first + 1
+    of: dict[str, np.ndarray] = {}
+    for (host,), rows in swings.group_by("host", maintain_order=True):
+        of[str(host)] = np.zeros(count * slots)
+        of[str(host)][(rows["at"].to_physical().to_numpy() - first * length) // slot] = rows["swing"].to_numpy()
+    mean = pl.col("power_mean_w")
+    extremes = coarse.select(
+        "window", group="device", high=pl.col("power_max_w") - mean, low=pl.col("power_min_w") - mean
+    )
+    by_device = power_of_groups(coarse, extremes, pl.col("device"), every_s)
+    utilization = mean_utilization(_utilization(found, length, devices)).collect()
+    return Windows(coarse, {"device": by_device}, utilization, Swings(of, length, slots, first))
+
+
+def _utilization(found: Spliced, length: int, devices: pl.LazyFrame | None) -> pl.LazyFrame:
+    """Sums and numbers of the readings of utilisation of each device in windows of *length* nanoseconds."""
+    mean, rows = pl.col("utilization_mean_ratio"), pl.col("rows").cast(pl.Float64)
+    told = [
+        found.rollups.select("device", "host", "time", sum=mean * rows, n=pl.when(mean.is_not_null()).then(rows)),
+        found.rest.select(
+            "device", "host", "time", sum="utilization_ratio",
+            n=pl.col("utilization_ratio").is_not_null().cast(pl.Float64),
+        ),
+    ]  # fmt: skip
+    window = (nanoseconds("time") // length * length).cast(pl.Datetime("ns"))
+    whole = [without_partitions(some, devices).with_columns(window=window) for some in told]
+    return pl.concat(whole).filter(pl.col("n") > 0).drop("time")
 
 
 def _calibrated(cells: pl.LazyFrame, devices: pl.LazyFrame | None) -> pl.LazyFrame:

@@ -76,6 +76,32 @@ def placed(
     return told.join(types.select("device", "sku"), on="device", how="left")
 
 
+def over_windows(lines: pl.LazyFrame) -> pl.LazyFrame:
+    """
+    The lines with their windows summed: for `waste` and `funnel` the same, in a small part of the rows.
+
+    In:  lines of `ledger`, `placed` and, where there are prices, with the costs of `analytics.cost.priced`.
+    Out: the lines without window. What would be null for the whole is null: an interval of which a part is not known,
+         costs of which one has no price. The parts of a line are of one board, whose errors add up as the joules do.
+    """
+    columns = lines.collect_schema().names()
+    priced = "currency" in columns
+    sums = ("span_s", "covered_s", "modelled_j", "judged_s")
+    figures = ((ENERGY, pl.lit(value=False)), *(((COST, pl.col("energy_j").is_null()),) if priced else ()))
+    amounts = {name: pl.col(name).sum() for name in sums}
+    for (value, low, high), excused in figures:
+        known = (pl.col(value).is_not_null() | excused).all() if value != ENERGY[0] else pl.lit(value=True)
+        whole = pl.when(known & (pl.col(value).count() > 0)).then(pl.col(value).sum())
+        sure = (pl.col(high).is_not_null() | pl.col(value).is_null()).all()
+        half = pl.when(sure).then((pl.col(high) - pl.col(value)).sum())
+        amounts |= {value: whole, low: whole - half, high: whole + half}
+    if priced:
+        fixed = pl.col("fixed_cost")
+        amounts["fixed_cost"] = pl.when(fixed.is_not_null().all()).then(fixed.sum())
+    keys = [name for name in columns if name not in amounts and name != "window"]
+    return lines.group_by(keys).agg(**amounts)
+
+
 def waste(lines: pl.LazyFrame, *, per: Per = "cause") -> pl.LazyFrame:
     """
     The ledger summed: what each cause took of each workload, user, team, host, site or SKU, and what to do about it.

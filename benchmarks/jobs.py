@@ -58,7 +58,7 @@ def run() -> list[Row]:
 
 
 def _speed(root: Path) -> list[Row]:
-    rows = _fortnight(root)
+    rows = fortnight(root)
     whole = _child(root, DAYS * DAY_S)
     # Five more minutes of everything, as the timer meets them.
     _more(root, DAYS * DAY_S, 300)
@@ -79,7 +79,7 @@ def _speed(root: Path) -> list[Row]:
     ]  # fmt: skip
 
 
-def _fortnight(root: Path) -> int:
+def fortnight(root: Path) -> int:
     """The same day, day after day; gives the number of device rows."""
     store = Store.create(root)
     rows = 0

@@ -22,6 +22,7 @@ from dashboards.pages import (
     job,
     jobs,
     plan,
+    plans,
     quality,
     results,
 )
@@ -35,6 +36,7 @@ PAGES: Final = (
     quality.PAGE,
     capacity.PAGE,
     plan.PAGE,
+    plans.PAGE,
     efficiency.PAGE,
     jobs.PAGE,
     job.PAGE,

@@ -27,7 +27,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 from collector.errors import ConfigError, StoreError
-from dashboards.story import DAYS_AHEAD, HOUR_NS, LONG_HOURS, NS, STEP_S, fleet_toml, options_of
+from dashboards.story import DAYS_AHEAD, HOUR_NS, LONG_HOURS, NS, STEP_S, fleet_toml, options_of, plan_toml
 
 if TYPE_CHECKING:
     from collector.sources.simulated_history import Tables
@@ -227,6 +227,8 @@ def fill(place: Place, options: Mapping[str, Any], *, hours: float, now_ns: int,
         for one in left:
             one.result()
     (place.store / "fleet.toml").write_text(fleet_toml(options), encoding="utf-8")
+    if not (place.store / "plan.toml").exists():
+        (place.store / "plan.toml").write_text(plan_toml(now_ns), encoding="utf-8")
     store.publish()
     return rows
 

@@ -6,6 +6,7 @@ by the simulation, and a few are under way when the page opens. All of them are 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from collector.sources.simulated import faults, fleet, working
@@ -93,6 +94,32 @@ def _touched(made: Mapping[str, Any], fault: Mapping[str, Any]) -> Sequence[int]
     origin = int(made["origin"])
     labels = faults({**made, "faults": [fault]}, origin, origin + (int(fault["end"]) + 1) * NS)
     return labels[0].devices if labels else ()
+
+
+def plan_toml(end_ns: int) -> str:
+    """What its planner asks for of the year that begins a month after *end_ns*: plan.toml."""
+    start = datetime.fromtimestamp(end_ns / NS, tz=UTC).date() + timedelta(days=30)
+    return f"""\
+# Of `perfwatt demo`: what is wanted in four quarters, and what may be spent; the page Plans and `perfwatt plan` answer.
+start = {start}
+periods = 4
+period_days = 91
+currency = "USD"
+discount_ratio = 0.08
+growth_ratio_per_year = 0.05   # of the load that is there already
+budget = 900e3                 # of capital, a period
+budget_carries = true          # what is left goes on to the next
+
+[[demand]]
+name = "serving"
+sku = ["H100", "MI300X"]       # which may serve it
+amount = [2, 1, 2, 1]          # how many more servers from each period on
+
+[[demand]]
+name = "training"
+sku = "B200"
+amount = [0, 1, 0, 1]
+"""
 
 
 def fleet_toml(options: Mapping[str, Any]) -> str:

@@ -84,6 +84,21 @@ def apart(text: str) -> tuple[str, str]:
     return number, unit
 
 
+def money_apart(amount: float | None, currency: str | None) -> tuple[str, str]:
+    """
+    An amount as a tile has it, with a prefix where it is large.
+
+    >>> money_apart(1234567.0, "USD"), money_apart(12.3, "EUR"), money_apart(None, "EUR")
+    (('1.23', 'M USD'), ('12.30', 'EUR'), ('–', ''))
+    """
+    if amount is None:
+        return ABSENT, ""
+    if abs(amount) < 1000:
+        return f"{amount:,.{2 if abs(amount) < 100 else 0}f}", currency or ""
+    number, prefix = scaled(amount, "")
+    return number, f"{prefix} {currency or ''}".rstrip()
+
+
 def date_apart(moment: datetime | None) -> tuple[str, str]:
     """
     A date as a tile has it: day and month, and the year.

@@ -27,7 +27,7 @@ from dashboards.app import PAGES, create
 from dashboards.data import incidents
 from dashboards.data.jobs import workloads
 from dashboards.data.stored import Stored
-from dashboards.story import HOUR_NS, STORY_DEVICES, fleet_toml, options_of
+from dashboards.story import HOUR_NS, STORY_DEVICES, fleet_toml, options_of, plan_toml
 
 ROOT = Path(__file__).parents[1]
 TABLES = ROOT / "../shared/data/mlperf/tables"
@@ -50,6 +50,7 @@ def fill(store: Store) -> None:
         for name, columns in tables.items():
             store.write(name, columns, writer="history")
     (store.root / "fleet.toml").write_text(fleet_toml(options), encoding="utf-8")
+    (store.root / "plan.toml").write_text(plan_toml(END_NS), encoding="utf-8")
     if TABLES.is_dir():
         for name, mapping in (
             ("inference_runs.csv", "mlperf-inference-runs"),

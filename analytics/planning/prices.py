@@ -62,7 +62,7 @@ def prices(
     yearly = np.zeros((len(skus), len(sites)))
     capex = np.zeros(len(skus))
     for row, sku in enumerate(skus):
-        capex[row] = _capex(sku) * request.rate(_told(sku.currency, sku, "currency"), f"sku {sku.name}")
+        capex[row] = capital(sku) * request.rate(_told(sku.currency, sku, "currency"), f"sku {sku.name}")
         for column, site in enumerate(sites):
             yearly[row, column] = _yearly(sku, site, request, {**pue, **fleet.pue}.get(site.name))
     years = request.period_days / DAYS_A_YEAR
@@ -84,8 +84,12 @@ def _told(value: str | None, sku: Sku, key: str) -> str:
     return value
 
 
-def _capex(sku: Sku) -> float:
-    """What a server costs."""
+def capital(sku: Sku) -> float:
+    """
+    What a server costs to buy, in the currency of its SKU.
+
+    Raises: ConfigError.
+    """
     if sku.server is not None and sku.server.capex is not None:
         return sku.server.capex
     if sku.capex is None:
@@ -113,8 +117,8 @@ def _yearly(sku: Sku, site: Site, request: Request, pue: float | None) -> float:
     demand = 12.0 * (site.demand_per_kw or 0.0) * planned * pue / 1000.0
     at_site = (kwh * (price + carbon) + demand) * request.rate(site.currency, f"site {site.name}")
     opex = (sku.opex_per_h or 0.0) * sku.server.accelerators * HOURS_A_YEAR
-    capital = _capex(sku) * capital_recovery(sku.discount_ratio, sku.life_years)
-    return at_site + (capital + opex) * request.rate(sku.currency, f"sku {sku.name}")
+    yearly = capital(sku) * capital_recovery(sku.discount_ratio, sku.life_years)
+    return at_site + (yearly + opex) * request.rate(sku.currency, f"sku {sku.name}")
 
 
 @lru_cache(maxsize=1000)

@@ -26,6 +26,7 @@ What a plan is asked for, as a planner writes it in plan.toml.
     B200 = 102909
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -147,6 +148,25 @@ def parse_plan(text: str, fleet: Fleet, *, path: Path | str | None = None) -> Re
         raise keys.wrong("demand", "is missing; write [[demand]]")
     unique((table, "name", demand.name) for table, demand in zip(tables, request.demands, strict=True))
     return request
+
+
+def request_of(text: str) -> Request:
+    """
+    The request of a row of the table plans (see `analytics.planning.result.table`).
+
+    Raises: ValueError (not such a text, as of a store that a later version wrote).
+    """
+    try:
+        told = json.loads(text)
+        demands = tuple(
+            Demand(**{**one, **{name: tuple(one[name]) for name in ("skus", "needed", "sites")}})
+            for one in told["demands"]
+        )
+        budget = None if told["budget"] is None else tuple(told["budget"])
+        more = {"start": date.fromisoformat(told["start"]), "demands": demands, "budget": budget}
+        return Request(**{**told, **more, "sites": tuple(told["sites"])})
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not the request of a plan: {error!r}") from error
 
 
 def _budget(keys: Keys, periods: int) -> tuple[float, ...] | None:

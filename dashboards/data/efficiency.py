@@ -10,7 +10,7 @@ import polars as pl
 from analytics.fleet import Fleet
 from analytics.frames_ledger import read_ledger, read_runs
 from analytics.leagues import Axis, Key, Measure, alike, league, pareto
-from analytics.waste import funnel, waste
+from analytics.waste import funnel, over_windows, waste
 from dashboards.controls import Values
 from dashboards.data.stored import Stored, utc
 from dashboards.selection import Selection, selection_of, span_of
@@ -61,8 +61,8 @@ class Told:
     """
     A window of the store, whatever is chosen of it: what takes long.
 
-    lines: of the ledger, as `analytics.frames_ledger.read_ledger` gives them. runs: as `read_runs` does. length_s: of
-    the window, as far as there are samples. key: what changes when any of it does.
+    lines: of the ledger, as `analytics.frames_ledger.read_ledger` gives them, over its windows. runs: as `read_runs`
+    does. length_s: of the window, as far as there are samples. key: what changes when any of it does.
     """
 
     key: object
@@ -125,7 +125,7 @@ def _read(stored: Stored, key: object, start_ns: int, end_ns: int) -> Told:
         ledger = pool.submit(read_ledger, store, start_ns, end_ns, fleet=fleet)
         runs = pool.submit(lambda: read_runs(store, start_ns, end_ns, fleet=fleet).collect())
         lines, length_s = ledger.result()
-        return Told(key, utc(start_ns), utc(end_ns), lines.collect(), runs.result(), length_s)
+        return Told(key, utc(start_ns), utc(end_ns), over_windows(lines).collect(), runs.result(), length_s)
 
 
 def _priced(rows: pl.DataFrame) -> pl.DataFrame:

@@ -5,19 +5,19 @@ Everything is computed by `analytics`; here the window is cut and downsampled on
 of each bucket, so that a spike survives.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import chain
 from typing import Final
 
 import polars as pl
 
-from analytics.boards import calibrated
 from analytics.efficiency import joules_per_token, tokens_of_devices, tokens_per_joule
-from analytics.energy import group_of, over_time
-from analytics.frames import boards, by_device, latest, scan
+from analytics.energy import Windows, group_of, of_boards, over_time, regrouped
+from analytics.frames import Spliced, boards, by_device, latest, scan, spliced
 from analytics.known import column_sum
+from analytics.rollups import SLOT_S, windows_of_rollups
 from analytics.steps import readings, usual_period_s
 from collector.catalogue import POWER
 from collector.gaps import GAP_PERIODS, GAP_S
@@ -35,6 +35,8 @@ NOW_S: Final = 30.0
 """How old a reading may be and still say what a device draws now; three periods where that is longer."""
 
 _HOUR_NS: Final = 3600 * NS
+_RECENT_NS: Final = _HOUR_NS // 6
+"""What was read last is found in so long a time."""
 _TABLES: Final = ("device_samples", "workload_samples", "<allocations")
 _PROBED_ROWS: Final = 250_000
 
@@ -68,7 +70,7 @@ class View:
     power: window, power_mean_w, power_min_w, power_max_w, covered_ratio, modelled_ratio of the whole selection.
     groups: window, group, power_mean_w. utilization: window, group, utilization_ratio. efficiency: window, group,
     tokens_per_joule. table: group and its numbers, the one that used most energy first. max_gap_s: the longest time
-    between two readings that is bridged, of any device.
+    between two readings that is bridged, of any device. peaks_s: what the most and the least of a group is the mean of.
     """
 
     selection: Selection
@@ -76,6 +78,7 @@ class View:
     end: datetime
     every_s: int
     max_gap_s: float
+    peaks_s: float
     totals: Totals
     power: pl.DataFrame
     groups: pl.DataFrame
@@ -106,8 +109,11 @@ def view(stored: Stored, selection: Selection) -> View:
     # Of a window that ends now the newest bucket is still growing, and the store says when it has grown.
     end_ns = end_ns if selection.until is not None else end_ns // NS * NS + NS
     boards_now = stored.version(("calibrations",), None, None)
-    key = ("fleet", selection, start_ns, stored.version(_TABLES, start_ns, end_ns), boards_now)
-    return stored.kept(key, lambda: _work_out(stored, selection, start_ns, end_ns, every_s))
+    window = (selection.window, selection.until, start_ns, stored.version(_TABLES, start_ns, end_ns), boards_now)
+    # Whatever is chosen of the hosts is a part of the same; a few devices are read by themselves.
+    key = ("drawn", *window, tuple(sorted(selection.devices)))
+    drawn = stored.kept(key, lambda: _drawn(stored, selection.devices, start_ns, end_ns, every_s))
+    return stored.kept((selection, *key), lambda: _work_out(drawn, selection, start_ns, end_ns, every_s))
 
 
 def known(stored: Stored, selection: Selection) -> Known:
@@ -134,36 +140,108 @@ def _size(stored: Stored, end_ns: int, window_s: int) -> int:
     return int(seen.select(pl.col("device").n_unique()).collect().item())
 
 
-def _work_out(stored: Stored, selection: Selection, start_ns: int, end_ns: int, every_s: int) -> View:
-    samples, work, allocations, known = _read(stored, start_ns, end_ns)
-    sites: dict[str, str] = {}
-    parts = _parts(stored, samples, selection, sites)
-    first = next(parts)
-    period_s = usual_period_s(first.head(_PROBED_ROWS))
-    # No coarser than the readings, so that a peak of one stays one; no finer, so that each device is in a step.
-    by, grid_s = selection.by, max(1.0, period_s)
-    latest_rows: list[pl.DataFrame] = []
-    edge_ns = end_ns - round(max(NOW_S, GAP_PERIODS * period_s) * NS)
-    # One pass over the readings: sums and ratios of groups are taken of devices and buckets, which are few.
-    found = over_time(
-        _watched(chain([first], parts), edge_ns, latest_rows),
-        every_s=every_s,
-        by=("fleet", by),
-        hosts=sites,
-        step_s=grid_s,
-        within_ns=(start_ns, end_ns),
-        devices=known,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Drawn:
+    """
+    A window of the store, whatever is chosen of its hosts.
+
+    found: by host and device. tokens: device, window, tokens, alone. now: device, host, time, power_w, modelled. sites: of
+    each host. peaks_s: what a peak of a group is the mean of.
+    """
+
+    found: Windows
+    tokens: pl.DataFrame
+    now: pl.DataFrame
+    sites: Mapping[str, str]
+    peaks_s: float
+
+    def of(self, selection: Selection) -> "_Drawn":
+        """The same of the hosts that are chosen; of none chosen, all."""
+        if not selection.hosts and not selection.sites:
+            return self
+        hosts = [
+            host for host, site in self.sites.items()
+            if (not selection.hosts or host in selection.hosts) and (not selection.sites or site in selection.sites)
+        ]  # fmt: skip
+        here, found = pl.col("host").is_in(hosts), self.found
+        devices = found.devices.filter(here)
+        own = pl.col("group").is_in(devices["device"].unique().implode())
+        assert found.swings is not None
+        swings = found.swings._replace(of={host: watts for host, watts in found.swings.of.items() if host in hosts})
+        narrowed = Windows(
+            devices, {"device": found.power["device"].filter(own)}, found.utilization.filter(here), swings
+        )
+        return replace(self, found=narrowed, now=self.now.filter(here))
+
+
+def _drawn(stored: Stored, chosen: Sequence[str], start_ns: int, end_ns: int, every_s: int) -> _Drawn:
+    store = stored.store()
+    known = boards(store)
+    only = pl.col("device").is_in(list(chosen)) if chosen else pl.lit(value=True)
+    rolled = None
+    if every_s % SLOT_S == 0:
+        # Where most of the window is rolled up, the rest is soon read.
+        rolled = spliced(store, start_ns, end_ns, window_s=SLOT_S, least_hours=(end_ns - start_ns) // (2 * _HOUR_NS))
+    if rolled is not None:
+        narrowed = Spliced(
+            rolled.rollups.filter(only), rolled.hours_ns,
+            [part.filter(only) for part in rolled.before], [part.filter(only) for part in rolled.after],
+        )  # fmt: skip
+        found = windows_of_rollups(narrowed, every_s=every_s, within_ns=(start_ns, end_ns), devices=known)
+        recent = scan(store, "device_samples", end_ns - _RECENT_NS, end_ns, only)
+        rows = readings(of_boards(recent, known)).collect()
+        period_s = usual_period_s(rows.head(_PROBED_ROWS))
+        last, peaks_s = [rows.filter(_since(_edge_ns(period_s, end_ns)))], float(SLOT_S)
+    else:
+        parts = _readings(stored, known, only, start_ns, end_ns)
+        first = next(parts)
+        # No coarser than the readings, so that a peak of one stays one; no finer, so that each device is in a step.
+        period_s = usual_period_s(first.head(_PROBED_ROWS))
+        last, peaks_s = [], max(1.0, period_s)
+        # One pass over the readings: sums and ratios of groups are taken of devices and buckets, which are few.
+        found = over_time(
+            _watched(chain([first], parts), _edge_ns(period_s, end_ns), last),
+            every_s=every_s, by=("host", "device"), step_s=peaks_s, within_ns=(start_ns, end_ns), devices=known,
+        )  # fmt: skip
+    return _Drawn(
+        found=found,
+        tokens=_tokens(store, start_ns, end_ns, every_s),
+        now=_now(pl.concat(last)),
+        sites=stored.sites(sorted(set(found.devices["host"].drop_nulls()))),
+        peaks_s=peaks_s,
     )
-    group = group_of(by, sites)
-    tokens = _no_tokens()
-    if not (work.is_empty() or allocations.is_empty()):
-        tokens = tokens_of_devices(work.lazy(), allocations.lazy(), by=f"{every_s}s").collect()
-    used = found.devices.join(tokens, on=["device", "window"], how="left").with_columns(group=group)
+
+
+def _readings(stored: Stored, known: pl.LazyFrame, only: pl.Expr, start_ns: int, end_ns: int) -> Iterator[pl.DataFrame]:
+    """The readings of whole devices, a part at a time."""
+    parts = by_device(stored.store(), "device_samples", start_ns, end_ns, rows=stored.part_rows)
+    for part in parts:
+        yield readings(of_boards(part.filter(only), known)).collect()
+
+
+def _tokens(store: Store, start_ns: int, end_ns: int, every_s: int) -> pl.DataFrame:
+    """Tokens of each device in each bucket: as `analytics.efficiency.tokens_of_devices`."""
+    work = scan(store, "workload_samples", start_ns, end_ns).collect()
+    edge = [pl.lit(ns, dtype=pl.Int64).cast(pl.Datetime("ns")) for ns in (start_ns, end_ns)]
+    held = (pl.col("start") < edge[1]) & (pl.col("end").is_null() | (pl.col("end") > edge[0]))
+    # The last word on each first: an allocation that has ended since began as one without an end.
+    allocations = latest(store, "allocations", None, end_ns).filter(held).collect()
+    if work.is_empty() or allocations.is_empty():
+        words = {"device": pl.String(), "window": pl.Datetime("ns")}
+        return pl.DataFrame(schema={**words, "tokens": pl.Float64(), "alone": pl.Boolean()})
+    return tokens_of_devices(work.lazy(), allocations.lazy(), by=f"{every_s}s").collect()
+
+
+def _work_out(drawn: _Drawn, selection: Selection, start_ns: int, end_ns: int, every_s: int) -> View:
+    drawn, by = drawn.of(selection), selection.by
+    found, group = drawn.found, group_of(by, drawn.sites)
+    used = found.devices.join(drawn.tokens, on=["device", "window"], how="left").with_columns(group=group)
     # A device of a group has no tokens of its own.
     told = used.with_columns(tokens=pl.when("alone").then("tokens")) if by == "device" else used
     busy = found.utilization.with_columns(group=group).sort("window", "device")
-    now = _now(pl.concat(latest_rows)).with_columns(group=group)
-    power, groups = found.power["fleet"], found.power[by]
+    now = drawn.now.with_columns(group=group)
+    power = regrouped(found, by="fleet")
+    groups = found.power["device"] if by == "device" else regrouped(found, by=by, hosts=drawn.sites)
     length_s = (end_ns - start_ns) / NS
     return View(
         selection=selection,
@@ -171,6 +249,7 @@ def _work_out(stored: Stored, selection: Selection, start_ns: int, end_ns: int, 
         end=utc(end_ns),
         every_s=every_s,
         max_gap_s=_number(found.devices["max_gap_s"].max()) or GAP_S,
+        peaks_s=drawn.peaks_s,
         totals=_totals(power, used, busy, now, length_s),
         power=power,
         groups=groups.select("window", "group", "power_mean_w"),
@@ -178,44 +257,6 @@ def _work_out(stored: Stored, selection: Selection, start_ns: int, end_ns: int, 
         efficiency=_per_joule(told, "window", "group").select("window", "group", "tokens_per_joule").drop_nulls(),
         table=_table(groups, told, busy, now, length_s),
     )
-
-
-def _read(
-    stored: Stored, start_ns: int, end_ns: int
-) -> tuple[list[pl.LazyFrame], pl.DataFrame, pl.DataFrame, pl.LazyFrame]:
-    """The readings of whole devices, in parts; the workloads' counters; the allocations; what is known of devices."""
-    store = stored.store()
-    parts = by_device(store, "device_samples", start_ns, end_ns, rows=stored.part_rows)
-    known = boards(store)
-    partitions = known.sort("time").unique("device", keep="last").drop_nulls("parent")
-    # A partition's energy is its parent's.
-    inside = partitions.select("device").collect().to_series().to_list()
-    if inside:
-        parts = [part.filter(~pl.col("device").is_in(inside)) for part in parts]
-    work = scan(store, "workload_samples", start_ns, end_ns).collect()
-    edge = [pl.lit(ns, dtype=pl.Int64).cast(pl.Datetime("ns")) for ns in (start_ns, end_ns)]
-    held = (pl.col("start") < edge[1]) & (pl.col("end").is_null() | (pl.col("end") > edge[0]))
-    # The last word on each first: an allocation that has ended since began as one without an end.
-    allocations = latest(store, "allocations", None, end_ns).filter(held).collect()
-    return [readings(calibrated(part, known)) for part in parts], work, allocations, known
-
-
-def _parts(
-    stored: Stored, samples: Sequence[pl.LazyFrame], selection: Selection, sites: dict[str, str]
-) -> Iterator[pl.DataFrame]:
-    """The readings selected, a part at a time; *sites* learns the hosts of each part before it is given."""
-    for part in samples:
-        wanted = part
-        if selection.hosts:
-            wanted = wanted.filter(pl.col("host").is_in(selection.hosts))
-        if selection.devices:
-            wanted = wanted.filter(pl.col("device").is_in(selection.devices))
-        rows = wanted.collect()
-        sites.update(stored.sites(sorted(set(rows["host"].drop_nulls().unique()))))
-        if selection.sites:
-            inside = [host for host, site in sites.items() if site in selection.sites]
-            rows = rows.filter(pl.col("host").is_in(inside))
-        yield rows
 
 
 def bucket_s(window_s: float, *, devices: int = 0) -> int:
@@ -237,11 +278,20 @@ def _seen(store: Store, start_ns: int, end_ns: int) -> pl.DataFrame:
     return pl.concat([some.select("host", "device") for some in rows]).unique().collect()
 
 
+def _edge_ns(period_s: float, end_ns: int) -> int:
+    """Since when a reading says what a device draws now."""
+    return end_ns - round(max(NOW_S, GAP_PERIODS * period_s) * NS)
+
+
+def _since(edge_ns: int) -> pl.Expr:
+    edge = pl.lit(edge_ns, dtype=pl.Int64).cast(pl.Datetime("ns"))
+    return (pl.col("time") >= edge) & pl.col(POWER.column).is_not_null()
+
+
 def _watched(parts: Iterable[pl.DataFrame], edge_ns: int, kept: list[pl.DataFrame]) -> Iterator[pl.DataFrame]:
     """The parts as they are; their power readings since *edge_ns* are *kept*."""
-    edge = pl.lit(edge_ns, dtype=pl.Int64).cast(pl.Datetime("ns"))
     for rows in parts:
-        kept.append(rows.filter(pl.col("time") >= edge, pl.col(POWER.column).is_not_null()))
+        kept.append(rows.filter(_since(edge_ns)))
         yield rows
 
 
@@ -252,12 +302,6 @@ def _now(rows: pl.DataFrame) -> pl.DataFrame:
         .sort("modelled", "time", descending=[True, False])
         .group_by("device")
         .agg(pl.col(POWER.column, "modelled", "host", "time").last())
-    )
-
-
-def _no_tokens() -> pl.DataFrame:
-    return pl.DataFrame(
-        schema={"device": pl.String(), "window": pl.Datetime("ns"), "tokens": pl.Float64(), "alone": pl.Boolean()}
     )
 
 

@@ -4,15 +4,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-import polars as pl
-
 from analytics.attribution import measured_pue
 from analytics.capacity.assessment import Assessment, assess
 from analytics.capacity.ledger import server_w, smallest_server
 from analytics.fleet import Fleet, Sku
 from analytics.frames import power_minutes, scan
 from analytics.planning.plan import fit
-from analytics.planning.result import PLACEMENTS, Plan
+from analytics.planning.result import Plan
 from collector.errors import ConfigError, NotEnoughData
 from dashboards.controls import Values
 from dashboards.data.stored import NS, Stored, utc
@@ -43,12 +41,6 @@ class PlanView:
     surveyed: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
 
-    @property
-    def placements(self) -> pl.DataFrame:
-        """The plan's rows, and those of the next best."""
-        plans = [] if self.shown is None else [one for one in (self.shown, self.shown.runner_up) if one is not None]
-        return pl.concat([pl.DataFrame(schema=PLACEMENTS), *(one.placements for one in plans)])
-
 
 def view(stored: Stored, values: Values) -> PlanView:
     """
@@ -62,14 +54,14 @@ def view(stored: Stored, values: Values) -> PlanView:
     if sku is None:
         return PlanView(count=count, why=_no_sku(fleet, str(values["sku"] or "")))
     try:
-        found, pue = stored.kept(("surveyed", _moment(stored)), lambda: _surveyed(stored, fleet))
+        found, pue = surveyed(stored, fleet)
     except (ConfigError, NotEnoughData) as error:
         return PlanView(sku=sku.name, count=count, why=str(error))
     nameplate = values["power"] == "nameplate"
 
     def planned(servers: int) -> Plan:
-        start = utc(_moment(stored)[0]).date() + timedelta(days=sku.lead_days)
-        key = ("plan", _moment(stored), sku.name, servers, sites, nameplate)
+        start = utc(moment(stored)[0]).date() + timedelta(days=sku.lead_days)
+        key = ("plan", moment(stored), sku.name, servers, sites, nameplate)
         return stored.kept(
             key,
             lambda: fit(found, sku, servers, start=start, sites=sites, nameplate=nameplate, pue=pue, time_s=SOLVE_S),
@@ -107,15 +99,24 @@ def _no_sku(fleet: Fleet, name: str) -> str:
     return "no [[sku]] of fleet.toml has a [sku.server] that tells peak_w or nameplate_w"
 
 
-def _moment(stored: Stored) -> tuple[int, object]:
+def moment(stored: Stored) -> tuple[int, object]:
     """Up to when load counts: what the job of capacity looked at, else the last quarter of a day; and the fleet."""
     told = stored.newest_ns("headroom")
     now_ns = stored.now_ns() // _STEP_NS * _STEP_NS if told is None else told + _MINUTE_NS
     return now_ns, stored.version((), None, None)
 
 
+def surveyed(stored: Stored, fleet: Fleet) -> tuple[Assessment, dict[str, float]]:
+    """
+    The sites with what their nodes carry, and the PUE of those where it is measured; worked out once for each moment.
+
+    Raises: StoreError, ConfigError, NotEnoughData.
+    """
+    return stored.kept(("surveyed", moment(stored)), lambda: _surveyed(stored, fleet))
+
+
 def _surveyed(stored: Stored, fleet: Fleet) -> tuple[Assessment, dict[str, float]]:
-    end_ns, _ = _moment(stored)
+    end_ns, _ = moment(stored)
     store = stored.store()
     told = power_minutes(store, end_ns - DAYS * 86_400 * NS, end_ns, days=DAYS, now_ns=end_ns)
     facility = scan(store, "facility_samples", told.start_ns, told.end_ns)

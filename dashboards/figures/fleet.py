@@ -1,8 +1,10 @@
 """What the Fleet page draws."""
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final
 
+import numpy as np
 import plotly.graph_objects as go
 import polars as pl
 
@@ -19,6 +21,7 @@ from dashboards.figures.style import (
     short,
     time_axis,
     titled,
+    values,
     without,
 )
 from dashboards.words import J_PER_WH
@@ -28,13 +31,12 @@ TOKENS_PER_JOULE: Final = "Tokens per joule (tokens/J)"
 
 def power(view: View, theme: str) -> go.Figure:
     """Mean power of each group in each bucket, stacked to the whole, with the whole's peaks on top."""
-    figure = _empty(view, axis(POWER), theme, tickformat="~s")
-    grid = _grid(view)
+    figure = _empty(view, axis(POWER), theme, {"barmode": "stack", "bargap": 0}, tickformat="~s")
     width_ms = view.every_s * 1000
-    for name, colour, values in _lines(view, view.groups, "power_mean_w", theme, total=True):
+    for name, colour, watts in _lines(view, view.groups, "power_mean_w", theme, total=True):
         figure.add_bar(
-            x=grid,
-            y=values,
+            **_times(view),
+            y=watts,
             name=name,
             offset=0,
             width=width_ms,
@@ -43,16 +45,16 @@ def power(view: View, theme: str) -> go.Figure:
         )
     peaks = _on_grid(view, view.power, "power_max_w")
     # A step needs its last bucket's end, and a gap its own: so each bucket is drawn as a line of two points.
+    starts = np.datetime64(view.start.replace(tzinfo=None), "s") + np.arange(len(peaks)) * view.every_s
     figure.add_scatter(
-        x=[edge for start in grid for edge in (start, start + timedelta(seconds=view.every_s))],
-        y=[peak for peak in peaks for _ in (0, 1)],
+        x=np.datetime_as_string(np.stack([starts, starts + view.every_s], axis=1).ravel()),
+        y=np.repeat(peaks, 2),
         name="peak in the bucket",
         mode="lines",
         line={"color": STRONG[theme], "width": 1.2, "shape": "linear"},
         connectgaps=False,
         hovertemplate="%{y:.4~s}W",
     )
-    figure.update_layout(barmode="stack", bargap=0)
     return figure
 
 
@@ -105,7 +107,7 @@ def _colours(view: View, theme: str) -> dict[str, str]:
 
 def _lines(
     view: View, frame: pl.DataFrame, column: str, theme: str, *, total: bool
-) -> list[tuple[str, str, list[float | None]]]:
+) -> list[tuple[str, str, np.ndarray]]:
     """Name, colour and values on the grid of each group shown; with *total* what is left as one more."""
     coloured = _colours(view, theme)
     modelled = dict(zip(view.table["group"], view.table["modelled_ratio"].fill_null(0.0), strict=True))
@@ -125,12 +127,11 @@ def _lines(
 
 
 def _with_lines(figure: go.Figure, view: View, frame: pl.DataFrame, column: str, hover: str, theme: str) -> go.Figure:
-    grid = _grid(view)
-    for name, colour, values in _lines(view, frame, column, theme, total=False):
-        if any(value is not None for value in values):
+    for name, colour, ratios in _lines(view, frame, column, theme, total=False):
+        if not np.isnan(ratios).all():
             figure.add_scatter(
-                x=grid,
-                y=values,
+                **_times(view),
+                y=ratios,
                 name=name,
                 mode="lines",
                 line={"color": colour, "width": 1.6},
@@ -140,15 +141,19 @@ def _with_lines(figure: go.Figure, view: View, frame: pl.DataFrame, column: str,
     return figure if figure.data else without(figure, "not measured in this window")
 
 
-def _grid(view: View) -> list[Any]:
+def _times(view: View) -> dict[str, Any]:
+    """When the buckets begin, as an axis of evenly spaced points."""
+    return {"x0": view.start.replace(tzinfo=None), "dx": view.every_s * 1000}
+
+
+def _on_grid(view: View, frame: pl.DataFrame, column: str) -> np.ndarray:
+    """The values at each bucket; not a number where nothing was covered, so that a gap is seen as one."""
     step = timedelta(seconds=view.every_s)
-    return pl.datetime_range(view.start, view.end, step, closed="left", eager=True).dt.replace_time_zone(None).to_list()
-
-
-def _on_grid(view: View, frame: pl.DataFrame, column: str) -> list[float | None]:
-    """The values at each bucket; None where nothing was covered, so that a gap is seen as one."""
-    grid = pl.DataFrame({"window": _grid(view)}, schema={"window": pl.Datetime("ns")})
-    return grid.join(frame.select("window", column), on="window", how="left")[column].to_list()
+    grid = pl.datetime_range(view.start, view.end, step, closed="left", eager=True).dt.replace_time_zone(None)
+    return values(
+        grid.cast(pl.Datetime("ns")).alias("window").to_frame()
+        .join(frame.select("window", column), on="window", how="left", maintain_order="left")[column]
+    )  # fmt: skip
 
 
 def _how(modelled_ratio: float) -> str:
@@ -156,5 +161,6 @@ def _how(modelled_ratio: float) -> str:
     return " (modelled)" if modelled_ratio > 0.999 else " (partly modelled)" if modelled_ratio > 0 else ""
 
 
-def _empty(view: View, title: str, theme: str, **y: Any) -> go.Figure:
-    return empty(theme, x=time_axis(view.start, view.end), y={"title": titled(title), **y}, hovermode="x unified")
+def _empty(view: View, title: str, theme: str, layout: Mapping[str, Any] | None = None, **y: Any) -> go.Figure:
+    times, told = time_axis(view.start, view.end), {"title": titled(title), **y}
+    return empty(theme, x=times, y=told, hovermode="x unified", **(layout or {}))

@@ -6,6 +6,7 @@ from typing import Any, Final
 import dash_mantine_components as dmc
 import polars as pl
 
+from analytics.rollups import SLOT_S
 from dashboards.controls import DEVICES, HOSTS, SITES, UNTIL, WINDOW, Choice, Values
 from dashboards.data import fleet
 from dashboards.data.fleet import View
@@ -100,7 +101,8 @@ def _twin(name: str) -> Any:
 
 
 def _status(view: View) -> str:
-    buckets = f"Each point is {length(view.every_s)}; peaks are kept."
+    peaks = "peaks are kept" if view.peaks_s < SLOT_S else f"peaks are means of {length(view.peaks_s)}"
+    buckets = f"Each point is {length(view.every_s)}; {peaks}."
     return f"{length(view.selection.window_s)} until {when(view.end)}. {buckets} {_gap(view)}"
 
 

@@ -11,9 +11,10 @@ from polars.testing import assert_frame_equal
 from typer.testing import CliRunner
 
 import cli
-from analytics.energy import energy
+from analytics.energy import Group, energy, of_boards, over_time, regrouped
 from analytics.frames import scan, spliced
-from analytics.rollups import energy_of_rollups
+from analytics.rollups import energy_of_rollups, windows_of_rollups
+from analytics.steps import readings as raw
 from collector.gaps import GAP_S
 from collector.store import Store
 from collector.store.rollups import Progress
@@ -100,6 +101,40 @@ def test_energy_from_rollups_is_that_of_the_readings(store: Store, by: str | Non
     # An hour with few readings tells nothing of the interval.
     assert all(told == pytest.approx(gap, rel=0.1) or told == GAP_S for told, gap in gaps)
     assert sum(told != pytest.approx(gap, rel=0.1) for told, gap in gaps) <= len(gaps) / 100
+
+
+@pytest.mark.parametrize("every_s", [600, 3600])
+def test_windows_of_hosts_and_devices_from_rollups_are_those_of_the_readings(store: Store, every_s: int) -> None:
+    start_ns, end_ns = DAY_NS, DAY_NS + 29 * HOUR_S * NS + 777 * NS
+    known, hosts = scan(store, "devices"), {"h-a": "one", "h-b": "one"}
+    found = spliced(store, start_ns, end_ns, window_s=300)
+    assert found is not None
+    told = windows_of_rollups(found, every_s=every_s, within_ns=(start_ns, end_ns), devices=known)
+    rows = raw(of_boards(scan(store, "device_samples", start_ns, end_ns), known)).collect()
+    expected = over_time([rows], every_s=every_s, by=("host", "device"), within_ns=(start_ns, end_ns), devices=known)
+    sums = ["device", "window", "host", "energy_j", "covered_s", "counter_j", "modelled_j", "power_min_w"]
+    sums.append("power_max_w")
+    assert_frame_equal(told.devices.select(sums), expected.devices.select(sums), rel_tol=1e-9, abs_tol=1e-5)
+    for by in ("fleet", "site", "host"):
+        some, all_ = (regrouped(one, by=by, hosts=hosts).sort("window", "group") for one in (told, expected))  # type: ignore[arg-type]
+        same = ["window", "group", "power_mean_w", "devices", "covered_ratio", "modelled_ratio"]
+        assert_frame_equal(some.select(same), all_.select(same), rel_tol=1e-6)
+        # The mean of five minutes is between the least and the most of the readings; beside gaps, about so.
+        assert (some["power_max_w"] <= all_["power_max_w"] * 1.01).all()
+        assert (some["power_min_w"] >= all_["power_min_w"] * 0.99).all()
+        assert (some["power_max_w"] > some["power_mean_w"]).mean() > 0.7
+    keys = ["device", "window"]
+    used, busy = (one.utilization.sort(keys) for one in (told, expected))
+    assert_frame_equal(used.select(keys), busy.select(keys))
+    assert used["utilization_ratio"].to_list() == pytest.approx(busy["utilization_ratio"].to_list(), rel=0.05)
+
+
+@pytest.mark.parametrize("by", ["fleet", "site", "host"])
+def test_groups_made_of_hosts_are_those_worked_out_at_once(store: Store, by: Group) -> None:
+    rows, hosts = raw(scan(store, "device_samples")).collect(), {"h-a": "one", "h-b": "one"}
+    expected = over_time([rows], every_s=600, by=(by,), hosts=hosts).power[by]
+    found = regrouped(over_time([rows], every_s=600, by=("host",)), by=by, hosts=hosts)
+    assert_frame_equal(found, expected, rel_tol=1e-9)
 
 
 def test_hours_that_have_new_readings_are_told_from_them(tmp_path: Path) -> None:

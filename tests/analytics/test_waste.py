@@ -5,11 +5,12 @@ from typing import Any
 
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 from analytics.cost import priced, rates
 from analytics.fleet_toml import parse_fleet
 from analytics.inventory import device_types
-from analytics.waste import funnel, placed, waste
+from analytics.waste import funnel, over_windows, placed, waste
 
 START = datetime(2026, 3, 1)
 FLEET = parse_fleet(
@@ -123,6 +124,28 @@ def test_waste_of_anybody_adds_up_to_the_whole(per: Any) -> None:
     assert found.group_by(per).agg(pl.col("time_ratio").sum())["time_ratio"].to_list() == pytest.approx(
         [1.0] * found[per].n_unique()
     )
+
+
+@pytest.mark.parametrize("per", ["cause", "workload", "team", "host", "sku", "site", "fleet"])
+def test_windows_summed_first_change_nothing(per: Any) -> None:
+    """Also where of some windows no energy, no interval or no price is known."""
+    later = START + timedelta(hours=1)
+    more = [{**one, "window": later} for one in LINES]
+    more += [
+        line("useful", 1, None, window=later), line("idle", 1, 0.2, window=later, energy_low_j=None, energy_high_j=None)
+    ]  # fmt: skip
+    lines = costs(*LINES, *more).collect()
+    fewer = over_windows(lines.lazy()).collect()
+    assert fewer.height < lines.height
+    assert "window" not in fewer.columns
+    for some in (lines, lines.drop("currency", "energy_cost", "energy_cost_low", "energy_cost_high", "fixed_cost")):
+        summed = over_windows(some.lazy())
+        assert_frame_equal(waste(summed, per=per).collect(), waste(some.lazy(), per=per).collect())
+        of = "fleet" if per == "cause" else per
+        assert_frame_equal(
+            funnel(summed, length_s=7200.0, per=of).collect().sort(pl.all()),
+            funnel(some.lazy(), length_s=7200.0, per=of).collect().sort(pl.all()),
+        )
 
 
 def test_every_row_of_waste_is_a_number_and_what_to_change() -> None:

@@ -17,6 +17,7 @@ from dashboards.data import fleet
 from dashboards.data.fleet import BUCKETS, Totals, View, bucket_s
 from dashboards.data.stored import Stored
 from dashboards.selection import By, Selection
+from tests.dashboards.conftest import FLEET
 
 
 @pytest.fixture
@@ -162,6 +163,76 @@ def test_a_page_computed_in_parts_is_the_page(
         assert value == (pytest.approx(expected) if isinstance(expected, float) else expected), field.name
     for name in ("power", "groups", "utilization", "efficiency", "table"):
         assert_frame_equal(getattr(parts, name), getattr(whole, name))
+
+
+DAY = 1_772_323_200
+"""A midnight."""
+
+
+def wandering(device: str, host: str, start_s: int, end_s: int, watts: float) -> dict[str, list[object]]:
+    """Readings every minute that go up and down within the hour."""
+    times = range(start_s, end_s, 60)
+    return {
+        "device": [device] * len(times), "time": [s * 10**9 for s in times], "source": ["s"] * len(times),
+        "host": [host] * len(times), "power_w": [watts + s // 60 % 60 for s in times],
+        "utilization_ratio": [0.5] * len(times),
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def days(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A day and an hour of two hosts, of which one has two devices; and the same rolled up to less than 2 h ago."""
+    store = Store.create(tmp_path_factory.mktemp("days") / "read")
+    for device, host, watts in (("a1", "node-a", 300.0), ("a2", "node-a", 200.0), ("b1", "node-b", 100.0)):
+        store.write("device_samples", wandering(device, host, DAY - 3600, DAY + 86_400, watts))
+    (store.root / "fleet.toml").write_text(FLEET.replace("node-a*", "node-a").replace("node-b1", "node-b"))
+    rolled = store.root.with_name("rolled")
+    copytree(store.root, rolled)
+    Store(rolled).roll_up((DAY + 80_000) * 10**9)
+    return store.root, rolled
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        Selection(window="24h", by="site"),
+        Selection(window="24h", by="host", sites=("oslo",)),
+        Selection(window="24h", by="device", hosts=("node-a",)),
+        Selection(window="24h", by="host", devices=("a2", "b1")),
+    ],
+)
+def test_a_day_that_is_rolled_up_shows_what_its_readings_do(days: tuple[Path, Path], chosen: Selection) -> None:
+    read, rolled = (fleet.view(Stored(root, clock_ns=lambda: (DAY + 86_400) * 10**9), chosen) for root in days)
+    assert (read.peaks_s, rolled.peaks_s) == (60.0, 300.0)
+    names = ["group", "devices", "power_now_w", "energy_j", "covered_ratio", "power_mean_w"]
+    # The step into the window is known to rollups, not to readings of the window alone.
+    assert_frame_equal(rolled.table.select(names), read.table.select(names), rel_tol=2e-3)
+    assert rolled.table["utilization_ratio"].to_list() == pytest.approx(read.table["utilization_ratio"].to_list())
+    assert rolled.groups["power_mean_w"].to_list() == pytest.approx(read.groups["power_mean_w"].to_list(), rel=2e-3)
+    assert rolled.totals.devices == read.totals.devices
+    assert read.totals.power_mean_w is not None
+    assert rolled.totals.power_peak_w is not None
+    assert read.totals.power_peak_w is not None
+    assert read.totals.power_mean_w < rolled.totals.power_peak_w <= read.totals.power_peak_w + 1e-6
+
+
+def test_a_day_that_is_rolled_up_shows_new_readings_at_once(days: tuple[Path, Path], tmp_path: Path) -> None:
+    copytree(days[1], tmp_path, dirs_exist_ok=True)
+    stored = Stored(tmp_path, clock_ns=lambda: (DAY + 86_400) * 10**9)
+    before = fleet.view(stored, Selection(window="24h", by="device"))
+    assert before.peaks_s == 300.0
+    Store(tmp_path).write("device_samples", wandering("late", "node-b", DAY + 40_000, DAY + 86_400, 50.0))
+    after = fleet.view(stored, Selection(window="24h", by="device"))
+    assert set(after.table["group"]) - set(before.table["group"]) == {"late"}
+    assert after.totals.power_now_w == pytest.approx((before.totals.power_now_w or 0.0) + 50.0 + 59.0)
+
+
+def test_choosing_hosts_reads_nothing_anew(days: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = Stored(days[0], clock_ns=lambda: (DAY + 86_400) * 10**9)
+    whole = fleet.view(stored, Selection(window="6h", by="host"))
+    monkeypatch.setattr(fleet, "_drawn", lambda *_: pytest.fail("read anew"))
+    chosen = fleet.view(stored, Selection(window="6h", by="host", sites=("dallas",)))
+    assert chosen.table.row(0) == whole.table.filter(pl.col("group") == "node-b").row(0)
 
 
 def test_what_was_seen_before_the_last_hour_is_known_from_the_rollups(tmp_path: Path) -> None:
