@@ -66,6 +66,7 @@ class ShowPlan(StrEnum):
     """What a plan is shown as."""
 
     PLACEMENTS = "placements"
+    PERIODS = "periods"
     PROOF = "proof"
     BINDING = "binding"
 
@@ -85,7 +86,8 @@ MeasuredOption = Annotated[
     bool, typer.Option("--measured/--unmeasured", help="By what the store measured, or by nameplates without a store.")
 ]
 ShowPlanOption = Annotated[
-    ShowPlan, typer.Option("--show", help="Placements; the proof, case by case; what limits the plan.")
+    ShowPlan,
+    typer.Option("--show", help="Placements; period by period; the proof, case by case; what limits the plan."),
 ]
 KeepOption = Annotated[bool, typer.Option("--keep", help="Keep the plan in the store, for pages and decisions.")]
 
@@ -201,7 +203,7 @@ def fit(
     start = datetime.now(UTC).date() + timedelta(days=server.lead_days) if by is None else _day(by)
     ready = _ready(root, asked, fleet, site, peak=peak, min_days=min_days, measured=measured)
     told = fit_of(ready.found, server, count, start=start, sites=site or (), nameplate=nameplate, pue=ready.pue)
-    _give_plan(told, root, asked, check, show, keep=keep)
+    _give_plan(told, ready.found.fleet, root, asked, check, show, keep=keep)
 
 
 @app.command()
@@ -240,7 +242,7 @@ def plan(
     wanted = read_plan(ask, fleet_of(root, fleet))
     ready = _ready(root, asked, fleet, None, peak=peak, min_days=min_days, measured=measured)
     told = plan_of(ready.found, wanted, pue=ready.pue, gap_ratio=gap, time_s=seconds)
-    _give_plan(told, root, asked, check, show, keep=keep)
+    _give_plan(told, ready.found.fleet, root, asked, check, show, keep=keep)
 
 
 @fleet_app.command("check")
@@ -353,11 +355,12 @@ def _day(text: str) -> date:
 
 
 def _give_plan(
-    told: "Plan", root: Path, asked: Request, check: list[str] | None, show: ShowPlan, *, keep: bool
+    told: "Plan", fleet: "Fleet", root: Path, asked: Request, check: list[str] | None, show: ShowPlan, *, keep: bool
 ) -> None:
     """Say what a plan comes to, keep it, write it; one that cannot be met ends with 1."""
     import polars as pl
 
+    from analytics.planning.periods import by_period
     from analytics.planning.result import table
     from collector.store import Store
 
@@ -371,7 +374,10 @@ def _give_plan(
         warn(told.refusal())
         raise typer.Exit(AT_FAULT)
     frames = [told.placements, *([told.runner_up.placements] if told.runner_up is not None else [])]
-    frame = {ShowPlan.PLACEMENTS: pl.concat(frames), ShowPlan.PROOF: told.proof, ShowPlan.BINDING: told.binding}[show]
+    frame = {
+        ShowPlan.PLACEMENTS: pl.concat(frames), ShowPlan.PERIODS: by_period(told, fleet), ShowPlan.PROOF: told.proof,
+        ShowPlan.BINDING: told.binding,
+    }[show]  # fmt: skip
     answer(f"plan.{show.value}", frame.lazy(), asked, check)
 
 

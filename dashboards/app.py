@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Event
 from typing import Final
 
 from dash import Dash
@@ -26,6 +27,7 @@ from dashboards.pages import (
     quality,
     results,
 )
+from dashboards.ready import keep_ready
 
 PAGES: Final = (
     home.PAGE,
@@ -90,8 +92,13 @@ def serve(
     import uvicorn
 
     # Not app.run(): it starts a child process, which outlives its parent's SIGTERM.
-    stored = Stored(store_root, alertmanagers=alertmanagers)
-    uvicorn.run(create(store_root, stored=stored).server, host=host, port=port, log_level="warning")
+    stored, stop = Stored(store_root, alertmanagers=alertmanagers), Event()
+    app = create(store_root, stored=stored)
+    keep_ready(stored, PAGES, stop)
+    try:
+        uvicorn.run(app.server, host=host, port=port, log_level="warning")
+    finally:
+        stop.set()
 
 
 class Headers:

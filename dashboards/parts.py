@@ -196,7 +196,10 @@ def funnel(headings: Sequence[str], rows: Sequence[tuple[str, float, Sequence[st
             [
                 html.Th(name, scope="row"),
                 html.Td(bar, className="pw-bar-cell"),
-                *(html.Td(text, className="pw-right") for text in numbers),
+                *(
+                    html.Td(text, className="pw-right", **{"data-label": label})
+                    for label, text in zip(headings[2:], numbers, strict=False)
+                ),
                 html.Td(words, className="pw-lost"),
             ]
         )

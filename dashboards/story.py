@@ -100,10 +100,10 @@ def plan_toml(end_ns: int) -> str:
     """What its planner asks for of the year that begins a month after *end_ns*: plan.toml."""
     start = datetime.fromtimestamp(end_ns / NS, tz=UTC).date() + timedelta(days=30)
     return f"""\
-# Of `perfwatt demo`: what is wanted in four quarters, and what may be spent; the page Plans and `perfwatt plan` answer.
+# Of `perfwatt demo`: what is wanted in a year, and what may be spent; the page Plans and `perfwatt plan` answer.
 start = {start}
-periods = 4
-period_days = 91
+periods = 6
+period_days = 60
 currency = "USD"
 discount_ratio = 0.08
 growth_ratio_per_year = 0.05   # of the load that is there already
@@ -113,12 +113,12 @@ budget_carries = true          # what is left goes on to the next
 [[demand]]
 name = "serving"
 sku = ["H100", "MI300X"]       # which may serve it
-amount = [2, 1, 2, 1]          # how many more servers from each period on
+amount = [0, 0, 2, 1, 1, 1]    # how many more servers from each period on; they take their lead time to come
 
 [[demand]]
 name = "training"
 sku = "B200"
-amount = [0, 1, 0, 1]
+amount = [0, 0, 1, 0, 1]
 """
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from datetime import date, timedelta
+from itertools import product
 from typing import Any, Final
 
 import numpy as np
@@ -71,7 +72,7 @@ def plan(
         return best
     left = max(1.0, time_s - (time.monotonic() - began))
     return replace(
-        best, runner_up=_next_best(found, ask, made, racks, solved, gap_ratio, left, spread=spread or not priced)
+        best, runner_up=_next_best(found, ask, made, racks, counts, gap_ratio, left, spread=spread or not priced)
     )
 
 
@@ -353,7 +354,7 @@ def _next_best(
     ask: Ask,
     made: Program,
     racks: Sequence[Group],
-    best: Solution,
+    best: Counts,
     gap_ratio: float,
     time_s: float,
     *,
@@ -366,17 +367,15 @@ def _next_best(
     """
     began = time.monotonic()
     model = deepcopy(made.model)
-    values, most = _values(best), ask.most
-    k = len(ask.stages) - 1
-    kinds = [
-        [made.stands[s, g, k] for g, group in enumerate(racks) if group.site == site.name]
-        for s in range(len(ask.skus)) for site in ask.sites
-    ]  # fmt: skip
+    most, k = ask.most, len(ask.stages) - 1
+    inside = [[g for g, group in enumerate(racks) if group.site == site.name] for site in ask.sites]
     if len(ask.sites) == 1:
-        kinds = [[made.stands[s, g, k]] for s in range(len(ask.skus)) for g in range(len(racks))]
+        inside = [[g] for g in range(len(racks))]
     switches = []
-    for columns in kinds:
-        count = float(np.round(values[columns].sum())) if columns else 0.0
+    for (s, sku), chosen in product(enumerate(ask.skus), inside):
+        columns = [made.stands[s, g, k] for g in chosen]
+        # What is placed: the program may make room for more than it buys.
+        count = sum(best.get((rack, sku.name, k), 0) for g in chosen for rack in racks[g].racks)
         if count >= 1:
             # To have more somewhere would be no other plan, only a dearer one.
             (fewer,) = model.variables(1, high=1.0)

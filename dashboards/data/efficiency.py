@@ -80,6 +80,8 @@ def view(stored: Stored, values: Values) -> EfficiencyView:
     Raises: StoreError, ConfigError (fleet.toml).
     """
     selection = selection_of(values)
+    if selection.until is None:
+        stored.want(selection.window)
     told = told_of(stored, selection)
     chosen = [pl.col("site").is_in(selection.sites)] if selection.sites else []
     chosen += [pl.col("host").is_in(selection.hosts)] if selection.hosts else []

@@ -38,6 +38,7 @@ _HOUR_NS: Final = 3600 * NS
 _RECENT_NS: Final = _HOUR_NS // 6
 """What was read last is found in so long a time."""
 _TABLES: Final = ("device_samples", "workload_samples", "<allocations")
+_SURE: Final = 0.8
 _PROBED_ROWS: Final = 250_000
 
 
@@ -104,7 +105,8 @@ def view(stored: Stored, selection: Selection) -> View:
     Raises: StoreError, ConfigError (fleet.toml).
     """
     end_ns = selection.at(stored.now_ns())
-    every_s = bucket_s(selection.window_s, devices=_size(stored, end_ns, selection.window_s))
+    devices, period_s = _size(stored, end_ns, selection.window_s)
+    every_s = bucket_s(selection.window_s, devices=devices, least_s=period_s)
     start_ns = (end_ns - selection.window_s * NS) // (every_s * NS) * (every_s * NS)
     # Of a window that ends now the newest bucket is still growing, and the store says when it has grown.
     end_ns = end_ns if selection.until is not None else end_ns // NS * NS + NS
@@ -134,10 +136,18 @@ def known(stored: Stored, selection: Selection) -> Known:
     )
 
 
-def _size(stored: Stored, end_ns: int, window_s: int) -> int:
-    """About how many devices there are: those of the window's last hour."""
+def _size(stored: Stored, end_ns: int, window_s: int) -> tuple[int, float]:
+    """About how many devices there are, and how often each is read: those of the window's last hour."""
     seen = scan(stored.store(), "device_samples", end_ns - min(window_s, 3600) * NS, end_ns)
-    return int(seen.select(pl.col("device").n_unique()).collect().item())
+    time = pl.col("time").to_physical()
+    devices, series, rows, span_ns = (
+        seen.select(
+            pl.col("device").n_unique(), series=pl.struct("device", "source").n_unique(), rows=pl.len(),
+            span=time.max() - time.min(),
+        ).collect().row(0)
+    )  # fmt: skip
+    # Gaps and late comers make the interval seem longer than it is.
+    return devices, _SURE * span_ns / NS * series / rows if rows else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,8 +155,8 @@ class _Drawn:
     """
     A window of the store, whatever is chosen of its hosts.
 
-    found: by host and device. tokens: device, window, tokens, alone. now: device, host, time, power_w, modelled. sites: of
-    each host. peaks_s: what a peak of a group is the mean of.
+    found: by host and device. tokens: device, window, tokens, alone. now: device, host, time, power_w, modelled. sites:
+    of each host. peaks_s: what a peak of a group is the mean of.
     """
 
     found: Windows
@@ -259,10 +269,14 @@ def _work_out(drawn: _Drawn, selection: Selection, start_ns: int, end_ns: int, e
     )
 
 
-def bucket_s(window_s: float, *, devices: int = 0) -> int:
-    """The shortest step that divides *window_s* into no more parts than suit a screen and so many devices."""
+def bucket_s(window_s: float, *, devices: int = 0, least_s: float = 0.0) -> int:
+    """
+    The shortest step that divides *window_s* into no more parts than suit a screen and so many devices.
+
+    It is no shorter than *least_s*, the time between two readings: what lies between these is not a gap.
+    """
     wanted = min(BUCKETS, max(FEWEST, CELLS // max(devices, 1)))
-    return next((step for step in STEPS_S if window_s / step <= wanted), STEPS_S[-1])
+    return next((step for step in STEPS_S if window_s / step <= wanted and step >= least_s), STEPS_S[-1])
 
 
 def _seen(store: Store, start_ns: int, end_ns: int) -> pl.DataFrame:

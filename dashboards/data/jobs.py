@@ -65,7 +65,10 @@ def view(stored: Stored, values: Values) -> JobsView:
 
     Raises: StoreError, ConfigError (fleet.toml).
     """
-    told = told_of(stored, selection_of(values))
+    selection = selection_of(values)
+    if selection.until is None:
+        stored.want(selection.window)
+    told = told_of(stored, selection)
     jobs = stored.kept(("jobs", told.key), lambda: _jobs(stored, told))
     for key in OWNERS:
         chosen = values.get(key)

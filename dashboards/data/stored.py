@@ -19,7 +19,7 @@ ALL: Final = "all"
 """The site of every host while there is no fleet.toml."""
 NS: Final = 1_000_000_000
 
-_KEPT: Final = 64
+_KEPT: Final = 128
 
 T = TypeVar("T")
 
@@ -44,6 +44,7 @@ class Stored:
         self.part_rows = part_rows
         self.now_ns = clock_ns
         self._kept: OrderedDict[object, _Answer[Any]] = OrderedDict()
+        self._wanted: dict[str, int] = {}
         self._lock = Lock()
         self._nothing = mkdtemp(prefix="perfwatt-")
         weakref.finalize(self, shutil.rmtree, self._nothing, ignore_errors=True)
@@ -79,6 +80,17 @@ class Stored:
             while len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
         return answer.given(work_out)
+
+    def want(self, window: str) -> None:
+        """Somebody looks at a *window* that takes long to work out."""
+        with self._lock:
+            self._wanted[window] = self.now_ns()
+
+    def wanted(self, within_s: float) -> list[str]:
+        """The windows that somebody looked at *within_s*."""
+        since_ns = self.now_ns() - round(within_s * NS)
+        with self._lock:
+            return [window for window, at_ns in self._wanted.items() if at_ns >= since_ns]
 
     def sites(self, hosts: Iterable[str]) -> dict[str, str]:
         """

@@ -24,12 +24,14 @@ from dashboards.words import joined, percent, watt_hours
 
 CAUSES: Final = ("failed", "unallocated", "unmeasured", "idle", "stalled", "underused", "throttled")
 """The causes of waste, in the order in which they are asked."""
+LEAST_RATIO: Final = 1e-3
+"""What takes less of the time than this is in the file alone."""
 _TIMES: Final = {"first_token_s": "Time to first token (s)", "latency_p99_s": "99th percentile of latency (s)"}
 
 
 def waste(view: EfficiencyView, theme: str) -> go.Figure:
     """Device-hours without use, by cause, and beside them what they drew."""
-    rows = view.waste.filter(pl.col("cause") != "useful")
+    rows = lost(view)
     if rows.is_empty():
         return without(empty(theme), "nothing was wasted in this window" if view.waste.height else "no device here")
     named = dict(zip(CAUSES, COLOURS[theme], strict=False))
@@ -45,14 +47,18 @@ def waste(view: EfficiencyView, theme: str) -> go.Figure:
         y=[cause_of(row) for row in rows.iter_rows(named=True)],
         orientation="h",
         marker={"color": [named.get(cause, REST_COLOUR[theme]) for cause in rows["cause"]], "line": {"width": 0}},
-        text=[
-            f"{joined(watt_hours(row['energy_j']), 'Wh')}, {percent(row['time_ratio'])} of the time"
-            for row in rows.iter_rows(named=True)
-        ],
-        textposition="none",
-        hovertemplate="%{y}: %{x:.3~s} device-hours, %{text}<extra></extra>",
+        text=[f"{percent(row['time_ratio'])} of the time" for row in rows.iter_rows(named=True)],
+        textposition="auto",
+        cliponaxis=False,
+        hovertext=[joined(watt_hours(row["energy_j"]), "Wh") for row in rows.iter_rows(named=True)],
+        hovertemplate="%{y}: %{x:.3~s} device-hours, %{hovertext}, %{text}<extra></extra>",
     )
     return figure
+
+
+def lost(view: EfficiencyView) -> pl.DataFrame:
+    """The waste without what is too little to be shown."""
+    return view.waste.filter(pl.col("cause") != "useful", pl.col("time_ratio") >= LEAST_RATIO)
 
 
 def front(view: EfficiencyView, theme: str) -> go.Figure:

@@ -203,7 +203,7 @@ def _funnel(view: EfficiencyView) -> Any:
 
 
 def _advice(view: EfficiencyView) -> Any:
-    rows = view.waste.filter(pl.col("cause") != "useful", pl.col("advice").is_not_null())
+    rows = figures.lost(view).drop_nulls("advice")
     if rows.is_empty():
         return dmc.Text("Nothing was wasted in this window.", size="sm", c="dimmed")
     costs: dict[tuple[str, str | None], list[str]] = {}
@@ -218,7 +218,9 @@ def _advice(view: EfficiencyView) -> Any:
         )
         for row in rows.iter_rows(named=True)
     ]
-    caption = "Dearest first; each joule and each second of a device has one cause."
+    small = view.waste.filter(pl.col("cause") != "useful").height - rows.height
+    rest = f" {small} more of less than {percent(figures.LEAST_RATIO)} of the time are in the file." if small else ""
+    caption = f"Dearest first; each joule and each second of a device has one cause.{rest}"
     return small_table(("Cause", "Energy", "Cost", "What to do"), lines, numbers=(1, 2), caption=caption, stacked=True)
 
 

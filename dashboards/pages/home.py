@@ -194,7 +194,7 @@ def _incident(row: Mapping[str, Any]) -> Any:
             html.Div(
                 [
                     badge(row["severity"]),
-                    dcc.Link(row["evidence"], href=f"/incident?id={row['incident']}", className="pw-plain"),
+                    dcc.Link(coded(row["evidence"]), href=f"/incident?id={row['incident']}", className="pw-plain"),
                 ],
                 className="pw-list-head",
             ),
@@ -290,7 +290,7 @@ def _decision(row: Mapping[str, Any], end: datetime | None) -> Any:
     return html.Li(
         [
             html.Div(
-                [badge(row["kind"]), due, dcc.Link(row["summary"], href=_capacity(row), className="pw-plain")],
+                [badge(row["kind"]), due, dcc.Link(coded(row["summary"]), href=_capacity(row), className="pw-plain")],
                 className="pw-list-head",
             ),
             html.Div(html.Code(row["query"], className="pw-code"), className="pw-list-note"),

@@ -164,7 +164,7 @@ def _facts(view: IncidentView, alerts: Sequence[Alert]) -> Any:
             for part in (dcc.Link(name, href=f"/incident?id={id}", className="pw-link"), ", ")
         ][:-1]
         pairs.append(("Took in", html.Span(links)))
-    head = html.Div([badge(row["severity"]), html.Span(row["evidence"])], className="pw-list-head pw-evidence")
+    head = html.Div([badge(row["severity"]), html.Span(coded(row["evidence"]))], className="pw-list-head pw-evidence")
     return panel(row["kind"].replace("_", " ").capitalize(), [head, facts(pairs)])
 
 

@@ -309,6 +309,15 @@ def test_buckets_are_few_and_divide_the_window(window: str) -> None:
     assert WINDOWS[window] / step <= BUCKETS
 
 
+def test_no_bucket_is_shorter_than_the_time_between_two_readings(tmp_path: Path) -> None:
+    store = Store.create(tmp_path)
+    for device, watts in (("a1", 300.0), ("a2", 200.0)):
+        store.write("device_samples", wandering(device, "node-a", DAY - 7200, DAY, watts))
+    view = fleet.view(Stored(tmp_path, clock_ns=lambda: DAY * 10**9), Selection(window="1h"))
+    assert view.every_s == 60
+    assert view.utilization.height == 60
+
+
 def test_a_large_fleet_has_wider_buckets_but_not_a_few() -> None:
     assert bucket_s(3600) == bucket_s(3600, devices=100) == 15
     assert bucket_s(3600, devices=1000) == 60

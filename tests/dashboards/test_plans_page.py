@@ -68,7 +68,7 @@ def test_the_page_answers_what_the_command_does(root: Path, stored: Stored) -> N
     assert (view.name, view.why) == ("plan", None)
     assert view.plan is not None
     words = ["plan", str(root / "plan.toml"), "--store", str(root), "-o", "json"]
-    for show in ("placements", "proof", "binding"):
+    for show in ("placements", "periods", "proof", "binding"):
         ran = CliRunner().invoke(cli.app, [*words, "--show", show])
         assert ran.exit_code == 0, ran.stderr
         told = json.loads(ran.stdout)["rows"]

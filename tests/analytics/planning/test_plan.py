@@ -323,6 +323,21 @@ def test_the_cheaper_site_is_chosen_and_the_next_best_told_with_what_it_costs() 
     assert told.basis == "capex (CRF) + opex + energy, fleet.toml, 0.0% a year"
 
 
+def test_the_next_best_of_a_fit_is_another_place_and_costs_more() -> None:
+    """Also where the other site is loaded more: the program then makes room for more servers than it buys."""
+    fleet = parse_fleet(site("dear", price=0.4, feed_w=40e3) + site("cheap", price=0.1, feed_w=40e3) + SKUS)
+    sku = fleet.sku("small")
+    assert sku is not None
+    for count in (1, 2, 3):
+        told = fit(assessed(fleet, {"dear-r0": 15e3}), sku, count, start=date(2027, 1, 1))
+        assert told.runner_up is not None
+        assert told.cost is not None
+        assert told.runner_up.cost is not None
+        assert told.runner_up.cost > told.cost
+        assert set(told.placements["site"]) == {"cheap"}
+        assert "dear" in told.runner_up.placements["site"]
+
+
 def test_where_there_is_one_place_only_there_is_no_next_best() -> None:
     fleet = parse_fleet(site("s", racks=1) + SKUS)
     assert plan(assessed(fleet), asked(fleet, demand("d", ["big"], [1.0]))).runner_up is None
