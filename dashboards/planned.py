@@ -114,7 +114,7 @@ def basis(plan: Plan, of: str) -> list[str]:
 
 def least_left(case: str) -> str:
     """A failure case in words."""
-    return "while all stands" if case in {None, "none"} else f"{case} lost"
+    return "while all stands" if case == "none" else f"{case} lost"
 
 
 def answer(plan: Plan | None, cost: str, *, by: Sequence[str] = ("site", "rack")) -> Any:
@@ -143,11 +143,12 @@ def binding(plan: Plan | None) -> Any:
     """The limits that leave less than one more server."""
     if plan is None:
         return dmc.Text("Nothing is planned.", size="sm", c="dimmed")
-    rows = plan.binding
+    # A limit of several places or periods is one.
+    rows = plan.binding.unique(["constraint", "case"], keep="first", maintain_order=True)
     if rows.is_empty():
         return dmc.Text("Every limit leaves room for one more server; nothing binds yet.", size="sm", c="dimmed")
     cells = [
-        (least_left(row["case"]), f"{row['servers']:.2f} server", row["constraint"])
+        (ABSENT if row["case"] is None else least_left(row["case"]), f"{row['servers']:.2f} server", row["constraint"])
         for row in rows.head(_BINDING).iter_rows(named=True)
     ]
     more = f" {rows.height - _BINDING} more in the file." if rows.height > _BINDING else ""

@@ -18,7 +18,7 @@ ROW_PX: Final = 26
 _USED: Final = ("in use", "other")
 _FREE: Final = ("deployable", "nameplate")
 _TITLES: Final = {"power_w": axis(POWER), "devices": "Devices held", "tokens_per_s": "Throughput (tokens/s)"}
-_UNITS: Final = {"power_w": "W", "devices": "devices", "tokens_per_s": "tokens/s"}
+UNITS: Final = {"power_w": "W", "devices": "devices", "tokens_per_s": "tokens/s"}
 
 
 def limits(view: CapacityView, show: str, theme: str) -> go.Figure:
@@ -89,7 +89,11 @@ def runway(view: CapacityView, theme: str) -> go.Figure:
     if rows.is_empty():
         far = view.nodes["horizon"].max() if view.nodes.height else None
         return without(empty(theme), "how load grows is not known yet" if far is None else "nothing runs out in sight")
-    figure = empty(theme, x={"title": titled("Date (UTC)"), "type": "date"}, y={"type": "category", "showgrid": False})
+    figure = empty(
+        theme,
+        x={"title": titled("Date (UTC)"), "type": "date", "tickformat": "%-d %b\n%Y"},
+        y={"type": "category", "showgrid": False},
+    )
     bindings = sorted(rows["binding"].unique().to_list())
     named = dict(zip(bindings, COLOURS[theme], strict=False))
     figure.update_yaxes(categoryorder="array", categoryarray=rows["node"].to_list())
@@ -181,10 +185,10 @@ def forecast(view: CapacityView, theme: str) -> go.Figure:
     if rows.is_empty():
         return without(empty(theme), "nothing is forecast yet")
     metric = str(rows["metric"][0])
-    unit, colour = _UNITS.get(metric, ""), COLOURS[theme][0]
+    unit, colour = UNITS.get(metric, ""), COLOURS[theme][0]
     figure = empty(
         theme,
-        x={"title": titled("Time (UTC)"), "type": "date"},
+        x={"title": titled("Time (UTC)"), "type": "date", "tickformat": "%H:%M\n%-d %b"},
         y={"title": titled(_TITLES.get(metric, metric)), "tickformat": "~s", "rangemode": "tozero"},
         hovermode="x",
     )

@@ -15,6 +15,7 @@ from dashboards.figures.style import (
     STRONG,
     colours,
     empty,
+    gap_of,
     log_axis,
     short,
     titled,
@@ -40,7 +41,7 @@ def waste(view: EfficiencyView, theme: str) -> go.Figure:
         theme,
         x={"title": titled("Without use (device-hours)"), "rangemode": "tozero", "tickformat": "~s"},
         y={"type": "category", "showgrid": False},
-        bargap=0.3,
+        bargap=gap_of(rows.height),
     )
     figure.add_bar(
         x=rows["device_h"].to_list(),

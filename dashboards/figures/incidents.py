@@ -10,7 +10,19 @@ from analytics.anomalies.evidence import Evidence
 from collector.catalogue import POWER
 from dashboards.data.incidents import DEVICES, IncidentsView, IncidentView
 from dashboards.data.stored import utc
-from dashboards.figures.style import COLOURS, INK, STRONG, axis, colours, empty, short, time_axis, titled, without
+from dashboards.figures.style import (
+    COLOURS,
+    INK,
+    STRONG,
+    axis,
+    colours,
+    empty,
+    gap_of,
+    short,
+    time_axis,
+    titled,
+    without,
+)
 from dashboards.words import J_PER_WH
 
 SEVERITIES: Final = ("critical", "warning", "info")
@@ -56,7 +68,7 @@ def cost(view: IncidentsView, theme: str) -> go.Figure:
         theme,
         x={"title": titled("Energy wasted (Wh)"), "tickformat": "~s", "rangemode": "tozero"},
         y={"type": "category", "showgrid": False},
-        bargap=0.35,
+        bargap=gap_of(rows.height),
     )
     figure.add_bar(
         x=(rows["wasted_j"] / J_PER_WH).to_list(),

@@ -18,6 +18,7 @@ from dashboards.figures.style import (
     axis,
     colours,
     empty,
+    gap_of,
     short,
     time_axis,
     titled,
@@ -86,7 +87,7 @@ def _bars(rows: pl.DataFrame, column: str, theme: str) -> go.Figure:
         x={"title": titled("Energy (Wh)"), "tickformat": "~s", "rangemode": "tozero"},
         y={"type": "category", "showgrid": False},
         barmode="stack",
-        bargap=0.3,
+        bargap=gap_of(rows.height),
     )
     wasted = rows["wasted_j"].fill_null(0.0)
     for name, joules, colour in (

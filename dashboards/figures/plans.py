@@ -89,7 +89,7 @@ def margins(view: PlansView, theme: str) -> go.Figure:
         x=_labels(view),
         y=rows["margin_w"].to_list(),
         mode="lines+markers",
-        name="least power left",
+        showlegend=False,
         line={"color": INK[theme], "width": 1.4},
         marker={"color": COLOURS[theme][0], "size": 10},
         hovertext=[
@@ -105,13 +105,13 @@ def margins(view: PlansView, theme: str) -> go.Figure:
 
 
 def _labels(view: PlansView) -> list[str]:
-    """What the periods are called: their number, and when they begin."""
-    return [f"{row['period'] + 1}<br>{row['start']:%-d %b %y}" for row in view.periods.iter_rows(named=True)]
+    """What the periods are called: their number, and the month in which they begin."""
+    return [f"{row['period'] + 1}<br>{row['start']:%b %y}" for row in view.periods.iter_rows(named=True)]
 
 
 def _over_periods(view: PlansView, theme: str, title: str, **y: Any) -> go.Figure:
     # With many periods not each has its name below it.
-    step = -(-view.periods.height // 8)
+    step = -(-view.periods.height // 7)
     labels = _labels(view)
     return empty(
         theme,

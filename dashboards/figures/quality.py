@@ -7,7 +7,7 @@ import polars as pl
 
 from analytics.quality import AGREES, COVERED
 from dashboards.data.quality import VERDICTS, QualityView
-from dashboards.figures.style import COLOURS, INK, STRONG, empty, titled, without
+from dashboards.figures.style import COLOURS, INK, STRONG, empty, gap_of, titled, without
 
 MOST_HOSTS: Final = 16
 
@@ -53,7 +53,7 @@ def gaps(view: QualityView, theme: str) -> go.Figure:
         theme,
         x={"title": titled("Without readings (device-hours)"), "rangemode": "tozero"},
         y={"type": "category", "showgrid": False},
-        bargap=0.35,
+        bargap=gap_of(rows.height),
     )
     figure.add_bar(
         x=(rows["gap_s"] / 3600).to_list(),

@@ -63,6 +63,7 @@ _METHODS: Final = Grid(
     columns=(
         Column(name="horizon", heading="Ahead", width=86, pinned=True),
         Column(name="target_shown", heading="Of (UTC)", width=140, flex=2),
+        Column(name="unit", heading="Unit", width=80),
         Column(name="q10", heading="p10", form=".4~s"),
         Column(name="q50", heading="p50", form=".4~s"),
         Column(name="q90", heading="p90", form=".4~s"),
@@ -313,6 +314,7 @@ def _methods(view: CapacityView) -> pl.DataFrame:
     return view.forecast.with_columns(
         horizon=pl.Series([_ahead(seconds) for seconds in view.forecast["horizon_s"]], dtype=pl.String),
         target_shown=pl.col("target").dt.strftime("%Y-%m-%d %H:%M"),
+        unit=pl.col("metric").replace_strict(figures.UNITS, default=None, return_dtype=pl.String),
         better=1 - pl.col("loss") / pl.col("baseline_loss"),
     )
 

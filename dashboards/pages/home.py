@@ -235,7 +235,7 @@ def _ahead(view: HomeView) -> Any:
         return _waits(view) or dmc.Text("Nothing runs out within what is forecast.", size="sm")
     told = [
         (
-            dcc.Link(row["node"], href=_capacity(row), className="pw-link"),
+            dcc.Link(row["node"], href=_capacity(row), className="pw-link pw-whole-word"),
             row["binding"] or ABSENT,
             _range(row),
             _whole(_date(row["order_by"])),
@@ -255,7 +255,9 @@ def _capacity(row: Mapping[str, Any]) -> str:
 def _range(row: Mapping[str, Any]) -> Any:
     horizon = row["horizon"]
     beyond = "later" if horizon is None else f"after {horizon:%Y-%m-%d}"
-    first, *others = (_whole(_date(row[f"runway_p{one}"], beyond)) for one in (10, 50, 90))
+    # What is beyond what is forecast is said once.
+    told = dict.fromkeys(_date(row[f"runway_p{one}"], beyond) for one in (10, 50, 90))
+    first, *others = (_whole(text) for text in told)
     return html.Span([first, *(part for one in others for part in (" – ", one))])
 
 

@@ -203,8 +203,8 @@ def _periods(view: PlansView) -> Any:
     return small_table(headings, cells, numbers=range(3, 9), caption=caption)
 
 
-def _day(moment: datetime | None) -> str:
-    return ABSENT if moment is None else f"{moment:%Y-%m-%d}"
+def _day(moment: datetime | None) -> Any:
+    return ABSENT if moment is None else html.Span(f"{moment:%Y-%m-%d}", className="pw-whole-word")
 
 
 def _amount(value: float | None) -> str:

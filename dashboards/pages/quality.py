@@ -150,7 +150,8 @@ def _verdict_words(view: QualityView) -> str:
     if poor.is_empty():
         return "No device is poor."
     first = poor.row(0, named=True)
-    return f"{poor.height} devices are poor; {first['device']}: {first['reason']}."
+    count = "1 device is" if poor.height == 1 else f"{poor.height} devices are"
+    return f"{count} poor; {first['device']}: {first['reason']}."
 
 
 def _gap_words(view: QualityView) -> str:
