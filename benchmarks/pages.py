@@ -206,7 +206,7 @@ def choices(root: Path, now_ns: int) -> Iterator[tuple[str, str, list[Choice]]]:
     yield "plan", "/plan", [("count", count) for count in (2, 4, 8, 3)]
 
 
-_EVERY = {"window": "all", "severity": "info", "site": (), "host": (), "kind": (), "rule": ()}
+_EVERY: dict[str, Any] = {"window": "all", "severity": "info", "site": (), "host": (), "kind": (), "rule": ()}
 
 
 # ------------------------------------------------------------------------------------------------------------- serving

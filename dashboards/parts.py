@@ -192,14 +192,12 @@ def funnel(headings: Sequence[str], rows: Sequence[tuple[str, float, Sequence[st
     def row(name: str, share: float, cells: Sequence[str]) -> Any:
         bar = html.Div(className="pw-bar", style={"width": f"{100 * share:.1f}%"})
         *numbers, words = cells
+        labels: list[dict[str, Any]] = [{"data-label": label} for label in headings[2:]]
         return html.Tr(
             [
                 html.Th(name, scope="row"),
                 html.Td(bar, className="pw-bar-cell"),
-                *(
-                    html.Td(text, className="pw-right", **{"data-label": label})
-                    for label, text in zip(headings[2:], numbers, strict=False)
-                ),
+                *(html.Td(text, className="pw-right", **label) for label, text in zip(labels, numbers, strict=False)),
                 html.Td(words, className="pw-lost"),
             ]
         )

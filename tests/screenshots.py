@@ -40,7 +40,7 @@ DAYS = 14
 END_NS = int(datetime(2026, 3, 4, 12, 0, tzinfo=UTC).timestamp()) * NS
 START_NS = END_NS - DAYS * 24 * HOUR_NS
 READ_S = 60.0
-JOBS = ("energy", "anomaly_scores", "incidents", "capacity")
+JOBS = ("energy", "anomaly_scores", "incidents", "forecasts", "capacity")
 
 
 def fill(store: Store) -> None:

@@ -117,7 +117,7 @@ def _last(stored: Stored) -> pl.DataFrame:
         pl.col("time", "status", "currency", "request").first(), pl.col("servers").sum(),
         cost=pl.when(pl.col("cost").count() > 0).then(pl.col("cost").sum()),
     )  # fmt: skip
-    return best.select(_KEPT.names()).sort("time", "plan", descending=[True, False]).collect().cast(_KEPT)  # type: ignore[arg-type]
+    return best.select(_KEPT.names()).sort("time", "plan", descending=[True, False]).collect().cast(_KEPT)
 
 
 def _unknown(stored: Stored, name: str) -> str:

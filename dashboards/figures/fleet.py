@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from datetime import timedelta
+from math import isnan
 from typing import Any, Final
 
-import numpy as np
 import plotly.graph_objects as go
 import polars as pl
 
@@ -43,12 +43,14 @@ def power(view: View, theme: str) -> go.Figure:
             marker={"color": colour, "line": {"width": 0}},
             hovertemplate="%{y:.4~s}W",
         )
-    peaks = _on_grid(view, view.power, "power_max_w")
     # A step needs its last bucket's end, and a gap its own: so each bucket is drawn as a line of two points.
-    starts = np.datetime64(view.start.replace(tzinfo=None), "s") + np.arange(len(peaks)) * view.every_s
+    peaks = _with_gaps(view, view.power, "power_max_w").select(
+        time=pl.concat_list("window", pl.col("window") + timedelta(seconds=view.every_s)),
+        watts=pl.concat_list(pl.col("power_max_w").repeat_by(2)),
+    )
     figure.add_scatter(
-        x=np.datetime_as_string(np.stack([starts, starts + view.every_s], axis=1).ravel()),
-        y=np.repeat(peaks, 2),
+        x=peaks["time"].explode().dt.strftime("%Y-%m-%dT%H:%M:%S").to_list(),
+        y=values(peaks["watts"].explode()),
         name="peak in the bucket",
         mode="lines",
         line={"color": STRONG[theme], "width": 1.2, "shape": "linear"},
@@ -105,9 +107,7 @@ def _colours(view: View, theme: str) -> dict[str, str]:
     return colours(view.table["group"].head(SHOWN), theme)
 
 
-def _lines(
-    view: View, frame: pl.DataFrame, column: str, theme: str, *, total: bool
-) -> list[tuple[str, str, np.ndarray]]:
+def _lines(view: View, frame: pl.DataFrame, column: str, theme: str, *, total: bool) -> list[tuple[str, str, Any]]:
     """Name, colour and values on the grid of each group shown; with *total* what is left as one more."""
     coloured = _colours(view, theme)
     modelled = dict(zip(view.table["group"], view.table["modelled_ratio"].fill_null(0.0), strict=True))
@@ -128,7 +128,7 @@ def _lines(
 
 def _with_lines(figure: go.Figure, view: View, frame: pl.DataFrame, column: str, hover: str, theme: str) -> go.Figure:
     for name, colour, ratios in _lines(view, frame, column, theme, total=False):
-        if not np.isnan(ratios).all():
+        if not all(map(isnan, ratios)):
             figure.add_scatter(
                 **_times(view),
                 y=ratios,
@@ -146,14 +146,17 @@ def _times(view: View) -> dict[str, Any]:
     return {"x0": view.start.replace(tzinfo=None), "dx": view.every_s * 1000}
 
 
-def _on_grid(view: View, frame: pl.DataFrame, column: str) -> np.ndarray:
+def _on_grid(view: View, frame: pl.DataFrame, column: str) -> Any:
     """The values at each bucket; not a number where nothing was covered, so that a gap is seen as one."""
+    return values(_with_gaps(view, frame, column)[column])
+
+
+def _with_gaps(view: View, frame: pl.DataFrame, column: str) -> pl.DataFrame:
+    """The rows of all buckets."""
     step = timedelta(seconds=view.every_s)
     grid = pl.datetime_range(view.start, view.end, step, closed="left", eager=True).dt.replace_time_zone(None)
-    return values(
-        grid.cast(pl.Datetime("ns")).alias("window").to_frame()
-        .join(frame.select("window", column), on="window", how="left", maintain_order="left")[column]
-    )  # fmt: skip
+    windows = grid.cast(pl.Datetime("ns")).alias("window").to_frame()
+    return windows.join(frame.select("window", column), on="window", how="left", maintain_order="left")
 
 
 def _how(modelled_ratio: float) -> str:

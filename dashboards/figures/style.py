@@ -5,7 +5,6 @@ from datetime import UTC, datetime, timedelta
 from math import log10
 from typing import Any, Final
 
-import numpy as np
 import plotly.graph_objects as go
 import polars as pl
 
@@ -69,7 +68,7 @@ def empty(theme: str, *, x: dict[str, Any] | None = None, y: dict[str, Any] | No
     return go.Figure(layout=looks)
 
 
-def values(series: pl.Series) -> np.ndarray:
+def values(series: pl.Series) -> Any:
     """Numbers as they go to the browser: packed, to seven digits, and not a number where there is none."""
     return series.cast(pl.Float32).fill_null(float("nan")).to_numpy()
 

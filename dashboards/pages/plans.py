@@ -211,11 +211,12 @@ def _amount(value: float | None) -> str:
     return ABSENT if value is None else f"{value:,.0f}"
 
 
-def _where(plan: Plan, period: int) -> str:
+def _where(plan: Plan, period: int) -> Any:
     """What comes in a period, and to which sites."""
     mine = plan.placements.filter(pl.col("period") == period)
     sums = mine.group_by("site", "sku", maintain_order=True).agg(pl.col("servers").sum())
-    return ", ".join(f"{servers} {sku} at {site}" for site, sku, servers in sums.iter_rows()) or ABSENT
+    told = ", ".join(f"{servers} {sku} at {site}" for site, sku, servers in sums.iter_rows())
+    return html.Span(told or ABSENT, className="pw-whole-word")
 
 
 def _asked(view: PlansView) -> Any:
