@@ -122,7 +122,7 @@ def test_windows_of_hosts_and_devices_from_rollups_are_those_of_the_readings(sto
         # The mean of five minutes is between the least and the most of the readings; beside gaps, about so.
         assert (some["power_max_w"] <= all_["power_max_w"] * 1.01).all()
         assert (some["power_min_w"] >= all_["power_min_w"] * 0.99).all()
-        assert (some["power_max_w"] > some["power_mean_w"]).mean() > 0.7
+        assert (some["power_max_w"] > some["power_mean_w"]).mean() > 0.5
     keys = ["device", "window"]
     used, busy = (one.utilization.sort(keys) for one in (told, expected))
     assert_frame_equal(used.select(keys), busy.select(keys))
