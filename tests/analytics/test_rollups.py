@@ -17,7 +17,7 @@ from analytics.rollups import energy_of_rollups, windows_of_rollups
 from analytics.steps import readings as raw
 from collector.gaps import GAP_S
 from collector.store import Store
-from collector.store.rollups import Progress
+from collector.store.rollups import RULES, Progress
 
 NS = 1_000_000_000
 DAY_NS = 1_772_323_200 * NS
@@ -170,7 +170,7 @@ def test_rollups_by_older_rules_are_made_again(tmp_path: Path) -> None:
     store.write("device_samples", readings("a", np.arange(0, 5.0 * HOUR_S, 10), 1))
     store.roll_up(DAY_NS + 5 * HOUR_S * NS)
     progress = Progress(store.root, "device_rollups")
-    progress.path.write_text(progress.path.read_text().replace('"rules": 2', '"rules": 1'))
+    progress.path.write_text(progress.path.read_text().replace(f'"rules": {RULES}', '"rules": 1'))
     assert store.rolled_up("device_samples") is None
     assert store.roll_up(DAY_NS + 5 * HOUR_S * NS) == 5
 
