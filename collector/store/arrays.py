@@ -5,10 +5,11 @@ They are put in order, each row once, in the types that damage none of their val
 """
 
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any, Final
 
@@ -181,7 +182,7 @@ def write_ordered(
     item = Written(day, day_folder(root, table.name, day) / f".{label}.tmp", first_ns, last_ns)
     files.make_folder(item.path.parent)
     flat = [array for array in arrays if isinstance(array, Array)]
-    columns = [stored for array in flat if (stored := _stored(table, array)) is not None]
+    columns = _columns(table, flat, threads)
     lists = [array for array in arrays if isinstance(array, Lists) and array.lengths.any()]
     listed = [Field(array.column.name, array.column.type) for array in lists]
     fields = [*(field for field, _ in columns), *(part for field in listed for part in parts_of(field))]
@@ -221,7 +222,7 @@ def write_arrays(
         for item, rows in _by_day(root, table, arrays, label):
             files.make_folder(item.path.parent)
             written.append(item)
-            columns = [stored for array in rows if (stored := _stored(table, array)) is not None]
+            columns = _columns(table, rows, threads)
             fields = [field for field, _ in columns]
             write_file(item.path, fields, _groups(columns), sql.file_metadata(table, metadata), FAST, threads)
     except BaseException:
@@ -267,15 +268,37 @@ def write_file(
     """Write groups of ordered rows, in the types to store them in, as one Parquet file."""
     encoders = [Encoder(field, effort) for field in fields]
     with path.open("wb") as out, ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        encoded = ((_length(arrays[0]), pool.map(_chunk, encoders, fields, arrays)) for arrays in groups)
-        write(out, fields, encoded, metadata)
+        write(out, fields, _encoded(pool, encoders, fields, groups), metadata)
+
+
+def _encoded(
+    pool: ThreadPoolExecutor,
+    encoders: Sequence[Encoder],
+    fields: Sequence[Field],
+    groups: Iterable[Sequence[Array | Lists]],
+) -> Iterator[tuple[int, Iterator[Chunk]]]:
+    """The rows and chunks of each group; while one is written, the next is encoded already."""
+    before: Sequence[Future[Chunk] | None] = [None] * len(fields)
+    waiting: deque[tuple[int, list[Future[Chunk]]]] = deque()
+    for arrays in groups:
+        begun = [pool.submit(_chunk, *each) for each in zip(encoders, fields, arrays, before, strict=True)]
+        waiting.append((_length(arrays[0]), begun))
+        before = begun
+        if len(waiting) > 1:
+            rows, chunks = waiting.popleft()
+            yield rows, (chunk.result() for chunk in chunks)
+    for rows, chunks in waiting:
+        yield rows, (chunk.result() for chunk in chunks)
 
 
 def _length(array: Array | Lists) -> int:
     return len(array.values if isinstance(array, Array) else array.lengths)
 
 
-def _chunk(encoder: Encoder, field: Field, array: Array | Lists) -> Chunk:
+def _chunk(encoder: Encoder, field: Field, array: Array | Lists, before: Future[Chunk] | None) -> Chunk:
+    if before is not None:
+        # An encoder learns from the first group. The pool begins in order, so what is waited for has begun.
+        before.result()
     if isinstance(array, Lists):
         return encoder.listed(array.values[0].astype(np.int64), array.lengths)
     if field.type == "VARCHAR":
@@ -285,6 +308,12 @@ def _chunk(encoder: Encoder, field: Field, array: Array | Lists) -> Chunk:
     if field.type == "BOOLEAN":
         return encoder.flags(array.values, array.present)
     return encoder.integers(array.values, array.present)
+
+
+def _columns(table: Table, arrays: Sequence[Array], threads: int | None) -> list[tuple[Field, Array]]:
+    """The columns that hold something, in the types to store them in."""
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        return [stored for stored in pool.map(partial(_stored, table), arrays) if stored is not None]
 
 
 def _stored(table: Table, array: Array) -> tuple[Field, Array] | None:
@@ -299,9 +328,10 @@ def _stored(table: Table, array: Array) -> tuple[Field, Array] | None:
                 return Field(column.name, kind), replace(array, values=whole)
     if column.type != "DOUBLE":
         return Field(column.name, column.type), array
-    values = np.where(array.present, array.values, 0.0)
+    values = array.values if array.present.all() else np.where(array.present, array.values, 0.0)
     digits, scaled = _decimal(column, values)
-    kind = stored_type(column, digits, float(np.abs(values).max(initial=0.0)))
+    furthest = max(float(values.max(initial=0.0)), -float(values.min(initial=0.0)))
+    kind = stored_type(column, digits, furthest)
     if kind == "DOUBLE" or scaled is None:
         return Field(column.name, "DOUBLE"), array
     return Field(column.name, kind), replace(array, values=scaled.astype(np.int64))
@@ -319,5 +349,7 @@ def _decimal(column: Column, values: NDArray[np.float64]) -> tuple[int | None, N
 
 
 def _exact(values: NDArray[np.float64], digits: int) -> NDArray[np.float64] | None:
-    scaled = np.rint(values * 10.0**digits) + 0.0  # a whole number has no minus zero
+    scaled = values * 10.0**digits
+    np.rint(scaled, out=scaled)
+    scaled += 0.0  # a whole number has no minus zero
     return scaled if np.array_equal((scaled / 10.0**digits).view(np.int64), values.view(np.int64)) else None
