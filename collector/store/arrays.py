@@ -167,6 +167,7 @@ def write_ordered(
     label: str,
     metadata: Mapping[str, str],
     threads: int | None = None,
+    effort: Effort = FAST,
 ) -> list[Written]:
     """
     Write rows of one day that are in order, each once, to a temporary file; none, if there are none.
@@ -195,7 +196,7 @@ def write_ordered(
 
     groups = (group(slice(start, start + size)) for start in range(0, rows, size))
     try:
-        write_file(item.path, fields, groups, sql.file_metadata(table, metadata), FAST, threads)
+        write_file(item.path, fields, groups, sql.file_metadata(table, metadata), effort, threads)
     except BaseException:
         item.path.unlink(missing_ok=True)
         raise

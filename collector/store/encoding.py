@@ -92,6 +92,8 @@ def gzip(level: int) -> Compression:
 WAYS: Final = (Way(128), Way(1024), Way(0), Way(None))
 FAST: Final = Effort(gzip(1), gzip(1), WAYS, tried=8_192, rank=gzip(1).compress, worth=0.5)
 """For what is written while somebody waits."""
+QUICK: Final = FAST._replace(ways=(Way(128), Way(None)))
+"""For what is soon replaced: half the time, 6 % more bytes."""
 
 
 class Encoder:

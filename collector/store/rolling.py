@@ -17,6 +17,7 @@ from collector.gaps import MAX_COUNTER_GAP_S
 from collector.store import sql
 from collector.store.arrays import Array, Lists, write_ordered
 from collector.store.bulk import Written
+from collector.store.encoding import FAST, QUICK, Effort
 from collector.store.engine import Engine
 from collector.store.extents import extents
 from collector.store.files import Files
@@ -119,9 +120,10 @@ class Spill:
 class Rolled:
     """The rollups of some hours of a day."""
 
-    def __init__(self, table: Table, arrays: Sequence[Array | Lists]) -> None:
+    def __init__(self, table: Table, arrays: Sequence[Array | Lists], effort: Effort = FAST) -> None:
         self.table = table
         self.arrays = arrays
+        self.effort = effort
 
     @cached_property
     def time(self) -> Ints:
@@ -130,15 +132,15 @@ class Rolled:
         return time
 
     def of_hour(self, start_ns: int) -> "Rolled":
-        """The windows that begin within an hour."""
+        """The windows that begin within an hour; they are written anew with each five minutes, and with their day."""
         rows = np.flatnonzero((self.time >= start_ns) & (self.time < start_ns + HOUR_NS))
-        return Rolled(self.table, [array[rows] for array in self.arrays])
+        return Rolled(self.table, [array[rows] for array in self.arrays], QUICK)
 
     def write_days(
         self, files: Files, root: Path, label: str, metadata: Mapping[str, str], threads: int | None
     ) -> list[Written]:
         """Write them to a temporary file (see `collector.store.bulk.write_days`)."""
-        return write_ordered(files, root, self.table, self.arrays, label, metadata, threads)
+        return write_ordered(files, root, self.table, self.arrays, label, metadata, threads, self.effort)
 
 
 class Stretch:
