@@ -94,16 +94,16 @@ def _measure(folder: Path, data: Sampled, end_ms: int, *, queries: bool) -> list
 
 def _queries(data: Sampled, store: Store, metrics: VictoriaMetrics, prometheus: Prometheus, end_ms: int) -> list[Row]:
     end_s = end_ms // 1000
-    # A window of PromQL is (start, end], one of the store [start, end): asked a millisecond early they are the same.
-    steps = {"start": end_s - 86_400 + 300 - 0.001, "end": end_s - 0.001, "step": 300}
+    # A reading on the edge of two windows is of the earlier one, here as there.
+    steps = {"start": end_s - 86_400 + 300, "end": end_s, "step": 300}
 
     def energy(peer: Any) -> dict[str, float]:
-        found = peer.query("/api/v1/query", query=ENERGY_QUERY, time=end_s - 0.001)
+        found = peer.query("/api/v1/query", query=ENERGY_QUERY, time=end_s)
         return {series["metric"]["device"]: float(series["value"][1]) for series in found}
 
     def load(peer: Any) -> tuple[dict[int, float], ...]:
         found = [peer.query("/api/v1/query_range", query=query, **steps) for query in (MEAN_QUERY, MAX_QUERY)]
-        return tuple({round(float(t) + 0.001): float(v) for t, v in some["values"]} for (some,) in found)
+        return tuple({round(float(t)): float(v) for t, v in some["values"]} for (some,) in found)
 
     rows = []
     for name, ask, ours, raw in (
@@ -174,7 +174,10 @@ def _load(store: Store) -> tuple[dict[int, float], dict[int, float]]:
 
 
 def _load_raw(store: Store) -> tuple[dict[int, float], dict[int, float]]:
-    rows = frames.scan(store, "device_samples").group_by(pl.col("time").dt.truncate("5m"))
+    rows = frames.scan(store, "device_samples").group_by(
+        # The first reading has no window before it.
+        (pl.col("time") - pl.duration(nanoseconds=1)).clip(pl.col("time").min()).dt.truncate("5m").alias("time")
+    )
     watts = pl.col("power_w")
     return _by_end(rows.agg(mean=watts.mean(), most=watts.max()).collect(engine="streaming"))
 
