@@ -12,7 +12,7 @@ from collector import catalogue as c
 from collector.catalogue import Scope, metrics
 from collector.errors import ConfigError
 from collector.sample import Coded, Reading, Sample
-from collector.sources.simulated import check_options, faults, fleet, open_simulated, simulate
+from collector.sources.simulated import check_options, faults, fleet, open_simulated, simulate, working
 from collector.sources.simulated_fleet import CELL_S, NS, SKUS, build, parse
 from collector.sources.simulated_history import Simulation
 from collector.sources.simulated_physics import BLOCK_NS, CELLS, SUPPLY_EFFICIENCY, UNIT_W, high_seconds
@@ -529,6 +529,22 @@ def test_a_hung_job_is_idle_but_allocated() -> None:
     assert rows["power_w"][inside][2:].max() < 0.25 * 700
     assert rows["memory_used_bytes"][inside].tolist() == base["memory_used_bytes"][inside].tolist()
     assert rows["device"][0] in tables["allocations"]["device"]
+
+
+def test_a_hung_job_makes_nothing_and_what_asks_it_waits() -> None:
+    options: dict[str, Any] = {"devices": 16, "seed": 2, "origin": DAY}
+    jobs = dict(working(options, DAY, DAY + 5400 * NS))
+    for kind, counter in (("training", "steps"), ("serving", "tokens_out")):
+        fault = {"kind": "idle_allocated", "subject": jobs[kind][0], "start": 1800, "end": 3600}
+        tables = history({**options, "faults": [fault]}, 1.5)
+        held = of(tables["allocations"], build(parse(options)).ids[jobs[kind][0]])["workload"][0]
+        samples = tables["workload_samples"]
+        rows = {name: column[samples["workload"] == held] for name, column in samples.items()}
+        inside = (rows["time"] >= DAY + 1800 * NS) & (rows["time"] < DAY + 3600 * NS)
+        assert len(set(rows[counter][inside])) == 1
+        assert len(set(rows[counter][~inside])) > 10
+        if kind == "serving":
+            assert rows["queue_length"][inside].min() >= 1
 
 
 def test_an_ecc_storm_counts_errors_and_xids_in_its_window() -> None:
