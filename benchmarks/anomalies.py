@@ -7,7 +7,8 @@ power with 5 % as the least that counts. Minder's figures (NSDI'25: precision 0.
 production and only say what is good.
 
 Simulated: the jobs over days of a fleet with labelled faults, with detectors and rules as they come, on a seed that no
-choice was made on. A page is an incident of severity warning or critical that no wider one took in. It is right where
+choice was made on. A page is an incident of severity warning or critical that no wider one took in and that a detector
+or a stall raised; what other rules tell (heat holds clocks down, a device left) is so, fault or not. It is right where
 it is of a kind that a fault shows as, of the device, its workload or what else is part of that, at that time; all
 others are false. Of faults those count as missed that last three quarters of an hour on devices that work all the
 while, of the kinds that no driver reports. A notebook counts nothing that it makes: one that hangs looks like one that
@@ -35,7 +36,7 @@ from analytics.anomalies.incidents import subjects_of
 from analytics.anomalies.peers import Peers
 from analytics.anomalies.pooled import Pooled, additive
 from analytics.anomalies.rows import rows_before
-from analytics.anomalies.rules import Rules, ScoreRule, parse_rules
+from analytics.anomalies.rules import Rules, ScoreRule, StalledRule, parse_rules
 from analytics.frames import scan
 from analytics.inventory import held
 from analytics.jobs.chain import JOBS
@@ -59,7 +60,7 @@ INJECTED: Final = ("scaled by 0.88", "capped at 90 %", "idle gaps", "gain drift 
 
 SIMULATED: Final = {"devices": 304, "step_s": 60, "faults": 0.05, "origin": START_NS}
 DAYS: Final = 8
-SEED: Final = 4127
+SEED: Final = 5309
 FALSE_PAGES: Final = 1.0
 """Of 1,000 device-days."""
 LASTING_NS: Final = 2700 * NS
@@ -309,7 +310,7 @@ def labelled(seed: int) -> Labelled:
         rows = [row for row in rows_before(scan(store, "incidents")) if not row["part_of"]]
         windows = scan(store, "device_rollups").filter(pl.col("window_s") == STEP_S).select(pl.len()).collect().item()
         return Labelled(
-            pages=[_page(row) for row in rows if row["severity"] != "info" and row["start"] >= START_NS + DAY_NS],
+            pages=[_page(row) for row in rows if _was_detected(row) and row["start"] >= START_NS + DAY_NS],
             held=held(scan(store, "allocations"), None, end_ns).select("device", "workload", "start", "end").collect(),
             ids=build_fleet(parse(options)).ids,
             faults=faults(options, START_NS, end_ns),
@@ -323,6 +324,12 @@ def _done(outcomes: Iterable[Outcome]) -> None:
     for outcome in outcomes:
         if outcome.state == FAILED:
             raise RuntimeError(f"{outcome.job}: {outcome.error}")
+
+
+def _was_detected(row: Mapping[str, Any]) -> bool:
+    """Whether somebody is called for what a detector or a stall raised."""
+    found = [parse_rules().named(name) for name in str(row["rule"]).split()]
+    return row["severity"] != "info" and any(isinstance(rule, ScoreRule | StalledRule) for rule in found)
 
 
 def _page(row: Mapping[str, Any]) -> Page:

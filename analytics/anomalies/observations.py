@@ -38,6 +38,8 @@ LEAST_RISE_C: Final = 12.0
 """A device that is less warmer than the air tells too little of its cooling: readings come in whole degrees."""
 ALIKE: Final = 1.5
 """Cooling is compared among devices that draw at most so many times what is usual in their host, or so much less."""
+OF_WORKLOAD: Final = "workload|"
+"""What the names of groups begin with whose devices hold one workload together."""
 _HELD_DOWN: Final = (
     "throttle_thermal_hardware_increase_s", "throttle_thermal_increase_s", "throttle_power_brake_increase_s",
 )  # fmt: skip

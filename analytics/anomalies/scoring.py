@@ -16,7 +16,7 @@ from analytics.anomalies.detector import Detector
 from analytics.anomalies.expectation import Expectation
 from analytics.anomalies.findings import STEP_S
 from analytics.anomalies.learned import learned, tried
-from analytics.anomalies.observations import FEATURES, device_windows, workload_windows
+from analytics.anomalies.observations import FEATURES, OF_WORKLOAD, device_windows, workload_windows
 from analytics.anomalies.peers import Peers
 from analytics.fleet import Fleet
 from analytics.frames import schema
@@ -105,8 +105,25 @@ def anomaly_scores(
     if not found:
         return empty
     whole = pl.concat(found)
-    odd = whole.filter(pl.col("p_value") <= KEPT_P).select(schema(ANOMALY_SCORES).names())
+    odd = _unlike_peers(whole).filter(pl.col("p_value") <= KEPT_P).select(schema(ANOMALY_SCORES).names())
     return {ANOMALY_SCORES.name: odd, EXPECTATIONS.name: _hourly(whole)}
+
+
+def _unlike_peers(scores: pl.DataFrame) -> pl.DataFrame:
+    """
+    *scores* without what is expected of devices otherwise, where those that hold the same workload do as they do.
+
+    Readings of activity beat with the steps of a run: read at the same place of each step for hours they tell of more,
+    or less, than there is, while the power of all devices is what it always is.
+    """
+    power = (pl.col("metric") == "power_w") & (pl.col("window_s") == STEP_S)
+    alike = scores.filter(
+        power & (pl.col("detector") == "peers") & pl.col("of_workload") & (pl.col("p_value") > KEPT_P)
+    )
+    keys = ["subject", "time"]
+    expected = power & (pl.col("detector") == "expectation")
+    told = scores.filter(expected).join(alike, on=keys, how="anti", maintain_order="left")
+    return pl.concat([scores.filter(~expected), told])
 
 
 def _thinned(rollups: pl.LazyFrame, window: Window, step_s: int) -> pl.LazyFrame:
@@ -222,7 +239,10 @@ def _scored(look: Look, window: Window, root: Path) -> Iterator[pl.DataFrame]:
         yield found.with_columns(
             window_s=pl.lit(look.step_s, pl.Int32), detector=pl.lit(detector.name), metric=pl.lit(look.metric),
             observed=pl.col("value"), model_version=pl.lit(version, pl.String),
-        ).select(pl.col(name).cast(kind) for name, kind in schema(ANOMALY_SCORES).items())  # fmt: skip
+        ).select(
+            *(pl.col(name).cast(kind) for name, kind in schema(ANOMALY_SCORES).items()),
+            of_workload=pl.col("group").str.starts_with(OF_WORKLOAD).fill_null(False),
+        )  # fmt: skip
 
 
 def _judged(detector: Detector, look: Look, window: Window) -> pl.DataFrame:

@@ -9,7 +9,7 @@ import pytest
 
 from analytics.anomalies.observations import device_windows
 from analytics.anomalies.rows import rows_before
-from analytics.anomalies.scoring import _of_their_usual
+from analytics.anomalies.scoring import _of_their_usual, _unlike_peers
 from analytics.fleet import Fleet
 from analytics.frames import scan
 from analytics.jobs.chain import JOBS
@@ -176,3 +176,22 @@ def test_what_is_usual_of_a_service_is_the_same_at_night_as_at_noon() -> None:
     assert found["base"].unique().to_list() == [800.0]
     young = _of_their_usual(of_a_service([0.5] * 30), START_NS + 20 * HOUR_NS)
     assert young["base"].null_count() == young.height, "of so few hours nothing is known"
+
+
+def test_a_device_that_draws_what_its_workload_draws_is_not_odd_by_what_was_read_of_its_activity() -> None:
+    row = {"time": START_NS, "metric": "power_w", "window_s": 300, "p_value": 1e-4}
+    told = pl.DataFrame(
+        [
+            {**row, "subject": subject, "detector": detector, "p_value": p, "of_workload": of_workload}
+            for subject, detector, p, of_workload in (
+                ("alike", "expectation", 1e-4, True), ("alike", "peers", 0.4, True),
+                ("unlike", "expectation", 1e-4, True), ("unlike", "peers", 0.01, True),
+                ("of a rack", "expectation", 1e-4, False), ("of a rack", "peers", 0.4, False),
+                ("alone", "expectation", 1e-4, False),
+            )
+        ]
+    )  # fmt: skip
+    kept = _unlike_peers(told).filter(pl.col("detector") == "expectation")["subject"].to_list()
+    assert kept == ["unlike", "of a rack", "alone"]
+    heat = told.with_columns(metric=pl.lit("temperature_c"))
+    assert _unlike_peers(heat).height == heat.height
