@@ -41,7 +41,8 @@ def learned(root: Path, model: str, blank: Expectation, past: pl.DataFrame, wind
     """
     rows = listed(root, model).with_columns(pl.col("end").to_physical()).sort("end", descending=True)
     alike = 0
-    for row in rows.filter(pl.col("state").is_in([CHAMPION, RETIRED])).iter_rows(named=True):
+    used = pl.col("state").is_in([CHAMPION, RETIRED]) & pl.col("path").is_not_null()
+    for row in rows.filter(used).iter_rows(named=True):
         kept = load(root, model, row["version"])
         if kept.meta.kind != KIND or tuple(kept.meta.settings["features"]) != blank.features:
             continue  # of a perfwatt that looked at other columns

@@ -44,6 +44,11 @@ LOCK: Final = "models.change"
 WAIT_S: Final = 60.0
 MOST_JUDGES: Final = 4
 LIBRARIES: Final = ("numpy", "scikit-learn", "perfwatt")
+_FILE: Final = ("path", "bytes")
+KEPT: Final = 8
+"""So many versions that were in use before stay to be rolled back to."""
+GRACE_NS: Final = 86_400 * NS
+"""What was decided of a version less than a day ago may still be looked at, or regretted: its file stays."""
 _MOST_NAME: Final = 200
 
 
@@ -113,7 +118,8 @@ def save(
         # A file that was lost or damaged is kept anew; its version is in the state that it was in.
         if not (path.is_file() and files.read(path) == content):
             files.write(path, content, store.files)
-        if made in rows:
+        known = rows.get(made)
+        if known is not None and known["path"] is not None:
             return made
         row = {
             "model": name,
@@ -130,7 +136,7 @@ def save(
             "checksum": digest,
             "metrics": json.dumps({"kind": meta.kind, **meta.metrics}, sort_keys=True),
         }
-        _tell(store, rows, [row])
+        _tell(store, rows, [row if known is None else {**known, **{key: row[key] for key in _FILE}}])
     return made
 
 
@@ -264,7 +270,7 @@ def promote(
     store = Store(root)
     with _changing(store):
         rows = _states(store, name)
-        row, current = _known(store, name, version, rows), _champion(rows)
+        row, current = _held(store, name, version, rows), _champion(rows)
         load(root, name, version)
         if current == version:
             return
@@ -320,10 +326,11 @@ def rollback(root: Path | str, name: str, *, by: str, reason: str, to: str | Non
         if current is None:
             raise StoreError(store.root, f"{name}: no version is in use; {_names(rows)}")
         before = _formers(store, name, rows)
-        target = to or next((one for one in before if rows[one]["state"] == RETIRED), None)
+        usable = (one for one in before if rows[one]["state"] == RETIRED and rows[one]["path"] is not None)
+        target = to or next(usable, None)
         if target is None:
             raise StoreError(store.root, f"{name}: nothing was in use before {current}; {_names(rows)}")
-        _known(store, name, target, rows)
+        _held(store, name, target, rows)
         if target == current or target not in before:
             raise StoreError(store.root, f"{name} {target} was not in use before {current}: promote it instead")
         _loadable(root, name, _judges(before[target]))
@@ -349,27 +356,85 @@ def offer(
     The first version is put in use. A later one with a *trial* takes over outright if that is within the budget, else
     by the least margin that is (see `comparison.least_margin`). It stays a candidate without a trial, where its data
     end before those of the champion, and where another took over while it was tried. What was decided before stands.
+    Files that nobody can need any more are removed (see `prune`).
 
     Raises: ValueError, StoreError.
     """
     made = save(root, name, arrays, meta, by=by)
+    state = _decided(root, name, made, meta, trial, by=by, budget=budget)
+    prune(root, name, by=by)
+    return made, state
+
+
+def _decided(
+    root: Path | str, name: str, made: str, meta: Meta, trial: Trial | None, *, by: str, budget: Budget
+) -> str:
     rows = _states(Store(root), name)
     current, sure = _champion(rows), None
     if rows[made]["state"] != CANDIDATE:
-        return made, rows[made]["state"]
+        return str(rows[made]["state"])
     try:
         if current is not None:
             if trial is None or rows[current]["end"] > meta.end_ns:
-                return made, CANDIDATE
+                return CANDIDATE
             record_trial(root, name, made, trial, against=current)
             sure = (least_margin(trial, budget=budget) or (None,))[0]
         promote(root, name, made, by=by, sure=sure, budget=budget)
     except NotEnoughData:
-        return made, CANDIDATE
+        return CANDIDATE
     except OverBudget as error:
         reject(root, name, made, by=by, reason=str(error))
-        return made, REJECTED
-    return made, CHAMPION
+        return REJECTED
+    return CHAMPION
+
+
+def prune(root: Path | str, name: str, *, by: str = "job", now_ns: int | None = None) -> list[str]:
+    """
+    Remove the files of versions that nobody can need; gives these versions.
+
+    Kept are the champion and the `KEPT` that were in use before it, with all that judge together with one of them; a
+    candidate whose data end after the champion's, or that was tried against it, since it may yet be promoted; and what
+    anything was decided of within `GRACE_NS`. Rows stay: of a version without a file *path* and *bytes* are null.
+
+    Raises: StoreError.
+    """
+    store = Store(root)
+    now_ns = time.time_ns() if now_ns is None else now_ns
+    with _changing(store):
+        rows = _states(store, name)
+        current = _champion(rows)
+        if current is None:
+            return []
+        kept = _kept(store, name, rows, current)
+        kept |= {one for one, row in rows.items() if now_ns - row["time"] < GRACE_NS}
+        gone = [one for one, row in rows.items() if one not in kept and row["path"] is not None]
+        # Told before they are removed: who is killed between leaves a file too many, which goes the next time.
+        if gone:
+            _tell(store, rows, [_without_file(rows[one], by) for one in gone])
+        for one in rows.keys() - kept:
+            store.files.remove(path_of(root, name, one))
+        for path in path_of(root, name, current).parent.glob("*.against-*.npz"):
+            if not set(path.name.removesuffix(".npz").split(".against-")) <= kept:
+                store.files.remove(path)
+    return gone
+
+
+def _kept(store: Store, name: str, rows: Mapping[str, dict[str, Any]], current: str) -> set[str]:
+    """The versions that are in use, that can be rolled back to, or that may yet be promoted."""
+    before = _formers(store, name, rows)
+    former = [one for one in before if rows[one]["state"] == RETIRED and rows[one]["path"] is not None]
+    used = [rows[current], *(before[one] for one in former[:KEPT])]
+    judging = {judge.version for row in used for judge in _judges(row)}
+    candidates = {
+        one for one, row in rows.items()
+        if row["state"] == CANDIDATE
+        and (row["end"] > rows[current]["end"] or _trial_path(store.root, name, one, current).is_file())
+    }  # fmt: skip
+    return judging | candidates
+
+
+def _without_file(row: Mapping[str, Any], by: str) -> dict[str, Any]:
+    return {**row, "path": None, "bytes": None, "by": by, "reason": f"{row['reason']}; its file is no longer kept"}
 
 
 # ---------------------------------------------------------------------------------------------------------- the table
@@ -440,6 +505,15 @@ def _known(store: Store, name: str, version: str, rows: Mapping[str, dict[str, A
     if version not in rows:
         raise StoreError(store.root, f"{name}: no version {version!r}; {_names(rows)}")
     return rows[version]
+
+
+def _held(store: Store, name: str, version: str, rows: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    row = _known(store, name, version, rows)
+    if row["path"] is None:
+        raise StoreError(
+            store.root, f"{name} {version}: its file is no longer kept; the last {KEPT} that were in use before are"
+        )
+    return row
 
 
 def _names(rows: Mapping[str, Any]) -> str:

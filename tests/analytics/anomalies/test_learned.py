@@ -1,15 +1,18 @@
 """Which version judges a window, and when another is learned."""
 
 import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
 from analytics.anomalies.calibration import judged
 from analytics.anomalies.expectation import Expectation
-from analytics.anomalies.learned import REFIT_S, Learned, learned, tried
+from analytics.anomalies.learned import KIND, REFIT_S, Learned, learned, tried
 from analytics.jobs.job import DAY_NS, NS, Window
+from analytics.models import versions
 from analytics.models.versions import listed
 from collector.errors import NotEnoughData
 from collector.store import Store
@@ -87,6 +90,25 @@ def test_what_looked_at_other_columns_is_not_used(root: Path) -> None:
     fewer = ask(root, 2, blank=Expectation(features=FEATURES[:2]))
     assert fewer.version != first.version
     assert ask(root, 3, blank=Expectation(features=FEATURES[:2])).version == fewer.version
+
+
+def test_a_window_whose_version_is_no_longer_kept_is_judged_by_one_that_is_learned_then(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = ask(root, 1)
+    second = versions.save(
+        root,
+        MODEL,
+        {"any": np.ones(1)},
+        versions.Meta(kind=KIND, start_ns=0, end_ns=window(9).start_ns, rows=1, settings={"features": FEATURES}),
+    )
+    versions.promote(root, MODEL, second, by="test", force=True, reason="x")
+    monkeypatch.setattr(versions, "KEPT", 0)
+    assert versions.prune(root, MODEL, now_ns=time.time_ns() + 2 * DAY_NS) == [first.version]
+    again = ask(root, 2)
+    assert again.version not in {first.version, second}
+    assert again.detector.score(PAST).equals(first.detector.score(PAST))
+    assert versions.champion(root, MODEL) == second
 
 
 def test_without_enough_to_learn_from_there_is_none(root: Path) -> None:

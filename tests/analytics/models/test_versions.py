@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from analytics.models.comparison import Budget
 from analytics.models.versions import Judge
 from collector.errors import NotEnoughData, OverBudget, StoreBusy, StoreError
 from collector.store import Store
-from collector.store.files import WriterLock
+from collector.store.files import Files, WriterLock
 from tests.analytics.models.trials import END_NS, NAME, arrays, meta, trial
 
 HERE = Path(__file__).parent
@@ -328,6 +329,131 @@ def test_the_order_survives_upkeep(store: Store, two: tuple[str, str]) -> None:
     store.maintain(END_NS + 400 * 86_400_000_000_000)
     assert versions.listed(store.root).equals(before)
     assert versions.load(store.root, NAME, two[1]).version == two[1]
+
+
+# -------------------------------------------------------------------------------------------------------------- pruning
+
+DAY_NS = 86_400 * 1_000_000_000
+
+
+def held(store: Store) -> set[str]:
+    """The versions whose files are there."""
+    return {path.stem for path in store.root.glob("models/*/*.npz") if ".against-" not in path.name}
+
+
+def chain(store: Store, count: int) -> list[str]:
+    """So many versions that took over one from another, the champion last."""
+    made = []
+    for number in range(count):
+        made.append(versions.save(store.root, NAME, arrays(number), meta(END_NS + number)))
+        versions.promote(store.root, NAME, made[-1], by="test", force=True, reason="x")
+    return made
+
+
+def later(days: float = 2) -> int:
+    return time.time_ns() + round(days * DAY_NS)
+
+
+def test_the_champion_and_those_before_it_stay_and_older_files_go(store: Store) -> None:
+    made = chain(store, versions.KEPT + 4)
+    gone = versions.prune(store.root, NAME, now_ns=later())
+    assert set(gone) == set(made[:3])
+    assert held(store) == set(made[3:])
+    assert states(store) == {**dict.fromkeys(made[:-1], "retired"), made[-1]: "champion"}
+    row = versions.listed(store.root, NAME).filter(version=made[0]).row(0, named=True)
+    assert (row["path"], row["bytes"], row["rows"]) == (None, None, 20_000)
+    assert "its file is no longer kept" in row["reason"]
+    assert versions.prune(store.root, NAME, now_ns=later()) == []
+    # All that is kept can be gone back to, one by one.
+    for before in reversed(made[3:-1]):
+        assert versions.rollback(store.root, NAME, by="test", reason="x") == before
+    with pytest.raises(StoreError, match="nothing was in use before"):
+        versions.rollback(store.root, NAME, by="test", reason="x")
+    for act in (
+        lambda: versions.rollback(store.root, NAME, by="test", reason="x", to=made[0]),
+        lambda: versions.promote(store.root, NAME, made[0], by="test", force=True, reason="x"),
+    ):
+        with pytest.raises(StoreError, match=f"{made[0]}: its file is no longer kept; the last 8 "):
+            act()
+    assert versions.champion(store.root, NAME) == made[3]
+
+
+def test_what_judges_together_with_one_that_is_kept_stays(store: Store) -> None:
+    first = versions.save(store.root, NAME, arrays(100), meta(END_NS - 2))
+    versions.promote(store.root, NAME, first, by="test")
+    second = versions.save(store.root, NAME, arrays(101), meta(END_NS - 1))
+    versions.promote(store.root, NAME, second, by="test", sure=0.3, force=True, reason="x")
+    made = chain(store, versions.KEPT)
+    # The first is one too many itself; the second, the last that is kept, judges only with it.
+    assert versions.prune(store.root, NAME, now_ns=later()) == []
+    assert {first, second} <= held(store)
+    newest = versions.save(store.root, NAME, arrays(102), meta(END_NS + 100))
+    versions.promote(store.root, NAME, newest, by="test", force=True, reason="x")
+    assert set(versions.prune(store.root, NAME, now_ns=later())) == {first, second}
+    assert held(store) == {*made, newest}
+
+
+def test_a_candidate_that_may_yet_be_promoted_stays(store: Store, two: tuple[str, str]) -> None:
+    tried = versions.save(store.root, NAME, arrays(3), meta(END_NS - 5))
+    versions.record_trial(store.root, NAME, tried, trial(lost=25))
+    newer, older, refused = (versions.save(store.root, NAME, arrays(4 + at), meta(END_NS + 1 - at)) for at in (0, 1, 2))
+    versions.reject(store.root, NAME, refused, by="test", reason="x")
+    gone = versions.prune(store.root, NAME, now_ns=later())
+    assert set(gone) == {two[1], older, refused}  # with data that end no later than the champion's, and not tried
+    assert held(store) == {two[0], tried, newer}
+    assert versions.compared(store.root, NAME, tried).breaches()
+    versions.promote(store.root, NAME, newer, by="test", force=True, reason="x")
+    # Tried against what is no longer the champion, it would have to be tried anew.
+    assert versions.prune(store.root, NAME, now_ns=later()) == [tried]
+    assert list(store.root.glob("models/*/*.against-*")) == []
+
+
+def test_what_was_decided_today_stays_until_tomorrow(store: Store, two: tuple[str, str]) -> None:
+    versions.reject(store.root, NAME, two[1], by="test", reason="x")
+    assert versions.prune(store.root, NAME, now_ns=later(0.9)) == []
+    assert versions.prune(store.root, NAME, now_ns=later(1.1)) == [two[1]]
+
+
+def test_a_model_without_a_champion_and_others_models_lose_nothing(store: Store, two: tuple[str, str]) -> None:
+    other = versions.save(store.root, "forecast/power_w", arrays(9), meta(END_NS - 9))
+    assert versions.prune(store.root, "forecast/power_w", now_ns=later()) == []
+    assert versions.prune(store.root, NAME, now_ns=later()) == [two[1]]
+    assert held(store) == {two[0], other}
+
+
+def test_who_is_killed_while_pruning_leaves_nothing_that_is_told_and_not_there(
+    store: Store, two: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(_self: Files, _path: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as during:
+        during.setattr(Files, "remove", killed)
+        with pytest.raises(KeyboardInterrupt):
+            versions.prune(store.root, NAME, now_ns=later())
+    assert held(store) == set(two)
+    with pytest.raises(StoreError, match="no longer kept"):
+        versions.promote(store.root, NAME, two[1], by="test", force=True, reason="x")
+    versions.prune(store.root, NAME, now_ns=later(3))
+    assert held(store) == {two[0]}
+
+
+def test_a_version_that_is_made_again_after_its_file_went_is_whole_again(store: Store, two: tuple[str, str]) -> None:
+    versions.prune(store.root, NAME, now_ns=later())
+    assert held(store) == {two[0]}
+    assert kept(store, 2) == two[1]
+    assert states(store)[two[1]] == "candidate"
+    versions.promote(store.root, NAME, two[1], by="test", force=True, reason="x")
+    assert versions.load(store.root, NAME, two[1]).version == two[1]
+
+
+def test_a_job_that_offers_leaves_no_more_than_may_be_needed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(versions, "GRACE_NS", 0)
+    monkeypatch.setattr(versions, "KEPT", 2)
+    for number in range(6):
+        versions.offer(store.root, NAME, arrays(number), meta(END_NS + number), trial(found=30 + number))
+    assert len(held(store)) == 3
+    assert versions.listed(store.root, NAME).height == 6
 
 
 # ------------------------------------------------------------------------------------------------------ kills and locks
