@@ -114,7 +114,7 @@ def forecast(
         found = forecast_of(series, horizons_s=horizons, step_s=step_s)
     except ValueError as error:
         raise StoreError(root, f"no forecast of {what.value}: {error}") from error
-    answer("forecast", found.lazy(), asked, check)
+    answer("forecast", found.lazy().drop("model_version"), asked, check)
 
 
 def _series(

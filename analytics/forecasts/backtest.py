@@ -1,11 +1,11 @@
 """
 A rolling backtest that is also how a forecast is made: fit, calibrate on what came after, choose, go on.
 
-Methods are fitted on what was known, and tried on the stretch after; from their errors there each horizon gets its
-calibration (conformal: each quantile is moved to where that share of recent outcomes lay below it) and its method: the
-baseline, unless the model's loss was lower. All of that is of before the first forecast that is scored. From then on
-errors are added as their outcomes become known, so that the calibration follows a shift; methods are refitted as the
-series grow.
+The model is fitted on what was known up to some days ago (`split_of`), and tried on the days since; from the errors
+there each horizon gets its calibration (conformal: each quantile is moved to where that share of recent outcomes lay
+below it) and its method: the baseline, unless the model's loss was lower. So what is measured is what forecasts, on
+days that it has not seen. From then on errors are added as their outcomes become known, so that the calibration
+follows a shift; the model is fitted anew as the series grow.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,28 +15,34 @@ from typing import Final
 import numpy as np
 
 from analytics.forecasts.features import Past
-from analytics.forecasts.methods import QUANTILES, Method, last_value, pooled, seasonal
-from analytics.forecasts.panel import Floats, Ints, Panel, scale_of
+from analytics.forecasts.methods import LAST, MODEL, QUANTILES, SEASONAL, Method, last_value, pooled, seasonal
+from analytics.forecasts.panel import DAY_S, Floats, Ints, Panel, scale_of
 from analytics.forecasts.scores import coverage, pinball, weighted_quantile_loss
 
-BASELINES: Final = ("last value", "same time of day")
-MODEL: Final = "pooled model"
+BASELINES: Final = (LAST, SEASONAL)
 BLEND: Final = "model and last value"
 """The mean of the two, quantile by quantile."""
 RECENT_S: Final = 4 * 86_400
 """Errors of this long count for the calibration: long enough for quantiles, short enough to follow a shift."""
-BETTER: Final = 0.99
+BETTER: Final = 0.98
 """A model is taken where its loss was below this share of the best baseline's: a tie goes to what is simple."""
-OWN: Final = 20
+OWN: Final = 60
 """With so many independent errors (one for each horizon that passed) a series' calibration is half its own."""
+WIDEN: Final = 0.06
+"""An hour's forecasts of which none fell between q10 and q90 widen the levels by so much of 0.8; see `Track`."""
+NARROWEST, WIDEST = 0.5, 1.1
+"""Of the levels' distance from one half: at 1.1 q05 is nearly the least error of all, and nothing is beyond that."""
+CALIBRATED_S: Final = 6 * 3600
+"""So long a calibration holds."""
 FEWEST: Final = 50
 """Errors that a calibration needs; before, forecasts are as the method gives them."""
 TESTED: Final = (0.1, 0.9)
 """The quantiles that losses are over, as published ones are."""
 TRIED_RATIO: Final = 0.2
-"""The share of the history on which methods are tried before the first forecast."""
+TRIED_S: Final = 7 * 86_400
+"""A model is tried on the last fifth of the history, a week at the most: as much as calibrates, and no more."""
 
-Fit = Callable[[Panel, Sequence[int], Sequence[float]], Sequence[Method]]
+Fit = Callable[[Panel, Sequence[int], Sequence[float]], Method]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,105 +77,139 @@ class Backtest:
 
 
 class Track:
-    """Forecasts of all methods as they were issued, with what came of them: what calibrates and chooses."""
+    """
+    Forecasts of all methods as they were issued, with what came of them: what calibrates and chooses.
+
+    A calibration moves each quantile to where that share of recent outcomes lay below it, and widens or narrows all of
+    them by how often outcomes of the forecasts that were so issued fell between q10 and q90 (adaptive conformal
+    inference: Gibbs and Candès, NeurIPS 2021, here of all series together). Whatever is issued at a step uses outcomes
+    up to that step alone.
+    """
 
     def __init__(self, panel: Panel, horizons: Sequence[int], quantiles: Sequence[float], scale: Floats) -> None:
         self._panel, self._scale = panel, scale
         self._horizons = np.array(horizons)
-        self._quantiles = tuple(quantiles)
+        self._quantiles = np.array(quantiles)
         self._origins: Ints = np.zeros(0, np.int64)
         self._made: dict[str, Floats] = {}
+        self._issued: dict[str, Floats] = {}
+        self._width: dict[str, Floats] = {}
+        self._learned = np.zeros(len(horizons), np.int64)
 
-    def add(self, origins: Ints, made: dict[str, Floats]) -> None:
-        """Keep what was forecast."""
+    def issue(self, origins: Ints, made: dict[str, Floats]) -> dict[str, Floats]:
+        """What was *made* for *origins* (in order, later than those before), calibrated as of the first; it is kept."""
+        now = int(origins[0])
+        self._learn(now)
+        issued = {name: self._calibrated(name, forecast, now) for name, forecast in made.items()}
         self._origins = np.concatenate([self._origins, origins])
-        for name, forecast in made.items():
-            before = self._made.get(name)
-            self._made[name] = forecast if before is None else np.concatenate([before, forecast], axis=1)
+        for kept, more in ((self._made, made), (self._issued, issued)):
+            for name, forecast in more.items():
+                kept[name] = np.concatenate([kept[name], forecast], axis=1) if name in kept else forecast
+        return issued
 
-    def calibrated(self, name: str, forecast: Floats, now: int) -> Floats:
-        """*forecast* of method *name* issued at step *now*, moved by how far its recent quantiles were off."""
-        moved = forecast.copy()
-        for at in range(len(self._horizons)):
-            shift = self._shift(name, at, now)
-            moved[:, :, at] += shift * self._scale[:, None, None]
-        moved = np.sort(moved, axis=-1)
-        return np.maximum(moved, 0.0) if np.nanmin(self._panel.values[:, : now + 1]) >= 0 else moved
+    def go_through(self, origins: Ints, made: dict[str, Floats]) -> None:
+        """Issue what was *made* for *origins* bit by bit, each as of its own moment."""
+        size = max(1, int(np.searchsorted(origins, origins[:1] + self._panel.day * CALIBRATED_S // DAY_S)[0]))
+        for begin in range(0, len(origins), size):
+            part = slice(begin, begin + size)
+            self.issue(origins[part], {name: forecast[:, part] for name, forecast in made.items()})
 
-    def extend(self, panel: Panel) -> None:
-        """Go on with more of the same series: *panel* has the steps that were known, and later ones."""
-        self._panel = panel
-
-    def calibrated_losses(self, now: int) -> dict[str, Floats]:
-        """The mean loss of each method at each horizon, calibrated as of *now*, of what was known by then."""
+    def losses(self, now: int) -> dict[str, Floats]:
+        """The mean loss of each method at each horizon, of recent forecasts as issued whose outcome was known *now*."""
         found = {}
-        for name, made in self._made.items():
+        for name, issued in self._issued.items():
             losses = np.full(len(self._horizons), np.nan)
             for at in range(len(self._horizons)):
-                outcome, recent = self._known(at, now)
-                shift = self._shift(name, at, now) * self._scale[:, None, None]
-                loss = pinball(outcome, made[:, recent, at] + shift, self._quantiles)
+                outcome, recent = self._known(at, now, -1)
+                loss = pinball(outcome, issued[:, recent, at], self._quantiles)
                 if not np.isnan(loss).all():
                     losses[at] = np.nanmean(loss)
             found[name] = losses
         return found
 
     def scores(self, name: str, now: int) -> tuple[Scores, ...]:
-        """The scores of a method at each horizon, calibrated as of *now*, on what was known by then."""
+        """The scores of a method at each horizon, of recent forecasts as issued whose outcome was known *now*."""
         found = []
         for at in range(len(self._horizons)):
             outcome, recent = self._known(at, now)
-            shift = 0.0 if name in BASELINES else self._shift(name, at, now) * self._scale[:, None, None]
-            found.append(score(outcome, np.sort(self._made[name][:, recent, at] + shift, axis=-1), self._quantiles))
+            found.append(score(outcome, self._issued[name][:, recent, at], self._quantiles.tolist()))
         return tuple(found)
 
-    def _known(self, at: int, now: int) -> tuple[Floats, Ints]:
+    def _calibrated(self, name: str, forecast: Floats, now: int) -> Floats:
+        """*forecast* of method *name* issued at step *now*, moved by how far its recent quantiles were off."""
+        shift = np.stack([self._shift(name, at, now) for at in range(len(self._horizons))], axis=1)
+        moved = np.sort(forecast + shift[:, None] * self._scale[:, None, None, None], axis=-1)
+        return np.maximum(moved, 0.0) if np.nanmin(self._panel.values[:, : now + 1]) >= 0 else moved
+
+    def _known(self, at: int, now: int, since: int | None = None) -> tuple[Floats, Ints]:
         """The outcomes of recent forecasts at a horizon that were known at *now*, and which forecasts they are."""
         target = self._origins + self._horizons[at]
-        first = now - max(RECENT_S // self._panel.step_s, 2 * int(self._horizons[at]))
+        first = now - max(RECENT_S // self._panel.step_s, 2 * int(self._horizons[at])) if since is None else since
         recent = np.flatnonzero((target <= now) & (target > first))
         return self._panel.values[:, target[recent]], recent
 
+    def _learn(self, now: int) -> None:
+        """Take up what came of forecasts since the last time: too few within q10 to q90 widen, too many narrow."""
+        for at in range(len(self._horizons)):
+            outcome, recent = self._known(at, now, int(self._learned[at]))
+            self._learned[at] = now
+            for name, issued in self._issued.items():
+                width = self._width.setdefault(name, np.ones(len(self._horizons)))
+                for place, step in enumerate(recent):
+                    inside, _ = coverage(outcome[:, place], issued[:, step, at], self._quantiles.tolist())
+                    if not np.isnan(inside):
+                        width[at] += WIDEN * self._gap_h(step) * (TESTED[1] - TESTED[0] - inside)
+                width[at] = min(max(width[at], NARROWEST), WIDEST)
+
+    def _gap_h(self, step: int) -> float:
+        """The hours from the forecast before to this one: whoever forecasts oftener takes smaller steps."""
+        gap = self._origins[step] - self._origins[step - 1] if step else 1
+        return min(float(gap) * self._panel.step_s / 3600.0, 1.0)
+
     def _shift(self, name: str, at: int, now: int) -> Floats:
         """
-        How far off each quantile was, for each series in its own scale: series x 1 x quantiles.
+        How far off each quantile was, for each series in its own scale: series x quantiles.
 
         A series' own errors count where there are enough, beside all series' together where there are few.
         """
+        shift = np.zeros((len(self._scale), len(self._quantiles)))
+        if name not in self._made:
+            return shift
         outcome, recent = self._known(at, now)
-        shift = np.zeros((len(self._scale), 1, len(self._quantiles)))
         errors = (outcome[..., None] - self._made[name][:, recent, at]) / self._scale[:, None, None]
         known = np.asarray(~np.isnan(errors).any(axis=2))
         if known.sum() < FEWEST:
             return shift
-        pooled = _levels(errors[known], self._quantiles)
+        width = self._width[name][at] if name in self._width else 1.0
+        levels = (0.5 + (self._quantiles - 0.5) * width).clip(0.0, 1.0)
+        errors[~known] = np.nan
+        pooled = _levels(errors[known][None], levels)
+        own = np.where(known.any(axis=1)[:, None], _levels(errors, levels), pooled)
         # Forecasts issued within a horizon of each other err together.
         span = int(np.ptp(self._origins[recent])) + 1
-        independent = min(span / int(self._horizons[at]), len(recent))
-        for number, (own, read) in enumerate(zip(errors, known, strict=True)):
-            count = independent * read.mean()
-            weight = count / (count + OWN)
-            theirs = _levels(own[read], self._quantiles) if read.any() else pooled
-            shift[number, 0] = weight * theirs + (1 - weight) * pooled
-        return shift
+        count = min(span / int(self._horizons[at]), len(recent)) * known.mean(axis=1)[:, None]
+        weight = count / (count + OWN)
+        return np.asarray(weight * own + (1 - weight) * pooled)
 
 
-def _levels(errors: Floats, quantiles: Sequence[float]) -> Floats:
-    """Of the errors of each quantile, that quantile."""
-    return np.array([np.quantile(errors[:, at], level) for at, level in enumerate(quantiles)])
+def _levels(errors: Floats, levels: Floats) -> Floats:
+    """Of the errors (series x forecasts x quantiles) of each quantile that level, with NaN left out: linear between."""
+    ordered = np.sort(errors, axis=1)
+    last = np.maximum((~np.isnan(errors[..., 0])).sum(axis=1) - 1, 0)[:, None]
+    at = last * levels
+    low = np.floor(at).astype(np.int64)
+    below, above = (np.take_along_axis(ordered, np.minimum(k, last)[:, None], axis=1)[:, 0] for k in (low, low + 1))
+    return np.asarray(below + (at - low) * (above - below))
 
 
-def fit_all(panel: Panel, horizons: Sequence[int], quantiles: Sequence[float] = QUANTILES) -> list[Method]:
-    """
-    Both baselines and the pooled model, fitted on *panel*.
+def baselines(panel: Panel, horizons: Sequence[int], quantiles: Sequence[float] = QUANTILES) -> list[Method]:
+    """Both baselines, fitted on *panel*."""
+    return [last_value(panel, horizons, quantiles), seasonal(panel, horizons, quantiles)]
 
-    Raises: ValueError (too short for the model).
-    """
-    return [
-        last_value(panel, horizons, quantiles),
-        seasonal(panel, horizons, quantiles),
-        pooled(panel, horizons, quantiles),
-    ]
+
+def split_of(panel: Panel) -> int:
+    """The step before which a model is fitted; on what comes from it on it is tried."""
+    return panel.steps - max(1, min(round(panel.steps * TRIED_RATIO), TRIED_S // panel.step_s))
 
 
 def forecasts_of(methods: Sequence[Method], past: Past, origins: Ints) -> dict[str, Floats]:
@@ -200,24 +240,6 @@ def score(outcome: Floats, forecast: Floats, quantiles: Sequence[float]) -> Scor
     return Scores(loss, *coverage(outcome, forecast, quantiles), int((~np.isnan(outcome)).sum()))
 
 
-def tried(
-    panel: Panel,
-    horizons: Sequence[int],
-    quantiles: Sequence[float],
-    scale: Floats,
-    *,
-    stride: int = 1,
-    fit: Fit | None = None,
-) -> Track:
-    """Methods fitted on four fifths of *panel* and tried on the last: what a first forecast is calibrated by."""
-    split = round(panel.steps * (1 - TRIED_RATIO))
-    fit = fit or fit_all
-    track = Track(panel, horizons, quantiles, scale)
-    origins = np.arange(split - 1, panel.steps - min(horizons), stride)
-    track.add(origins, forecasts_of(fit(panel.until(split), horizons, quantiles), Past.of(panel, scale), origins))
-    return track
-
-
 def backtest(
     panel: Panel,
     horizons: Sequence[int],
@@ -232,49 +254,48 @@ def backtest(
     """
     Forecast at each *stride*-th step from *start* - 1 (the last that is known then) to the end, as one would have.
 
-    Methods are fitted anew each *refit* steps (a quarter of the stretch by default), the calibration each *calibrate*
-    (a quarter of a day). What is scored was never fitted on, calibrated on or chosen by.
+    The model is fitted anew each *refit* steps (a quarter of the stretch by default), the calibration each *calibrate*
+    (a quarter of a day). What is scored was never fitted on, calibrated on or chosen by: a forecast issued at a step
+    uses outcomes up to that step alone.
     """
-    fit = fit or fit_all
+    fit = fit or pooled
     refit = refit or max(1, (panel.steps - start) // 4)
-    calibrate = calibrate or max(1, panel.day // 4)
-    known = panel.until(start)
-    scale = scale_of(known.values, max(1, 3600 // panel.step_s))
-    track = tried(known, horizons, quantiles, scale, stride=stride, fit=fit)
-    # The same track goes on over the whole panel.
-    track.extend(panel)
+    calibrate = calibrate or max(1, panel.day * CALIBRATED_S // DAY_S)
+    scale = scale_of(panel.until(start).values, max(1, 3600 // panel.step_s))
     past = Past.of(panel, scale)
-    shape = (len(panel.names), 0, len(horizons), len(quantiles))
-    forecast: dict[str, list[Floats]] = {"chosen": [np.zeros(shape)]}
+    forecast: dict[str, list[Floats]] = {}
     chosen: tuple[str, ...] = ()
-    methods: Sequence[Method] = ()
-    fitted = -1
-    at = start - 1
-    all_origins = []
-    while at < panel.steps - min(horizons):
-        if fitted < 0 or at - fitted >= refit:
-            methods, fitted = fit(panel.until(at + 1), horizons, quantiles), at
-        chosen = choose(track.calibrated_losses(at), len(horizons))
-        origins = np.arange(at, min(at + calibrate, panel.steps - min(horizons)), stride)
-        made = forecasts_of(methods, past, origins)
-        moved = {name: track.calibrated(name, value, at) for name, value in made.items()}
-        picked = np.stack([moved[name][:, :, place] for place, name in enumerate(chosen)], axis=2)
-        for name in made:
+    every = np.arange(start - 1, panel.steps - min(horizons), stride)
+    for first in range(0, len(every), -(-refit // stride)):
+        stretch = every[first : first + -(-refit // stride)]
+        known = panel.until(int(stretch[0]) + 1)
+        split = split_of(known)
+        model = fit(known.until(split), horizons, quantiles)
+        track = Track(panel, horizons, quantiles, scale)
+        before = np.arange(split - 1, stretch[0], stride)
+        track.go_through(
+            before, forecasts_of([*baselines(known.until(split), horizons, quantiles), model], past, before)
+        )
+        made = forecasts_of([*baselines(known, horizons, quantiles), model], past, stretch)
+        for begin in range(0, len(stretch), -(-calibrate // stride)):
+            part = slice(begin, begin + -(-calibrate // stride))
+            at = int(stretch[begin])
+            chosen = choose(track.losses(at), len(horizons))
+            given = {name: value[:, part] for name, value in made.items()}
+            issued = track.issue(stretch[part], given)
             # Baselines as they are: what a model has to beat was not helped by a calibration.
-            forecast.setdefault(name, []).append(made[name] if name in BASELINES else moved[name])
-        forecast["chosen"].append(picked)
-        track.add(origins, made)
-        all_origins.append(origins)
-        at = int(origins[-1]) + stride
-    origins = np.concatenate(all_origins)
+            told = {name: given[name] if name in BASELINES else issued[name] for name in given}
+            told["chosen"] = np.stack([issued[name][:, :, place] for place, name in enumerate(chosen)], axis=2)
+            for name, value in told.items():
+                forecast.setdefault(name, []).append(value)
     whole = {name: np.concatenate(parts, axis=1) for name, parts in forecast.items()}
-    outcome = np.full((len(panel.names), len(origins), len(horizons)), np.nan)
+    outcome = np.full((len(panel.names), len(every), len(horizons)), np.nan)
     for place, horizon in enumerate(horizons):
-        inside = origins + horizon < panel.steps
-        outcome[:, inside, place] = panel.values[:, origins[inside] + horizon]
+        inside = every + horizon < panel.steps
+        outcome[:, inside, place] = panel.values[:, every[inside] + horizon]
     scores = {
         (name, horizon): score(outcome[:, :, place], made[:, :, place], quantiles)
         for name, made in whole.items()
         for place, horizon in enumerate(horizons)
     }
-    return Backtest(tuple(horizons), tuple(quantiles), origins, outcome, whole["chosen"], chosen, scores)
+    return Backtest(tuple(horizons), tuple(quantiles), every, outcome, whole["chosen"], chosen, scores)

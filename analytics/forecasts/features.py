@@ -17,6 +17,21 @@ HELD_S: Final = 3600
 """A gap of up to an hour is bridged by the value before it, so that one lost reading costs no forecast."""
 
 _WEEK: Final = 7
+NAMES: Final = (
+    "horizon_h",
+    *(f"change_since_{lag}_s" for lag in LAGS_S),
+    *(f"same_time_{day}_days_back" for day in range(3)),
+    "same_time_a_week_back",
+    f"same_time_mean_{DAYS_BACK}_days",
+    *(f"{what}_{window}_s" for what in ("mean", "low", "high", "spread") for window in WINDOWS_S),
+    "level",
+    "deviation_of_the_week",
+    "still_h",
+    "sine_of_day",
+    "cosine_of_day",
+    "day_of_week",
+)
+"""What the columns of `Past.features` are, in order: a model that was fitted on others is not used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +77,8 @@ class Past:
         """
         The features of forecasts of *series* (numbers), issued at *origin* (steps), *horizon* steps ahead.
 
-        Nothing after the step *origin* is looked at: the value of that step is the last that is known.
+        Out: rows x `NAMES`. Nothing after the step *origin* is looked at: the value of that step is the last that is
+        known.
         """
         now, scale = self.values[series, origin], self.scale[series]
         step_s, day = self.panel.step_s, self.panel.day

@@ -1,6 +1,8 @@
 """The job of forecasts: power of each site, devices held by each team, tokens of each model."""
 
 from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 from typing import Final
 
 import polars as pl
@@ -8,6 +10,7 @@ import polars as pl
 from analytics.cost import PRICED_S
 from analytics.fleet import Fleet
 from analytics.forecasts.forecast import forecast
+from analytics.forecasts.learned import in_use
 from analytics.forecasts.series import devices_series, power_of_windows
 from analytics.jobs.job import NS, Window
 from collector.errors import NotEnoughData
@@ -19,26 +22,28 @@ SUBJECTS: Final = {"power": ("site", "power_w"), "devices": ("team", "devices"),
 """What each kind of series is of, and its metric."""
 
 
-def forecasts(frames: Mapping[str, pl.LazyFrame], window: Window, fleet: Fleet) -> pl.DataFrame:
+def forecasts(frames: Mapping[str, pl.LazyFrame], window: Window, fleet: Fleet, root: Path) -> pl.DataFrame:
     """
     Quantiles of what power, demand and throughput will be; see `analytics.forecasts.forecast.forecast`.
 
     In:  device_energy, efficiency, allocations, of `DAYS` before the end of the window.
-    Out: the table forecasts. Each kind of series is learned by itself, since watts tell nothing of tokens.
+    Out: the table forecasts. Each kind of series is learned by itself, since watts tell nothing of tokens; its model is
+         a version in the store of *root* (``forecast/power_w`` ...), learned anew when it is due.
 
-    Raises: NotEnoughData (of no kind is there enough history).
+    Raises: NotEnoughData (of no kind is there enough history), StoreError.
     """
     until_ns = window.until_ns
     since_ns = window.end_ns - DAYS * 86_400 * NS
     made, reasons = [], []
     for kind in SUBJECTS:
         series = history(kind, frames, fleet, since_ns, until_ns)
+        scope, metric = SUBJECTS[kind]
         try:
-            found = forecast(_until(series, until_ns), step_s=STEP_S)
+            learn = partial(in_use, root, f"forecast/{metric}")
+            found = forecast(_until(series, until_ns), step_s=STEP_S, learn=learn)
         except ValueError as error:
             reasons.append(f"{kind}: {error}")
         else:
-            scope, metric = SUBJECTS[kind]
             name = pl.col("series").str.strip_prefix(f"{kind}/")
             made.append(found.with_columns(scope=pl.lit(scope), name=name, metric=pl.lit(metric)))
     if not made:

@@ -6,7 +6,7 @@ known) it gives an array of series x origins x horizons x quantiles in the panel
 where it cannot tell.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -14,10 +14,14 @@ import numpy as np
 from sklearn.ensemble import HistGradientBoostingRegressor
 from threadpoolctl import threadpool_limits
 
-from analytics.forecasts.features import Past
+from analytics.forecasts.features import NAMES, Past
 from analytics.forecasts.panel import Floats, Ints, Panel, scale_of
+from analytics.models.trees import Trees, trees
 
 QUANTILES: Final = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+LAST: Final = "last value"
+SEASONAL: Final = "same time of day"
+MODEL: Final = "pooled model"
 ROWS: Final = 40_000
 """Pairs of origin and horizon that a model is fitted on, drawn evenly over series, time and horizons."""
 FEWEST: Final = 200
@@ -57,26 +61,24 @@ class Residuals:
 
 def last_value(panel: Panel, horizons: Sequence[int], quantiles: Sequence[float] = QUANTILES) -> Residuals:
     """The last value, with the quantiles of how it changed over each horizon: the bar on clusters' demand."""
-    return _residuals("last value", panel, horizons, quantiles, 0)
+    return _residuals(LAST, panel, horizons, quantiles, 0)
 
 
 def seasonal(panel: Panel, horizons: Sequence[int], quantiles: Sequence[float] = QUANTILES) -> Residuals:
     """The value of the same time on the last day that is over, with the quantiles of its errors in *panel*."""
-    return _residuals("same time of day", panel, horizons, quantiles, panel.day)
+    return _residuals(SEASONAL, panel, horizons, quantiles, panel.day)
 
 
 @dataclass(frozen=True, slots=True)
 class Pooled:
     """
     One gradient-boosted quantile model over all series and horizons: of the change from the last value, in the series'
-    own scale.
+    own scale. It knows no series by name, and so serves those that came later, too.
     """
 
     name: str
     horizons: tuple[int, ...]
-    scale: Floats
-    models: tuple[Any, ...]
-    low: float
+    models: tuple[Trees, ...]
 
     def predict(self, past: Past, origins: Ints) -> Floats:
         """As the models say, sorted so that quantiles never cross."""
@@ -87,8 +89,30 @@ class Pooled:
         rows = past.features(series, origin, horizon)
         change = np.sort(np.stack([model.predict(rows) for model in self.models], axis=1), axis=1)
         now = past.values[series, origin]
-        found: Floats = np.maximum(now[:, None] + change * self.scale[series][:, None], self.low)
+        low = _low(past.panel.until(int(origins.max()) + 1))
+        found: Floats = np.maximum(now[:, None] + change * past.scale[series][:, None], low)
         return found.reshape(*shape, len(self.models))
+
+    def arrays(self) -> dict[str, Any]:
+        """What it learned, as a model's arrays."""
+        return {name: array for at, model in enumerate(self.models) for name, array in model.arrays(_of(at)).items()}
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, Any], horizons: Sequence[int], quantiles: int) -> "Pooled":
+        """
+        The model of a model's arrays.
+
+        Raises: ValueError (these are no trees, or of other features than those of today).
+        """
+        models = tuple(Trees.of(arrays, _of(at)) for at in range(quantiles))
+        wrong = {model.features for model in models} - {len(NAMES)}
+        if wrong:
+            raise ValueError(f"it was fitted on {wrong.pop()} features, not on the {len(NAMES)} of today")
+        return cls(MODEL, tuple(horizons), models)
+
+
+def _of(at: int) -> str:
+    return f"quantile{at}_"
 
 
 def pooled(
@@ -119,17 +143,21 @@ def pooled(
     if known.sum() < FEWEST:
         raise ValueError(f"{known.sum()} pairs of origin and outcome: at least {FEWEST} are needed to fit")
     features, change = past.features(series[known], origin[known], horizon[known]), change[known]
+    # Of what nobody has seen yet, such as a week ago in the first days, the library makes no bins.
+    features[:, np.isnan(features).all(axis=0)] = 0.0
     # A handful of threads for a few thousand rows wait for one another more than they work.
     with threadpool_limits(limits=1, user_api="openmp"):
         models = tuple(
-            HistGradientBoostingRegressor(
-                loss="quantile", quantile=quantile, max_iter=iterations, learning_rate=0.06, max_leaf_nodes=15,
-                min_samples_leaf=max(20, min(100, len(change) // 100)), l2_regularization=1.0, max_features=0.5,
-                early_stopping=False, random_state=seed,
-            ).fit(features, change)
+            trees(
+                HistGradientBoostingRegressor(
+                    loss="quantile", quantile=quantile, max_iter=iterations, learning_rate=0.06, max_leaf_nodes=15,
+                    min_samples_leaf=max(20, min(100, len(change) // 100)), l2_regularization=1.0, max_features=0.5,
+                    early_stopping=False, random_state=seed,
+                ).fit(features, change)
+            )
             for quantile in quantiles
         )  # fmt: skip
-    return Pooled("pooled model", tuple(horizons), scale, models, _low(panel))
+    return Pooled(MODEL, tuple(horizons), models)
 
 
 def _residuals(name: str, panel: Panel, horizons: Sequence[int], quantiles: Sequence[float], season: int) -> Residuals:

@@ -96,7 +96,7 @@ JOBS: Final = (
             Input("allocations", None),
         ),
         output="forecasts",
-        needs=("fleet",),
+        needs=("fleet", "root"),
         only_last=True,
         rest_s=_HOUR_S,
     ),

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analytics.forecasts.backtest import BASELINES, Track, backtest, choose, forecasts_of
+from analytics.forecasts.backtest import BASELINES, WIDEN, Track, backtest, baselines, choose, forecasts_of
 from analytics.forecasts.features import Past
 from analytics.forecasts.forecast import SCHEMA, forecast
-from analytics.forecasts.methods import QUANTILES, Method, last_value, pooled, seasonal
+from analytics.forecasts.methods import QUANTILES, Method, pooled
 from analytics.forecasts.panel import Floats, Panel, held, panel, scale_of
 from analytics.forecasts.scores import coverage, pinball, scaled_quantile_loss, weighted_quantile_loss
 from analytics.forecasts.series import devices_series, power_series, tokens_series
@@ -32,12 +32,12 @@ def daily(days: int = 12, series: int = 4, *, seed: int = 0, noise: float = 1.0)
     return Panel(tuple(f"s{at}" for at in range(series)), round(T0.timestamp()) * NS, STEP_S, np.maximum(values, 0.0))
 
 
-def quick(known: Panel, horizons: Sequence[int], quantiles: Sequence[float]) -> list[Method]:
-    return [
-        last_value(known, horizons, quantiles),
-        seasonal(known, horizons, quantiles),
-        pooled(known, horizons, quantiles, rows=1200, iterations=12),
-    ]
+def quick(known: Panel, horizons: Sequence[int], quantiles: Sequence[float] = QUANTILES) -> Method:
+    return pooled(known, horizons, quantiles, rows=1200, iterations=12)
+
+
+def every(known: Panel, horizons: Sequence[int]) -> list[Method]:
+    return [*baselines(known, horizons), quick(known, horizons)]
 
 
 def test_no_forecast_changes_when_the_future_does() -> None:
@@ -45,7 +45,7 @@ def test_no_forecast_changes_when_the_future_does() -> None:
     scale = scale_of(whole.until(200).values, 1)
     changed = Panel(whole.names, whole.start_ns, STEP_S, whole.values.copy())
     changed.values[:, 201:] *= 7.0
-    methods = quick(whole.until(200), [1, 24], QUANTILES)
+    methods = every(whole.until(200), [1, 24])
     origins = np.array([150, 199, 200])
     before = forecasts_of(methods, Past.of(whole, scale), origins)
     after = forecasts_of(methods, Past.of(changed, scale), origins)
@@ -58,7 +58,7 @@ def test_the_last_known_value_does_change_the_forecast() -> None:
     changed = Panel(whole.names, whole.start_ns, STEP_S, whole.values.copy())
     changed.values[:, 200] *= 2.0
     scale = scale_of(whole.values, 1)
-    methods = quick(whole.until(200), [1], QUANTILES)
+    methods = every(whole.until(200), [1])
     one, other = (forecasts_of(methods, Past.of(some, scale), np.array([200])) for some in (whole, changed))
     assert all((one[name] != other[name]).any() for name in ("last value", "pooled model"))
 
@@ -107,12 +107,32 @@ def test_the_calibration_moves_quantiles_to_where_outcomes_were() -> None:
     track = Track(flat, [1], QUANTILES, np.array([1.0, 1.0]))
     origins = np.arange(200, 290)
     low = np.full((2, len(origins), 1, len(QUANTILES)), 90.0)
-    track.add(origins, {"low": low})
-    moved = track.calibrated("low", low[:, :1], 291)
+    track.go_through(origins, {"low": low})
+    moved = track.issue(np.array([291]), {"low": low[:, :1]})["low"]
     assert moved[0, 0, 0, QUANTILES.index(0.5)] == pytest.approx(100, abs=0.5)
     assert np.ptp(moved[0, 0, 0]) > 2  # the spread of the outcomes
     # What is not known yet counts for nothing.
-    np.testing.assert_array_equal(track.calibrated("low", low[:, :1], 200), low[:, :1])
+    early = Track(flat, [1], QUANTILES, np.array([1.0, 1.0]))
+    np.testing.assert_array_equal(early.issue(origins[:3], {"low": low[:, :3]})["low"], low[:, :3])
+
+
+@pytest.mark.parametrize(("widen", "least", "most"), [(WIDEN, 0.77, 0.83), (0.0, 0.0, 0.77)])
+def test_coverage_holds_while_the_spread_grows_since_what_was_issued_feeds_back(
+    monkeypatch: pytest.MonkeyPatch, widen: float, least: float, most: float
+) -> None:
+    """Quantiles of the last days alone are always of the narrower past: without feedback they cover too little."""
+    monkeypatch.setattr("analytics.forecasts.backtest.WIDEN", widen)
+    random = np.random.default_rng(8)
+    growing = Panel(("a", "b", "c", "d"), 0, STEP_S, 1e4 + random.normal(0, 1, (4, 500)) * 1.003 ** np.arange(500))
+    origins = np.arange(50, 490)
+    track = Track(growing, [6], QUANTILES, np.ones(4))
+    made = np.full((4, len(origins), 1, len(QUANTILES)), 1e4)
+    issued = [
+        track.issue(origins[at : at + 6], {"level": made[:, at : at + 6]})["level"] for at in range(0, len(origins), 6)
+    ]
+    outcome = growing.values[:, np.minimum(origins + 6, 499)]
+    found, _ = coverage(outcome[:, 150:], np.concatenate(issued, axis=1)[:, 150:, 0], QUANTILES)
+    assert least < found < most
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -194,7 +214,7 @@ def test_a_forecast_says_its_method_its_loss_and_the_baseline_s(monkeypatch: pyt
     hours = np.arange(24 * 21)
     random = np.random.default_rng(4)
     values = 100 + 30 * np.sin(2 * np.pi * hours / 24) + random.normal(0, 2, hours.size)
-    monkeypatch.setattr("analytics.forecasts.forecast.fit_all", quick)
+    monkeypatch.setattr("analytics.forecasts.forecast.pooled", quick)
     found = forecast(rows(values).lazy(), horizons_s=[6 * 3600, 12 * 3600], step_s=3600)
     assert found.schema == SCHEMA
     assert found["horizon_s"].to_list() == [21_600, 43_200]
@@ -209,6 +229,21 @@ def test_a_forecast_says_its_method_its_loss_and_the_baseline_s(monkeypatch: pyt
 def test_thin_history_says_how_much_more_is_needed() -> None:
     with pytest.raises(ValueError, match=r"1\.2 days of history: 1\.3 more"):
         forecast(rows(np.arange(30.0)).lazy(), horizons_s=[86_400], step_s=3600)
+
+
+def test_four_days_of_history_suffice_for_a_model_though_no_week_was_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def seen(known: Panel, horizons: Sequence[int]) -> Method:
+        asked.append(known.steps)
+        return quick(known, horizons)
+
+    monkeypatch.setattr("analytics.forecasts.forecast.pooled", seen)
+    short = daily(4, 6)
+    known = pl.concat(rows(values, name=name) for name, values in zip(short.names, short.values, strict=True))
+    found = forecast(known.lazy(), horizons_s=[3600, 86_400], step_s=3600)
+    assert found["horizon_s"].to_list() == [3600, 86_400] * 6
+    assert asked == [76]
 
 
 def test_a_series_that_stopped_has_no_forecast() -> None:
