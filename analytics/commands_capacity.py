@@ -431,9 +431,24 @@ def _paths(found: "Assessment", file: Path | None, horizon: str) -> "dict[str, p
     ahead = {}
     for one in found.surveys:
         try:
-            ahead[one.tree.site.name] = paths_of(daily_peaks(one), days=days)
-            last = ahead[one.tree.site.name].select(pl.col("time").max().dt.strftime("%Y-%m-%d")).item()
-            say(f"{one.tree.site.name}: runway by a straight line through the days measured, up to {last}")
+            daily = daily_peaks(one)
+            ahead[one.tree.site.name] = paths_of(daily, days=days)
+            say(f"{one.tree.site.name}: {_reach(daily, ahead[one.tree.site.name], one.tree.site.lead_days)}")
         except NotEnoughData as error:
             say(f"{one.tree.site.name}: {error}")
     return ahead
+
+
+def _reach(daily: "pl.DataFrame", ahead: "pl.DataFrame", lead_days: float | None) -> str:
+    """How far runway looks, of how many days, and whether that is far enough to order in time."""
+    from analytics.capacity.paths import REACH
+
+    known, far = daily["day"].n_unique(), ahead["time"].n_unique()
+    last = f"{ahead['time'].max():%Y-%m-%d}"
+    said = f"runway by a straight line through {known} days, up to {last}"
+    if far == REACH * known:
+        said += f" ({REACH} times as far as was measured)"
+    said += "; no date means later than that"
+    if lead_days is not None and lead_days > far:
+        said += f". More power takes {lead_days:g} days: what runs out sooner than it comes may not be seen yet"
+    return said

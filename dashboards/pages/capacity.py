@@ -44,9 +44,9 @@ _NODES: Final = Grid(
         Column(name="exceedance_ratio", heading="Minutes over (%)", form=".2f", scale=100),
         Column(name="servers", heading="Servers that fit", form=",.0f", width=86),
         Column(name="stranded_w", heading="Stranded (kW)", form=",.1f", scale=1e-3),
-        Column(name="runway_p10_day", heading="Runs out p10", width=104),
-        Column(name="runway_p50_day", heading="p50", width=104),
-        Column(name="runway_p90_day", heading="p90", width=104),
+        Column(name="runway_p10_day", heading="Runs out p10", width=124),
+        Column(name="runway_p50_day", heading="p50", width=124),
+        Column(name="runway_p90_day", heading="p90", width=124),
         Column(name="binding", heading="First to bind", width=140, flex=2, filter=True),
         Column(name="order_by_day", heading="Order by", width=104),
         Column(
@@ -74,7 +74,7 @@ _METHODS: Final = Grid(
         Column(name="history_days", heading="Days learned", form=".1f"),
     ),
 )
-_STEPS: Final = ("runway_p10", "runway_p50", "runway_p90", "order_by")
+_RUNWAY: Final = ("runway_p10", "runway_p50", "runway_p90")
 
 
 def _body() -> Sequence[Any]:
@@ -302,7 +302,11 @@ def _ahead(seconds: Any) -> str:
 
 
 def _nodes(view: CapacityView) -> pl.DataFrame:
-    days = [pl.col(name).dt.strftime("%Y-%m-%d").alias(f"{name}_day") for name in _STEPS]
+    day = "%Y-%m-%d"
+    # Beyond what was looked at is something else than not known.
+    later = pl.concat_str(pl.lit("after "), pl.col("horizon").dt.strftime(day))
+    days = [pl.coalesce(pl.col(name).dt.strftime(day), later).alias(f"{name}_day") for name in _RUNWAY]
+    days.append(pl.col("order_by").dt.strftime(day).alias("order_by_day"))
     # An indent that is no blank: the grid would collapse it.
     indent = pl.lit("\u2003").repeat_by(pl.col("depth").fill_null(0)).list.join("")
     return view.nodes.with_columns(*days, shown=pl.concat_str(indent, "node")) if view.nodes.height else pl.DataFrame()

@@ -2,6 +2,7 @@
 
 import json
 import os
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 import cli
+from analytics.capacity.paths import paths as sample_paths
+from analytics.commands_capacity import _reach
 from analytics.frames import scan
 from collector.store import Store
 
@@ -165,6 +168,26 @@ def test_an_overload_and_an_order_that_is_due_are_recommended(store: Path, tmp_p
     assert found["buy", "b"]["effect_mid"] == pytest.approx(500.0 * 60 - 3000.0)
     assert "27.0 kW are lacking by then in one path of ten" in found["buy", "b"]["summary"]
     assert "it was to be ordered by 2025-12-11, as the lead time is 30 days" in found["buy", "b"]["summary"]
+
+
+@pytest.mark.parametrize(
+    ("days", "lead_days", "said"),
+    [
+        (365, 30, "14 days, up to 2026-03-12 (4 times as far as was measured); no date means later than that"),
+        (
+            365,
+            200,
+            "later than that. More power takes 200 days: what runs out sooner than it comes may not be seen yet",
+        ),
+        (10, None, "runway by a straight line through 14 days, up to 2026-01-25; no date means later than that"),
+    ],
+)
+def test_runway_says_how_far_it_looks_and_whether_that_is_far_enough(
+    days: int, lead_days: float | None, said: str
+) -> None:
+    measured = [date(2026, 1, 2 + day) for day in range(14)]
+    daily = pl.DataFrame({"node": "dub", "day": measured, "power_w": [100.0 + day for day in range(14)]})
+    assert _reach(daily, sample_paths(daily, days=days, count=5), lead_days).endswith(said)
 
 
 def test_wrong_asks_are_named(store: Path, tmp_path: Path) -> None:

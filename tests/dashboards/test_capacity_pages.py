@@ -181,6 +181,15 @@ def test_what_runs_out_by_itself_comes_first_by_date(stored: Stored) -> None:
     assert [trace.name for trace in figure.data if trace.name] == ["power"]
 
 
+def test_a_date_beyond_what_was_looked_at_is_told_as_later_and_not_left_blank(stored: Stored) -> None:
+    content = capacity.PAGE.content(stored, values(), "light")
+    found = {row["node"]: row for row in content.grids["nodes"].iter_rows(named=True)}
+    horizon = found["dub"]["horizon"]
+    assert found["dub"]["runway_p50"] is None
+    assert found["dub"]["runway_p50_day"] == f"after {horizon:%Y-%m-%d}"
+    assert found["row1-a"]["runway_p10_day"] == f"{found['row1-a']['runway_p10']:%Y-%m-%d}"
+
+
 def test_the_ledger_adds_up_and_the_next_servers_are_named(stored: Stored) -> None:
     view = data.view(stored, values())
     told = dict(view.stranded.select("cause", "power_w").iter_rows())
