@@ -441,10 +441,12 @@ def _paths(found: "Assessment", file: Path | None, horizon: str) -> "dict[str, p
 
 def _reach(daily: "pl.DataFrame", ahead: "pl.DataFrame", lead_days: float | None) -> str:
     """How far runway looks, of how many days, and whether that is far enough to order in time."""
+    import polars as pl
+
     from analytics.capacity.paths import REACH
 
     known, far = daily["day"].n_unique(), ahead["time"].n_unique()
-    last = f"{ahead['time'].max():%Y-%m-%d}"
+    last = ahead.select(pl.col("time").max().dt.strftime("%Y-%m-%d")).item()
     said = f"runway by a straight line through {known} days, up to {last}"
     if far == REACH * known:
         said += f" ({REACH} times as far as was measured)"

@@ -23,11 +23,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import polars as pl
 
-from analytics.forecasts.backtest import BASELINES, MODEL, backtest
+from analytics.forecasts.backtest import BASELINES, backtest
 from analytics.forecasts.features import Past
 from analytics.forecasts.forecast import forecast
 from analytics.forecasts.learned import in_use
-from analytics.forecasts.methods import pooled
+from analytics.forecasts.methods import MODEL, pooled
 from analytics.forecasts.panel import Floats, Panel, panel, scale_of
 from analytics.forecasts.scores import scaled_quantile_loss
 from benchmarks.rows import Row
@@ -104,7 +104,8 @@ def _ett() -> list[Row]:
     first = values.shape[1] - ETT_WINDOWS * ETT_AHEAD
     found = Panel(tuple(str(at) for at in range(len(values))), 0, 3600, values)
     scale = scale_of(found.until(first).values, 1)
-    model = pooled(found.until(first), range(1, ETT_AHEAD + 1), LEVELS, rows=60_000)
+    # Two years of 168 horizons hold more to learn than weeks of three.
+    model = pooled(found.until(first), range(1, ETT_AHEAD + 1), LEVELS, rows=60_000, iterations=120)
     past = Past.of(found, scale)
     naive, losses = [], []
     for window in range(ETT_WINDOWS):

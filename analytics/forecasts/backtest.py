@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from analytics.forecasts.features import Past
 from analytics.forecasts.methods import LAST, MODEL, QUANTILES, SEASONAL, Method, last_value, pooled, seasonal
@@ -89,7 +90,7 @@ class Track:
     def __init__(self, panel: Panel, horizons: Sequence[int], quantiles: Sequence[float], scale: Floats) -> None:
         self._panel, self._scale = panel, scale
         self._horizons = np.array(horizons)
-        self._quantiles = np.array(quantiles)
+        self._quantiles, self._levels = tuple(quantiles), np.array(quantiles)
         self._origins: Ints = np.zeros(0, np.int64)
         self._made: dict[str, Floats] = {}
         self._issued: dict[str, Floats] = {}
@@ -132,7 +133,7 @@ class Track:
         found = []
         for at in range(len(self._horizons)):
             outcome, recent = self._known(at, now)
-            found.append(score(outcome, self._issued[name][:, recent, at], self._quantiles.tolist()))
+            found.append(score(outcome, self._issued[name][:, recent, at], self._quantiles))
         return tuple(found)
 
     def _calibrated(self, name: str, forecast: Floats, now: int) -> Floats:
@@ -156,7 +157,7 @@ class Track:
             for name, issued in self._issued.items():
                 width = self._width.setdefault(name, np.ones(len(self._horizons)))
                 for place, step in enumerate(recent):
-                    inside, _ = coverage(outcome[:, place], issued[:, step, at], self._quantiles.tolist())
+                    inside, _ = coverage(outcome[:, place], issued[:, step, at], self._quantiles)
                     if not np.isnan(inside):
                         width[at] += WIDEN * self._gap_h(step) * (TESTED[1] - TESTED[0] - inside)
                 width[at] = min(max(width[at], NARROWEST), WIDEST)
@@ -177,11 +178,11 @@ class Track:
             return shift
         outcome, recent = self._known(at, now)
         errors = (outcome[..., None] - self._made[name][:, recent, at]) / self._scale[:, None, None]
-        known = np.asarray(~np.isnan(errors).any(axis=2))
+        known: npt.NDArray[np.bool_] = ~np.isnan(errors.sum(axis=2))
         if known.sum() < FEWEST:
             return shift
         width = self._width[name][at] if name in self._width else 1.0
-        levels = (0.5 + (self._quantiles - 0.5) * width).clip(0.0, 1.0)
+        levels = (0.5 + (self._levels - 0.5) * width).clip(0.0, 1.0)
         errors[~known] = np.nan
         pooled = _levels(errors[known][None], levels)
         own = np.where(known.any(axis=1)[:, None], _levels(errors, levels), pooled)

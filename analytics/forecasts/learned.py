@@ -62,22 +62,22 @@ def in_use(root: Path, name: str, found: Panel, horizons: tuple[int, ...]) -> Le
         new_ns = _moment(found, split) - rows["end"].max()
         if new_ns < REFIT_S * NS:
             return current
-    fitted = Learned(pooled(found.until(split), horizons), split)
+    model = pooled(found.until(split), horizons)
     tried = _Tried.of(found, horizons, split)
     meta = Meta(
         kind=KIND, start_ns=found.start_ns, end_ns=_moment(found, split),
         rows=int((~np.isnan(found.values[:, :split])).sum()),
-        metrics=tried.metrics(fitted.model), settings=_settings(found, horizons),
+        metrics=tried.metrics(model), settings=_settings(found, horizons),
     )  # fmt: skip
     unseen = current is not None and current.until <= split
-    trial = tried.trial(current.model, fitted.model) if current is not None and unseen else None
-    made, state = offer(root, name, fitted.model.arrays(), meta, trial, by=BY)
+    trial = tried.trial(current.model, model) if current is not None and unseen else None
+    made, state = offer(root, name, model.arrays(), meta, trial, by=BY)
     if unusable and state != CHAMPION:
         # Beside what cannot be used there is nothing to compare.
         promote(root, name, made, by=BY, reason=unusable, force=True)
     elif current is not None and state != CHAMPION and _seen_enough(current, found, split):
         return current
-    return fitted._replace(version=made)
+    return Learned(model, split, made)
 
 
 def _restored(root: Path, name: str, version: str, found: Panel, horizons: tuple[int, ...]) -> Learned:

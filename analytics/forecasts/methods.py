@@ -22,8 +22,13 @@ QUANTILES: Final = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 LAST: Final = "last value"
 SEASONAL: Final = "same time of day"
 MODEL: Final = "pooled model"
-ROWS: Final = 40_000
-"""Pairs of origin and horizon that a model is fitted on, drawn evenly over series, time and horizons."""
+ROWS: Final = 6_000
+"""
+Pairs of origin and horizon that a model is fitted on, drawn evenly over series, time and horizons. Neighbouring origins
+tell the same: of more of them, or with more trees, it learned its days by heart and erred more on later ones.
+"""
+ITERATIONS: Final = 40
+"""Trees of each quantile."""
 FEWEST: Final = 200
 """Pairs that there must be: fewer tell nothing of quantiles."""
 
@@ -121,7 +126,7 @@ def pooled(
     quantiles: Sequence[float] = QUANTILES,
     *,
     rows: int = ROWS,
-    iterations: int = 120,
+    iterations: int = ITERATIONS,
     seed: int = 0,
 ) -> Pooled:
     """
