@@ -185,10 +185,10 @@ class Track:
         levels = (0.5 + (self._levels - 0.5) * width).clip(0.0, 1.0)
         errors[~known] = np.nan
         pooled = _levels(errors[known][None], levels)
-        own = np.where(known.any(axis=1)[:, None], _levels(errors, levels), pooled)
+        own = np.where(np.asarray(known.any(axis=1))[:, None], _levels(errors, levels), pooled)
         # Forecasts issued within a horizon of each other err together.
         span = int(np.ptp(self._origins[recent])) + 1
-        count = min(span / int(self._horizons[at]), len(recent)) * known.mean(axis=1)[:, None]
+        count = min(span / int(self._horizons[at]), len(recent)) * np.asarray(known.mean(axis=1))[:, None]
         weight = count / (count + OWN)
         return np.asarray(weight * own + (1 - weight) * pooled)
 
