@@ -25,11 +25,11 @@ BLEND: Final = "model and last value"
 """The mean of the two, quantile by quantile."""
 RECENT_S: Final = 4 * 86_400
 """Errors of this long count for the calibration: long enough for quantiles, short enough to follow a shift."""
-BETTER: Final = 0.98
+BETTER: Final = 0.97
 """A model is taken where its loss was below this share of the best baseline's: a tie goes to what is simple."""
-OWN: Final = 60
+OWN: Final = 120
 """With so many independent errors (one for each horizon that passed) a series' calibration is half its own."""
-WIDEN: Final = 0.06
+WIDEN: Final = 0.07
 """An hour's forecasts of which none fell between q10 and q90 widen the levels by so much of 0.8; see `Track`."""
 NARROWEST, WIDEST = 0.5, 1.1
 """Of the levels' distance from one half: at 1.1 q05 is nearly the least error of all, and nothing is beyond that."""
