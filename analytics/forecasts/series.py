@@ -75,7 +75,8 @@ def devices_series(
     How many devices are held, in the mean of each step, by each *per* (team, user, workload name, or ``fleet``).
 
     In:  allocations as the table has them (end null while held).
-    Out: series (``devices/WHO``), time, value. A step in which somebody holds nothing is 0, since that is known.
+    Out: series (``devices/WHO``), time, value. A step in which somebody holds nothing is 0, since that is known; before
+         the first allocation of all nothing is.
     """
     step_ns = step_s * _NS
     first, last = start_ns // step_ns, (end_ns - 1) // step_ns
@@ -97,9 +98,9 @@ def devices_series(
         .group_by("who", "step")
         .agg(value=(pl.col("inside") * pl.col("weight")).sum() / step_ns)
     )  # fmt: skip
-    grid = held.select("who").unique().join(
-        pl.LazyFrame({"step": pl.int_range(first, last + 1, eager=True)}), how="cross"
-    )  # fmt: skip
+    steps = pl.LazyFrame({"step": pl.int_range(first, last + 1, eager=True)})
+    known = steps.join(held.select(begun=pl.col("step").min()), how="cross").filter(pl.col("step") >= pl.col("begun"))
+    grid = held.select("who").unique().join(known.select("step"), how="cross")
     return grid.join(held, on=["who", "step"], how="left").select(
         series=pl.concat_str(pl.lit("devices/"), "who"), time=(pl.col("step") * step_ns).cast(pl.Datetime("ns")),
         value=pl.col("value").fill_null(0.0),

@@ -269,6 +269,9 @@ def test_devices_held_are_counted_by_the_share_of_the_step() -> None:
     found = devices_series(allocations, begin, begin + 3 * 3600 * NS, step_s=3600).sort("series", "time").collect()
     assert found["series"].to_list() == ["devices/blue"] * 3 + ["devices/red"] * 3
     assert found["value"].to_list() == [1.0, 1.0, 0.0, 1.5, 1.0, 1.0]
+    # Before anything was held nothing is known: zeros would be learned from.
+    longer = devices_series(allocations, begin - 48 * 3600 * NS, begin + 3 * 3600 * NS, step_s=3600).collect()
+    assert longer.sort("series", "time").equals(found)
 
 
 def test_power_of_a_place_is_of_all_its_devices_though_one_lost_a_reading() -> None:
