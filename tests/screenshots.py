@@ -2,7 +2,8 @@
 ``make screenshots``: every page at 1440 and 390 pixels, in the light and in the dark, as PNG files in screenshots/.
 
 The store is the demonstration's fleet of a fortnight with what the jobs made of it, and the recordings of MLPerf where
-../shared/data has them. The few pictures that README shows are made small besides.
+../shared/data has them. The few pictures that README shows are made small besides. ``python -m tests.screenshots FOLDER
+STORE`` takes pictures of another store, as of its newest reading.
 """
 
 import base64
@@ -12,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -116,11 +118,20 @@ def _of_kind(stored: Stored, kind: str) -> list[str]:
     return incidents.view(stored, {**everything, "kind": (kind,)}).incidents["incident"].to_list()
 
 
-def compressed(page: Any, picture: Path, path: Path) -> None:
-    """The upper part of a picture as WebP, at two thirds of its width."""
+def small(picture: Path, path: Path) -> None:
+    """Write the upper part of a picture as WebP, at two thirds of its width."""
+    from playwright.sync_api import sync_playwright
+
     data = base64.b64encode(picture.read_bytes()).decode()
-    page.goto("about:blank")
-    url = page.evaluate(
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        path.write_bytes(base64.b64decode(_webp(browser.new_page(), data).partition(",")[2]))
+        browser.close()
+
+
+def _webp(page: Any, data: str) -> str:
+    """What a browser makes of a PNG, as a data URL."""
+    found: str = page.evaluate(
         """async data => {
             const image = new Image();
             image.src = "data:image/png;base64," + data;
@@ -135,36 +146,47 @@ def compressed(page: Any, picture: Path, path: Path) -> None:
         }""",
         data,
     )
-    path.write_bytes(base64.b64decode(url.partition(",")[2]))
+    return found
 
 
 def main(folder: Path) -> None:
-    """Write the pictures into *folder*, and those of README into dashboards/pictures/."""
-    from playwright.sync_api import sync_playwright
-
-    folder.mkdir(exist_ok=True)
+    """Write the pictures of the demonstration's fleet into *folder*, and those of README into dashboards/pictures/."""
     PICTURES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as root:
         fill(Store.create(root))
-        stored = Stored(root, clock_ns=lambda: END_NS)
-        where = addresses(stored)
-        with served(stored) as url, sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-            for width in (1440, 390):
-                for scheme in ("light", "dark"):
-                    for one in PAGES:
-                        context = browser.new_context(
-                            viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce"
-                        )
-                        page = context.new_page()
-                        page.goto(f"{url}{where[one.name]}")
-                        path = folder / f"{one.name}-{width}-{scheme}.png"
-                        shoot(page, path)
-                        if one.name in SHOWN and (width, scheme) == (1440, "light"):
-                            compressed(page, path, PICTURES / f"{one.name}.webp")
-                        context.close()
-            browser.close()
+        take(Stored(root, clock_ns=lambda: END_NS), folder)
+    for name in SHOWN:
+        small(folder / f"{name}-1440-light.png", PICTURES / f"{name}.webp")
+
+
+def take(stored: Stored, folder: Path) -> None:
+    """Write the pictures of the pages over a store into *folder*."""
+    from playwright.sync_api import sync_playwright
+
+    folder.mkdir(exist_ok=True)
+    where = addresses(stored)
+    with served(stored) as url, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        for width, scheme in product((1440, 390), ("light", "dark")):
+            for one in PAGES:
+                context = browser.new_context(
+                    viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce"
+                )
+                page = context.new_page()
+                page.goto(f"{url}{where[one.name]}")
+                shoot(page, folder / f"{one.name}-{width}-{scheme}.png")
+                context.close()
+        browser.close()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "screenshots")
+    chosen = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "screenshots"
+    if len(sys.argv) > 2:
+        other = Stored(sys.argv[2])
+        newest_ns = other.newest_ns()
+        if newest_ns is None:
+            raise SystemExit(f"{sys.argv[2]}: a store without a reading has nothing to show")
+        other.now_ns = lambda: newest_ns
+        take(other, chosen)
+    else:
+        main(chosen)

@@ -208,7 +208,7 @@ def _waste(report: JobReport) -> Any:
         for line in report.waste
     ]
     if not rows:
-        return panel("Where its time went", dmc.Text("Nothing of it was measured.", size="sm"))
+        return panel("Where its time went", dmc.Text("All of its device time was of use.", size="sm"))
     headings = ("Cause", "Share", "Device time", "Energy", "Cost")
     return panel("Where its time went", small_table(headings, rows, numbers=(1, 2, 3, 4)))
 
