@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 
 from analytics.fleet_toml import parse_fleet
+from analytics.planning.request import parse_plan
 from collector.errors import ConfigError
 from collector.sources.simulated import faults, working
 from collector.store import Store
 from dashboards.demo import Place, fill, fleet, require_port
-from dashboards.story import HOUR_NS, NS, fleet_toml, options_of
+from dashboards.story import HOUR_NS, NS, fleet_toml, options_of, plan_toml
 
 ROOT = Path(__file__).parents[2]
 
@@ -168,6 +169,15 @@ def test_the_planner_has_one_site_that_is_short_and_one_that_is_not() -> None:
     assert short is not None
     assert ample is not None
     assert 1.5 * short.w < ample.w
+
+
+def test_its_planner_asks_for_what_the_fleet_knows() -> None:
+    options = options_of(240, 336, 0)
+    asked = parse_plan(plan_toml(1_788_220_800 * NS), parse_fleet(fleet_toml(options)))
+    assert (asked.periods, [demand.name for demand in asked.demands]) == (6, ["serving", "training"])
+    # Nothing is asked for before a server can be there.
+    first = min(asked.first_period(120.0), asked.periods)
+    assert all(demand.needed[first - 1] == 0 for demand in asked.demands)
 
 
 def test_work_grows_over_the_history_of_a_fleet_of_sites() -> None:
