@@ -100,7 +100,7 @@ def _offered(thirds: list[Part], seed: int) -> tuple[Outcome, Outcome, Outcome]:
     with tempfile.TemporaryDirectory() as folder:
         root = Store.create(Path(folder) / "store").root
         for number, some in enumerate((champion, members), 1):
-            arrays = {name: array for at, one in enumerate(some) for name, array in one.arrays(f"{at}_").items()}
+            arrays = {name: array for at, one in enumerate(some) for name, array in one.arrays(f"member{at}_").items()}
             meta = Meta(kind="trees/classes", start_ns=0, end_ns=int(judged.time_ns.max()) + number, rows=len(truth))
             whole = _trial(judged, plain.champion, _said(some, judged.rows))
             _, state = offer(root, NAME, arrays, meta, _part(whole, judged.seen) if number == 2 else None)
@@ -132,7 +132,8 @@ def _said(members: Sequence[Trees], rows: NDArray[np.float64]) -> NDArray[np.flo
 
 
 def _restored(arrays: Mapping[str, NDArray[np.generic]]) -> list[Trees]:
-    return [Trees.of(arrays, f"{at}_") for at in sorted({int(name.partition("_")[0]) for name in arrays})]
+    members = len({name.partition("_")[0] for name in arrays})
+    return [Trees.of(arrays, f"member{at}_") for at in range(members)]
 
 
 def _trial(judged: Part, champion: NDArray[np.float64], candidate: NDArray[np.float64]) -> Trial:
