@@ -12,6 +12,7 @@ from analytics.fleet import Fleet
 from analytics.forecasts.forecast import forecast
 from analytics.forecasts.learned import in_use
 from analytics.forecasts.series import devices_series, power_of_windows
+from analytics.frames import nanoseconds
 from analytics.jobs.job import NS, Window
 from collector.errors import NotEnoughData
 
@@ -43,6 +44,10 @@ def forecasts(frames: Mapping[str, pl.LazyFrame], window: Window, fleet: Fleet, 
             found = forecast(_until(series, until_ns), step_s=STEP_S, learn=learn)
         except ValueError as error:
             reasons.append(f"{kind}: {error}")
+            continue
+        if not found.is_empty() and nanoseconds(found["time"][0]) < window.start_ns:
+            # It was issued then, and is the earlier window's.
+            reasons.append(f"{kind}: no step of {STEP_S / 60:.0f} minutes is over since the day began")
         else:
             name = pl.col("series").str.strip_prefix(f"{kind}/")
             made.append(found.with_columns(scope=pl.lit(scope), name=name, metric=pl.lit(metric)))

@@ -1,6 +1,7 @@
 """The job of forecasts over a store: at once on the first run, from what is kept on every later one."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from analytics.jobs.chain import JOBS
 from analytics.jobs.job import DAY_NS, NS, Window
 from analytics.jobs.running import Documents, run
 from analytics.models import versions
+from collector.errors import NotEnoughData
 from collector.store import Store
 from collector.store.derived import DEVICE_ENERGY, EFFICIENCY
 from collector.store.schema import ALLOCATIONS
@@ -98,3 +100,11 @@ def test_the_chain_forecasts_in_its_first_run_over_a_new_store(tmp_path: Path, f
     assert go(now_ns=now_ns) == []
     assert len(fits) == 1
     assert versions.listed(store.root)["state"].to_list() == ["champion"]
+
+
+def test_before_a_step_of_the_day_is_over_nothing_is_issued_in_it(tmp_path: Path, fits: list[int]) -> None:
+    root = Store.create(tmp_path / "store").root
+    with pytest.raises(NotEnoughData, match="power: no step of 15 minutes is over since the day began"):
+        ask(root, 9 + 5 / 1440)
+    later = ask(root, 9 + 50 / 1440)
+    assert later["time"].min() >= datetime(2026, 1, 10)
