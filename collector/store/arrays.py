@@ -346,7 +346,13 @@ def _decimal(column: Column, values: NDArray[np.float64]) -> tuple[int | None, N
             if _exact(some, digits) is not None and (scaled := _exact(values, digits)) is not None:
                 return digits, scaled
         finest = resolution_digits(column)
-        return finest, None if finest is None else np.rint(values * 10.0**finest)
+        return finest, None if finest is None else _rounded(values * 10.0**finest)
+
+
+def _rounded(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Whole numbers; halves go away from zero, as where DuckDB writes them."""
+    whole = np.trunc(values)
+    return np.where(np.abs(values - whole) >= 0.5, whole + np.copysign(1.0, values), whole)
 
 
 def _exact(values: NDArray[np.float64], digits: int) -> NDArray[np.float64] | None:

@@ -128,8 +128,8 @@ class Rolled:
     @cached_property
     def time(self) -> Ints:
         """When each window starts."""
-        (time,) = (array.values for array in self.arrays if isinstance(array, Array) and array.column.name == "time")
-        return time
+        times = (array.values for array in self.arrays if isinstance(array, Array) and array.column.name == "time")
+        return next(times, np.zeros(0, np.int64))
 
     def of_hour(self, start_ns: int) -> "Rolled":
         """The windows that begin within an hour; they are written anew with each five minutes, and with their day."""

@@ -237,3 +237,21 @@ def test_lists_in_many_groups_of_rows_and_some_rows_of_them(tmp_path: Path, day_
         [{"bin": at, "n": at + 1} for at in range(first[row], first[row] + lengths[row])] or None
         for row in some.tolist()
     ]
+
+
+def test_halves_of_the_last_digit_are_rounded_the_same_however_they_are_given(tmp_path: Path, day_ns: int) -> None:
+    watts = [66.2425, -66.2425, 0.0005, 2.5, 1.00049999]
+    times = [day_ns + at for at in range(len(watts))]
+    given = {
+        "lists": {"device": ["b"] * len(watts), "time": times, "power_w": watts},
+        "arrays": {
+            "device": Coded(np.zeros(len(watts), int), ("b",)),
+            "time": np.array(times),
+            "power_w": np.array(watts),
+        },
+    }
+    stores = [Store.create(tmp_path / name) for name in given]
+    for store, rows_given in zip(stores, given.values(), strict=True):
+        store.write("device_samples", rows_given)
+    one, other = (rows(store) for store in stores)
+    assert one["power_w"].to_list() == other["power_w"].to_list() == [66.243, -66.243, 0.001, 2.5, 1.0]
