@@ -137,6 +137,7 @@ def _work_out(stored: Stored, device: str, start_ns: int, end_ns: int, every_s: 
         start_ns=start_ns,
         end_ns=end_ns,
     ).filter(mine)
+    work = _workloads(stored, device, start_ns, end_ns)
     return DeviceView(
         device=device,
         told={**told, "host": host},
@@ -147,8 +148,8 @@ def _work_out(stored: Stored, device: str, start_ns: int, end_ns: int, every_s: 
         limit=_changes(one, "power_limit_w"),
         means=_means(one, every_s),
         throttled=_throttled(one, every_s),
-        workloads=_workloads(stored, device, start_ns, end_ns),
-        incidents=incidents.of_device(stored, device, start_ns, end_ns),
+        workloads=work,
+        incidents=incidents.of_device(stored, device, work["workload"].drop_nulls().unique(), start_ns, end_ns),
         place=_place(stored.fleet(), host),
         quality=judged.row(0, named=True) if judged.height else {},
         power_now_w=last[POWER.column].item() if last.height else None,

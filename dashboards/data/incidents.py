@@ -1,6 +1,6 @@
 """What the pages of incidents show: what is and was wrong, and one incident with the series that show it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -97,10 +97,11 @@ def known(stored: Stored) -> dict[str, list[str]]:
     return found | {"rule": sorted(set(rows["rule"].drop_nulls().str.split(" ").explode()))}
 
 
-def of_device(stored: Stored, device: str, start_ns: int, end_ns: int) -> pl.DataFrame:
-    """The incidents that affect *device* and were seen in a window, or are open."""
+def of_device(stored: Stored, device: str, workloads: Iterable[str], start_ns: int, end_ns: int) -> pl.DataFrame:
+    """The incidents of *device* and of the *workloads* that it worked for, seen in a window, or open."""
     rows = _all(stored)
-    mine = rows["subjects"].fill_null("").str.split(" ").list.contains(f"device:{device}")
+    places = [f"device:{device}", *(f"workload:{workload}" for workload in workloads)]
+    mine = rows["subjects"].fill_null("").str.split(" ").list.eval(pl.element().is_in(places)).list.any()
     seen = pl.col("last").to_physical() >= start_ns
     return rows.filter(mine).filter((seen | (pl.col("state") == "open")) & (pl.col("start").to_physical() < end_ns))
 

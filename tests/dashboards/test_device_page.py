@@ -58,6 +58,16 @@ def test_an_open_incident_is_of_it_and_one_over_before_the_window_is_not(stored:
         assert view.incidents["incident"].to_list() == found
 
 
+def test_an_incident_of_its_work_is_one_of_the_device(stored: Stored) -> None:
+    stalled = {**told.INCIDENTS[0], "incident": "i9", "scope": "workload", "name": "vllm", "subjects": "workload:vllm"}
+    other = {**stalled, "incident": "i8", "name": "another", "subjects": "workload:another"}
+    stored.store().write("incidents", told.framed(stored.store(), "incidents", [stalled, other]))
+    for id, found in (("GPU-a1", ["i9"]), ("TPU-b1", ["i2"])):
+        view = data.view(stored, values(id))
+        assert view is not None
+        assert view.incidents["incident"].to_list() == found
+
+
 def test_the_power_tree_is_told_from_the_rack_up(tmp_path: Path, samples: pl.DataFrame) -> None:
     store = Store.create(tmp_path)
     store.write("device_samples", samples)
