@@ -344,7 +344,11 @@ def _advice(view: CapacityView) -> Any:
 
 
 def _effect(row: Mapping[str, Any]) -> str:
-    return ABSENT if row["effect_mid"] is None else joined(row["effect_mid"], row["effect_unit"] or "")
+    middle, high, unit = row["effect_mid"], row["effect_high"], row["effect_unit"] or ""
+    if middle is None:
+        return ABSENT
+    # What half of the outcomes do not need is no effect of nothing.
+    return f"up to {joined(high, unit)}" if middle == 0 and high else joined(middle, unit)
 
 
 def _cost(row: Mapping[str, Any]) -> str:

@@ -350,3 +350,10 @@ def test_full_pages_shut_nobody_out(tab_at: OpenTab, planned_url: str, path: str
     tab = tab_at(path, base=planned_url, width=width, scheme=scheme)
     assert tab.barriers() == []
     assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_what_half_of_the_outcomes_do_not_need_is_told_by_what_the_others_do() -> None:
+    needs = {"effect_mid": 0.0, "effect_high": 9800.0, "effect_unit": "W"}
+    assert capacity._effect(needs) == "up to 9.80 kW"
+    assert capacity._effect({**needs, "effect_mid": 4900.0}) == "4.90 kW"
+    assert capacity._effect({**needs, "effect_mid": None}) == "–"
