@@ -135,16 +135,10 @@ def _beyond(frame: pl.DataFrame, rule: ThresholdRule, until_ns: int) -> Iterator
         **{f"show_{name}": pl.col(name).get(worst) for name in rule.shows},
     )  # fmt: skip
     for row in _nanoseconds(runs).iter_rows(named=True):
-        end_ns = row["end"] + STEP_NS
         yield Stretch(
             rule=rule,
             scope="device",
-            name=row["device"],
-            host=row["host"],
-            start_ns=row["start"],
-            end_ns=min(end_ns, until_ns),
-            ongoing=end_ns + STEP_NS >= until_ns,
-            windows=row["windows"],
+            **_run_of(row, "device", until_ns),
             says={
                 "value": row["worst"], "mean": row["mean"], "sum": row["sum"], "limit": rule.raise_limit,
                 **{name: row[f"show_{name}"] for name in rule.shows},
@@ -153,6 +147,15 @@ def _beyond(frame: pl.DataFrame, rule: ThresholdRule, until_ns: int) -> Iterator
             observed=row["worst"],
             expected=(None, None, rule.raise_limit) if rule.above else (rule.raise_limit, None, None),
         )  # fmt: skip
+
+
+def _run_of(row: Mapping[str, Any], name: str, until_ns: int) -> dict[str, Any]:
+    """What a stretch has of a run of windows, whose subject is in the column *name*."""
+    end_ns = row["end"] + STEP_NS
+    return {
+        "name": row[name], "host": row["host"], "start_ns": row["start"], "end_ns": min(end_ns, until_ns),
+        "ongoing": end_ns + STEP_NS >= until_ns, "windows": row["windows"],
+    }  # fmt: skip
 
 
 def _state(rule: ThresholdRule | HeadroomRule) -> pl.Expr:
@@ -458,16 +461,11 @@ def progress(rollups: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def _stall(row: Mapping[str, Any], rule: StalledRule, until_ns: int) -> Stretch:
-    end_ns, waiting = row["end"] + STEP_NS, row["waiting"]
+    waiting = row["waiting"]
     return Stretch(
         rule=rule,
         scope="workload",
-        name=row["workload"],
-        host=row["host"],
-        start_ns=row["start"],
-        end_ns=min(end_ns, until_ns),
-        ongoing=end_ns + STEP_NS >= until_ns,
-        windows=row["windows"],
+        **_run_of(row, "workload", until_ns),
         says={
             "what": row["what"], "before": row["before"],
             "waits": "" if waiting is None else f", and {waiting:.0f} requests wait or run",
