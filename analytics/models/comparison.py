@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Verdicts = NDArray[np.bool_]
 
-SURE: Final = 0.35
+SURE: Final = 0.45
 """A new model overrules a verdict when its probability is further than this from one half."""
-MARGINS: Final = (0.1, 0.2, SURE, 0.45, 0.49)
+MARGINS: Final = (0.1, 0.2, 0.35, SURE, 0.49)
 BLOCKS: Final = 200
 DRAWS: Final = 2_000
 TAIL: Final = 0.05
@@ -128,7 +128,7 @@ def keep_unless_sure(old: Verdicts, probability: Floats, *, sure: float = SURE) 
 
     For two classes what the cost-ratio rule of Träuble et al. 2021 (Backward-compatible prediction updates) is to many.
 
-    >>> keep_unless_sure(np.array([True, True, False]), np.array([0.4, 0.1, 0.9])).tolist()
+    >>> keep_unless_sure(np.array([True, True, False]), np.array([0.4, 0.05, 0.95])).tolist()
     [True, False, True]
     """
     # A limit written as 0.35 must admit 0.85 and 0.15, which in floats are a hair closer to one half.
@@ -190,13 +190,24 @@ def compare(
     return Comparison(tuple(figures), len(old), int(known.sum()))
 
 
-def least_margin(trial: Trial, *, budget: Budget = BUDGET) -> tuple[float | None, Comparison] | None:
+def margins(trial: Trial, *, alone: bool = False) -> tuple[float | None, ...]:
     """
-    The least of `MARGINS` with which a hand-over is within the budget, None if the candidate is so outright.
+    The margins to try a hand-over with, None being outright; with *alone* that only.
 
-    Out: the margin and what was found with it; None if no margin suffices.
+    Where the truth is known there are right verdicts to keep, and nothing below `SURE` keeps enough of them; where it
+    is not, what changes is counted, and taking over outright comes first.
     """
-    for sure in (None, *MARGINS):
+    if alone:
+        return (None,)
+    labelled = bool((trial.truth != UNKNOWN).any())
+    return tuple(sure for sure in MARGINS if sure >= SURE) if labelled else (None, *MARGINS)
+
+
+def least_margin(
+    trial: Trial, *, budget: Budget = BUDGET, alone: bool = False
+) -> tuple[float | None, Comparison] | None:
+    """The first of `margins` with which a hand-over is within the budget, and what was found with it, or None."""
+    for sure in margins(trial, alone=alone):
         found = compare(trial, sure=sure, budget=budget)
         if not found.breaches():
             return sure, found

@@ -25,7 +25,7 @@ import polars.selectors as cs
 
 from analytics.frames import scan
 from analytics.models import files
-from analytics.models.comparison import BUDGET, Budget, Comparison, Trial, compare, least_margin
+from analytics.models.comparison import BUDGET, Budget, Comparison, Trial, compare, least_margin, margins
 from analytics.models.files import Array
 from collector.errors import NotEnoughData, OverBudget, StoreError
 from collector.moments import NS
@@ -244,6 +244,23 @@ def compared(
     return compare(_trial(store, name, version, _champion(rows)), sure=sure, budget=budget)
 
 
+def usual_margin(root: Path | str, name: str, version: str, *, budget: Budget = BUDGET) -> float | None:
+    """
+    The margin with which a job would hand over to *version*, None being outright; the first to try if none suffices.
+
+    Raises: StoreError (no such version; a damaged file), NotEnoughData (no trial against the champion).
+    """
+    store = Store(root)
+    rows = _states(store, name)
+    _known(store, name, version, rows)
+    current = _champion(rows)
+    if current in {None, version}:
+        return None
+    trial, alone = _trial(store, name, version, current), _full(rows, current)
+    found = least_margin(trial, budget=budget, alone=alone)
+    return found[0] if found else margins(trial, alone=alone)[0]
+
+
 # ------------------------------------------------------------------------------------------------------------ decisions
 
 
@@ -353,9 +370,10 @@ def offer(
     """
     What a job does with what it fitted: keep it, compare it, and put it in use or reject it; version and state.
 
-    The first version is put in use. A later one with a *trial* takes over outright if that is within the budget, else
-    by the least margin that is (see `comparison.least_margin`). It stays a candidate without a trial, where its data
-    end before those of the champion, and where another took over while it was tried. What was decided before stands.
+    The first version is put in use. A later one with a *trial* takes over by the first margin that is within the budget
+    (see `comparison.margins`), or only outright where `MOST_JUDGES` judge together already. It stays a candidate
+    without a trial, where its data end before those of the champion, and where another took over while it was tried.
+    What was decided before stands.
     Files that nobody can need any more are removed (see `prune`).
 
     Raises: ValueError, StoreError.
@@ -378,7 +396,7 @@ def _decided(
             if trial is None or rows[current]["end"] > meta.end_ns:
                 return CANDIDATE
             record_trial(root, name, made, trial, against=current)
-            sure = (least_margin(trial, budget=budget) or (None,))[0]
+            sure = usual_margin(root, name, made, budget=budget)
         promote(root, name, made, by=by, sure=sure, budget=budget)
     except NotEnoughData:
         return CANDIDATE
@@ -471,6 +489,11 @@ def _champion(rows: Mapping[str, Mapping[str, Any]]) -> str | None:
     return max(
         (one for one, row in rows.items() if row["state"] == CHAMPION), key=lambda one: rows[one]["time"], default=None
     )
+
+
+def _full(rows: Mapping[str, Mapping[str, Any]], current: str | None) -> bool:
+    """Whether as many judge together as may."""
+    return current is not None and len(_judges(rows[current])) >= MOST_JUDGES
 
 
 def _judges(row: Mapping[str, Any]) -> list[Judge]:

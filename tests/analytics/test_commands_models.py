@@ -50,27 +50,29 @@ def test_the_list_has_the_champion_first_and_says_why(store: Store) -> None:
 
 
 def test_compare_tells_bounds_and_limits_and_check_makes_it_a_gate(store: Store) -> None:
-    result = run(store, "compare", NAME, "-o", "json", "--check", "within==0")
+    result = run(store, "compare", NAME, "--hand-over", 0, "-o", "json", "--check", "within==0")
     assert result.exit_code == 4
     found = {row["measure"]: row for row in json.loads(result.stdout)["rows"]}
     lost = found["lost_alarm_ratio"]
     assert lost["low"] < lost["value"] == 0.1 < lost["high"]
     assert (lost["limit"], lost["within"], lost["blocks"]) == (0.02, False, 50)
     assert found["error_ratio"]["within"] is True
-    assert "6,000 windows, of which the truth is known of 6,000" in result.stderr
-    kept = run(store, "compare", NAME, "--hand-over", 0.35, "--check", "within==0")
-    assert kept.exit_code == 0
+    assert "6,000 windows, of which the truth is known of 6,000; taking over outright" in result.stderr
+    kept = run(store, "compare", NAME, "--check", "within==0")
+    assert (kept.exit_code, "handed over by 0.45" in kept.stderr) == (0, True)
 
 
 def test_a_promotion_beyond_the_budget_is_refused_and_the_rule_makes_it_fit(store: Store) -> None:
     before = in_use(store)
-    refused = run(store, "promote", NAME)
+    refused = run(store, "promote", NAME, "--hand-over", 0)
     assert refused.exit_code == 1
     assert f"the champion {before} stays" in refused.stderr
     assert "lost_alarm_ratio is 0.1, at most" in refused.stderr
-    assert "--hand-over 0.2 would be within the budget" in refused.stderr
+    assert "--hand-over 0.45 would be within the budget" in refused.stderr
     assert in_use(store) == before
-    assert run(store, "promote", NAME, "--hand-over", 0.35, "--by", "ann").exit_code == 0
+    promoted = run(store, "promote", NAME, "--by", "ann")
+    assert (promoted.exit_code, "handed over by 0.45" in promoted.stderr) == (0, True)
+    assert versions.in_use(store.root, NAME)[-1].sure == 0.45
     first, second = rows(run(store, "list", "-o", "json"))
     assert (first["state"], first["by"], first["lost_alarm_ratio"]) == ("champion", "ann", 0.0)
     assert (second["version"], second["state"]) == (before, "retired")

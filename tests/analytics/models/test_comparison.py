@@ -8,6 +8,8 @@ import pytest
 from analytics.models.comparison import (
     BUDGET,
     LEAST_BLOCKS,
+    SURE,
+    UNKNOWN,
     Trial,
     alarm_probability,
     block_of,
@@ -15,6 +17,7 @@ from analytics.models.comparison import (
     judge,
     keep_unless_sure,
     least_margin,
+    margins,
 )
 from tests.analytics.models.trials import trial
 
@@ -76,15 +79,26 @@ def test_the_rule_is_what_is_compared_where_it_is_asked_for() -> None:
     assert compare(unsure, sure=0.35).of("positive_flip_ratio").value == compare(unsure).of("positive_flip_ratio").value
 
 
-def test_the_least_margin_is_none_outright_and_there_may_be_none_at_all() -> None:
-    outright = least_margin(trial(found=30))
+def test_right_verdicts_are_handed_over_by_the_rule_though_the_budget_would_allow_more() -> None:
+    gentle = trial(lost=1, found=40)
+    assert compare(gentle).breaches() == []
+    handed = least_margin(gentle)
+    assert handed is not None
+    assert (handed[0], handed[1].of("lost_alarm_ratio").value) == (SURE, 0)
+    assert least_margin(trial(lost=40, found=40, sure=True)) is None
+
+
+def test_where_nothing_is_known_to_be_right_the_first_to_try_is_outright() -> None:
+    unknown = replace(trial(found=1), truth=np.full(6000, UNKNOWN))
+    assert margins(unknown)[:2] == (None, 0.1)
+    assert margins(trial(found=1)) == (SURE, 0.49)
+
+
+def test_alone_a_candidate_takes_over_outright_or_not_at_all() -> None:
+    outright = least_margin(trial(found=30), alone=True)
     assert outright is not None
     assert outright[0] is None
-    handed = least_margin(trial(lost=40, found=40))
-    assert handed is not None
-    assert handed[0] == 0.2
-    assert handed[1].of("lost_alarm_ratio").value == 0
-    assert least_margin(trial(lost=40, found=40, sure=True)) is None
+    assert least_margin(trial(lost=40, found=40), alone=True) is None
 
 
 def test_a_candidate_within_the_budget_breaches_nothing() -> None:

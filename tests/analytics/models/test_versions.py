@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from analytics.models import versions
-from analytics.models.comparison import Budget
+from analytics.models.comparison import SURE, Budget
 from analytics.models.versions import Judge
 from collector.errors import NotEnoughData, OverBudget, StoreBusy, StoreError
 from collector.store import Store
@@ -248,11 +248,22 @@ def test_the_first_of_two_that_are_offered_at_once_is_in_use(store: Store, monke
     assert versions.champion(store.root, NAME) != made
 
 
+def test_a_job_hands_over_by_the_rule_until_as_many_judge_as_may(store: Store) -> None:
+    for number in range(1, versions.MOST_JUDGES + 1):
+        assert versions.offer(store.root, NAME, arrays(number), meta(), trial(found=30))[1] == "champion"
+    assert [judge.sure for judge in versions.in_use(store.root, NAME)] == [None, *[SURE] * (versions.MOST_JUDGES - 1)]
+    # One more may not judge beside them: it must hold the limits alone.
+    assert versions.offer(store.root, NAME, arrays(98), meta(), trial(lost=25, found=50))[1] == "rejected"
+    alone, state = versions.offer(store.root, NAME, arrays(99), meta(), trial(found=30))
+    assert state == "champion"
+    assert versions.in_use(store.root, NAME) == [Judge(alone, None)]
+
+
 def test_a_job_hands_over_by_the_least_margin_that_is_within_the_budget(store: Store) -> None:
     first, _ = versions.offer(store.root, NAME, arrays(1), meta())
     second, state = versions.offer(store.root, NAME, arrays(2), meta(), trial(lost=25, found=50))
     assert state == "champion"
-    assert versions.in_use(store.root, NAME) == [Judge(first, None), Judge(second, 0.2)]
+    assert versions.in_use(store.root, NAME) == [Judge(first, None), Judge(second, SURE)]
 
 
 def test_a_trial_that_was_damaged_is_named(store: Store, two: tuple[str, str]) -> None:
@@ -450,10 +461,12 @@ def test_a_version_that_is_made_again_after_its_file_went_is_whole_again(store: 
 def test_a_job_that_offers_leaves_no_more_than_may_be_needed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(versions, "GRACE_NS", 0)
     monkeypatch.setattr(versions, "KEPT", 2)
-    for number in range(6):
+    for number in range(12):
         versions.offer(store.root, NAME, arrays(number), meta(END_NS + number), trial(found=30 + number))
-    assert len(held(store)) == 3
-    assert versions.listed(store.root, NAME).height == 6
+    # The champion and the two before it, and the one that all three judge together with since it took over alone.
+    assert held(store) == {judge.version for judge in versions.in_use(store.root, NAME)}
+    assert len(held(store)) == 4
+    assert versions.listed(store.root, NAME).height == 12
 
 
 # ------------------------------------------------------------------------------------------------------ kills and locks
