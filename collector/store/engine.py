@@ -1,5 +1,6 @@
 """DuckDB, held at arm's length: connections with the store's settings, and its exceptions as StoreError."""
 
+import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ Row = tuple[Any, ...]
 
 # DuckDB makes no smaller group of rows.
 _LEAST_GROUP = 2048
+_SHORT_BYTES = 4 << 20
 
 
 def connect(
@@ -40,9 +42,16 @@ def as_store_error(path: Path | str) -> Iterator[None]:
     try:
         yield
     except duckdb.Error as error:
-        raise StoreError(path, str(error).splitlines()[0]) from error
+        raise StoreError(path, str(error).splitlines()[0] + _room(path)) from error
     except OSError as error:
-        raise StoreError(error.filename or path, error.strerror or str(error)) from error
+        raise StoreError(error.filename or path, (error.strerror or str(error)) + _room(path)) from error
+
+
+def _room(path: Path | str) -> str:
+    """What is left of the disk, if that is nearly nothing: not every library says that it was what failed."""
+    place = next((place for place in [Path(path), *Path(path).parents] if place.exists()), None)
+    free = shutil.disk_usage(place).free if place is not None else _SHORT_BYTES
+    return "" if free >= _SHORT_BYTES else f" (its disk has {free >> 10} kB left)"
 
 
 class Engine:
@@ -57,6 +66,7 @@ class Engine:
         self._opened: duckdb.DuckDBPyConnection | None = None
         self._lock = threading.Lock()
         self._compressing = threading.Lock()
+        self._press: Engine | None = None
 
     @property
     def _connection(self) -> duckdb.DuckDBPyConnection:
@@ -81,6 +91,8 @@ class Engine:
 
     def close(self) -> None:
         """Close the connection."""
+        if self._press is not None:
+            self._press.close()
         with self._lock:
             if self._opened is not None:
                 self._opened.close()
@@ -105,10 +117,12 @@ class Engine:
         """
         plain = f"PARQUET_VERSION v1, DICTIONARY_SIZE_LIMIT 0, ROW_GROUP_SIZE {max(len(words), _LEAST_GROUP)}"
         with self._compressing:
-            self.run("CREATE OR REPLACE TEMP TABLE words (word INTEGER NOT NULL)")
-            with self.registered("given_words", {"word": words}):
-                self.run("INSERT INTO words SELECT word FROM given_words")
-            self.run(f"COPY words TO {sql.text(scratch)} (FORMAT parquet, {plain}, COMPRESSION {compression})")
+            # Several threads would write what is in the table's second group of rows as a group of its own.
+            self._press = self._press or Engine(memory=self.memory, spill=scratch.with_suffix(".spill.tmp"))
+            self._press.run("CREATE OR REPLACE TEMP TABLE words (word INTEGER NOT NULL)")
+            with self._press.registered("given_words", {"word": words}):
+                self._press.run("INSERT INTO words SELECT word FROM given_words")
+            self._press.run(f"COPY words TO {sql.text(scratch)} (FORMAT parquet, {plain}, COMPRESSION {compression})")
             content = scratch.read_bytes()
         start, size, length = only_page(content)
         if size != 4 * len(words):

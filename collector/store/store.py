@@ -3,9 +3,10 @@
 import os
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -320,40 +321,48 @@ class Store:
 
     def _maintain(self, now_ns: int, retain_days: Mapping[str, int | None], grace_s: float) -> Upkept:
         failures: list[StoreError] = []
-        merged = rolled_up = packed = expired = deleted = 0
-        engine = Engine(threads=self._threads, memory=self._memory, spill=self.root / f".spill-maintain.{os.getpid()}")
-        try:
-            for writer in sorted(
-                {s.writer for t in TABLES for day in days(self.root, t) for s in present(self.root, t, day)}
-            ):
-                try:
-                    lock = WriterLock(self.root, writer, files=self.files)
-                except StoreBusy:
-                    continue  # it runs, and merges its own
-                with lock:
-                    try:
-                        merged += compact(engine, self.files, self.root, writer, now_ns)
-                    except StoreError as error:
-                        failures.append(error)
+
+        def done(step: Callable[[], int]) -> int:
+            """What *step* gives; the next are done whatever becomes of it: on a full disk expiry makes room."""
             try:
-                rolling = WriterLock(self.root, ROLLUP, files=self.files)
-            except StoreBusy:
-                pass  # another process is rolling up, to the same end
-            else:
-                with rolling:
-                    rolled_up = roll_up(self, engine, now_ns)
-            try:
-                packed = pack(engine, self.files, self.root, now_ns)
+                with as_store_error(self.root):
+                    return step()
             except StoreError as error:
                 failures.append(error)
-            with as_store_error(self.root):
-                expired = expire(self.files, self.root, {**RETAIN_DAYS, **retain_days}, now_ns)
-                deleted = sweep(self.files, self.root, grace_s=grace_s)
-        except StoreError as error:
-            failures.append(error)
-        finally:
-            engine.close()
-        self.publish()
+                return 0
+
+        def merge_all() -> int:
+            writers = {s.writer for t in TABLES for day in days(self.root, t) for s in present(self.root, t, day)}
+            return sum(done(partial(merge, writer)) for writer in sorted(writers))
+
+        def merge(writer: str) -> int:
+            try:
+                lock = WriterLock(self.root, writer, files=self.files)
+            except StoreBusy:
+                return 0  # it runs, and merges its own
+            with lock:
+                return compact(engine, self.files, self.root, writer, now_ns)
+
+        def roll() -> int:
+            try:
+                lock = WriterLock(self.root, ROLLUP, files=self.files)
+            except StoreBusy:
+                return 0  # another process is rolling up, to the same end
+            with lock:
+                return roll_up(self, engine, now_ns)
+
+        def published() -> int:
+            self.publish()
+            return 0
+
+        retain = {**RETAIN_DAYS, **retain_days}
+        engine = Engine(threads=self._threads, memory=self._memory, spill=self.root / f".spill-maintain.{os.getpid()}")
+        with closing(engine):
+            merged, rolled_up = done(merge_all), done(roll)
+            packed = done(lambda: pack(engine, self.files, self.root, now_ns))
+            expired = done(lambda: expire(self.files, self.root, retain, now_ns))
+            deleted = done(lambda: sweep(self.files, self.root, grace_s=grace_s))
+        done(published)
         if failures:
             raise failures[0]
         return Upkept(merged, rolled_up, packed, expired, deleted)

@@ -218,6 +218,14 @@ def test_what_cannot_be_had_in_fewer_bytes_is_kept_as_it_is_and_not_tried_again(
     assert unpacked(store.root, time.time_ns() + LATER_NS) == []
 
 
+@pytest.mark.parametrize("many", [122_880, 122_881, 124_928, 245_761])
+def test_words_are_one_page_however_many_and_with_several_threads(tmp_path: Path, many: int) -> None:
+    words = np.arange(many, dtype=np.int32)
+    assert Engine(threads=2).compressed(words, "brotli", tmp_path / "words") == Engine().compressed(
+        words, "brotli", tmp_path / "words"
+    )
+
+
 def test_a_page_that_is_not_of_the_bytes_alone_is_not_taken_for_them(tmp_path: Path, monkeypatch: Any) -> None:
     words, scratch = np.arange(5000, dtype=np.int32), tmp_path / "words"
     engine = Engine()

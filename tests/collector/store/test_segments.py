@@ -1,9 +1,11 @@
 """Names, visibility, merging, expiry, versions and damage."""
 
 import os
+import time
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import duckdb
@@ -174,6 +176,20 @@ def test_history_that_was_imported_does_not_expire(store: Store, day_ns: int) ->
     store.write("device_samples", {"device": ["a"], "time": [day_ns], "power_w": [1.0]})
     store.maintain()
     assert frames.scan(store, "device_samples").collect().height == 1
+
+
+def test_what_expires_goes_also_when_nothing_can_be_rolled_up(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    now_ns = time.time_ns()
+    store.write("device_samples", {"time": [now_ns], "device": ["d0"], "power_w": [300.0]})
+
+    def full(*_: object) -> int:
+        raise OSError("12 requested and 4 written")
+
+    monkeypatch.setattr("collector.store.store.roll_up", full)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=300 << 10))
+    with pytest.raises(StoreError, match=r"12 requested and 4 written \(its disk has 300 kB left\)"):
+        store.maintain(now_ns + 20 * 86_400 * 10**9)
+    assert store.segments("device_samples") == []
 
 
 def test_maintaining_merges_what_nobody_writes_and_leaves_what_is_written(store: Store, day_ns: int) -> None:
