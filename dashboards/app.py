@@ -27,7 +27,7 @@ from dashboards.pages import (
     quality,
     results,
 )
-from dashboards.ready import keep_ready
+from dashboards.ready import Counted, Requests, keep_ready
 
 PAGES: Final = (
     home.PAGE,
@@ -46,9 +46,12 @@ PAGES: Final = (
 )
 """The pages, in the order of the navigation; the first is the one to begin with."""
 
+# What Dash asks for once its scripts run is asked for while they are still on their way.
 _INDEX: Final = """<!DOCTYPE html>
 <html lang="en">
-<head>{%metas%}<title>{%title%}</title>{%favicon%}{%css%}</head>
+<head>{%metas%}<title>{%title%}</title>{%favicon%}{%css%}
+<link rel="preload" href="/_dash-layout" as="fetch" crossorigin>
+<link rel="preload" href="/_dash-dependencies" as="fetch" crossorigin></head>
 <body>{%app_entry%}<footer>{%config%}{%scripts%}{%renderer%}</footer></body>
 </html>"""
 
@@ -74,7 +77,7 @@ def create(store_root: Path | str, *, stored: Stored | None = None) -> Dash:
         on_error=frame.failed,
     )
     app.index_string = _INDEX
-    app.layout = frame.frame(PAGES)
+    app.layout = lambda: frame.frame(PAGES, source, _asked_from(app))
     frame.connect(app, PAGES, source)
     for page in PAGES:
         page.register(app, source)
@@ -92,13 +95,22 @@ def serve(
     import uvicorn
 
     # Not app.run(): it starts a child process, which outlives its parent's SIGTERM.
-    stored, stop = Stored(store_root, alertmanagers=alertmanagers), Event()
+    stored, requests, stop = Stored(store_root, alertmanagers=alertmanagers), Requests(), Event()
+    keep_ready(stored, PAGES, requests, stop)
     app = create(store_root, stored=stored)
-    keep_ready(stored, PAGES, stop)
+    app.server.add_middleware(Counted, requests=requests)
     try:
         uvicorn.run(app.server, host=host, port=port, log_level="warning")
     finally:
         stop.set()
+
+
+def _asked_from(app: Dash) -> str | None:
+    """The address of the page that asks for the layout, where one does and says so."""
+    if not app.backend.has_request_context():
+        return None
+    found: str | None = app.backend.request_adapter().headers.get("referer")
+    return found
 
 
 class Headers:
@@ -109,7 +121,8 @@ class Headers:
         self._added = {
             "Content-Security-Policy": policy,
             "X-Content-Type-Options": "nosniff",
-            "Referrer-Policy": "no-referrer",
+            # Its own pages tell where they are: what asks for the layout is at the page that it is to show.
+            "Referrer-Policy": "same-origin",
             "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
         }
 

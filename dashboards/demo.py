@@ -40,6 +40,8 @@ MOST_HOURS: Final = 24.0 * DAYS_AHEAD
 PASS_S: Final = 120
 """The jobs look so often for what is new."""
 FIRST: Final = ("rollups", "energy", "incidents", "capacity")
+JOBS_NICENESS: Final = 10
+"""Whoever looks at a page goes before the jobs, as in deploy/perfwatt-jobs.service."""
 FIRST_SINCE: Final = "30h"
 """The jobs that Home stands on, of the time that it is about first; what takes longer comes while people look."""
 
@@ -102,7 +104,8 @@ def run(directory: Path, *, port: int, hours: float, devices: int, browser: bool
         configure(place, options, metrics)
         with lasting(place, "agent", ["agent", "--config", str(place.config)], say):
             conclude(place, say)
-            with lasting(place, "jobs", ["jobs", "run", "--watch", str(PASS_S), "--store", str(place.store)], say):
+            watch = ["jobs", "run", "--watch", str(PASS_S), "--store", str(place.store)]
+            with lasting(place, "jobs", watch, say, niceness=JOBS_NICENESS):
                 _show(place, port, metrics, began, browser=browser, say=say)
 
 
@@ -281,10 +284,11 @@ listen = "{HOST}:{metrics}"
 
 
 @contextmanager
-def lasting(place: Place, name: str, command: Sequence[str], say: Say) -> Iterator[None]:
+def lasting(place: Place, name: str, command: Sequence[str], say: Say, *, niceness: int = 0) -> Iterator[None]:
     """A `child` that is to last: it is told when it ends by itself."""
     ending = threading.Event()
     with child(place, name, command) as process:
+        os.setpriority(os.PRIO_PROCESS, process.pid, os.getpriority(os.PRIO_PROCESS, 0) + niceness)
 
         def watch() -> None:
             code = process.wait()

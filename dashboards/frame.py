@@ -1,9 +1,11 @@
 """What surrounds every page: the header, the navigation, light and dark, and the turning of pages."""
 
+import asyncio
 import json
 import logging
 from collections.abc import Sequence
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import dash_mantine_components as dmc
 from dash import Dash, Input, Output, State, dcc, html, set_props
@@ -49,8 +51,13 @@ _MENU: Final = """function(opened, shell) {
 _SHARED: Final = ("window", "until", "site", "host")
 
 
-def frame(pages: Sequence[Page]) -> Any:
-    """Everything around a page."""
+def frame(pages: Sequence[Page], stored: Stored, url: str | None = None) -> Any:
+    """
+    Everything around a page, and in it the page at *url*, where it is known.
+
+    So the first page is there without another question and another answer.
+    """
+    path, search = ("", "") if url is None else _parts(url)
     shown = [page for page in pages if page.label]
     links: list[Any] = []
     for group in dict.fromkeys(page.group for page in shown):
@@ -78,14 +85,19 @@ def frame(pages: Sequence[Page]) -> Any:
         [
             dcc.Location(id="url", refresh="callback-nav"),
             dcc.Store(id="theme", storage_type="local"),
-            dcc.Store(id="written"),
+            dcc.Store(id="written", data=None if url is None else path + search),
             dcc.Store(id="turned"),
             html.A("Skip to the content", href="#page", className="pw-skip"),
             dmc.AppShell(
                 [
                     dmc.AppShellHeader(header),
                     dmc.AppShellNavbar(links, className="pw-nav", **navigation),
-                    dmc.AppShellMain([html.Div(id="trouble", role="alert"), html.Div(id="page", tabIndex=-1)]),
+                    dmc.AppShellMain(
+                        [
+                            html.Div(id="trouble", role="alert"),
+                            html.Div(None if url is None else _at(pages, stored, path, search), id="page", tabIndex=-1),
+                        ]
+                    ),
                 ],
                 id="shell",
                 header={"height": 48},
@@ -101,11 +113,12 @@ def frame(pages: Sequence[Page]) -> Any:
 def connect(app: Dash, pages: Sequence[Page], stored: Stored) -> None:
     """Turn the pages and keep the frame in step with the URL."""
 
-    @app.callback(Output("page", "children"), Output("trouble", "children"), Input("turned", "data"))
-    def turn(wanted: dict[str, str] | None) -> Any:
-        path, search = (wanted or {}).get("path", "/"), (wanted or {}).get("search", "")
-        page = next((page for page in pages if page.holds(path)), None)
-        return (_lost(path, pages[0]) if page is None else page.layout(stored, search, path)), None
+    @app.callback(
+        Output("page", "children"), Output("trouble", "children"), Input("turned", "data"), prevent_initial_call=True
+    )
+    async def turn(wanted: dict[str, str]) -> Any:
+        # In a thread: the event loop has others to answer.
+        return await asyncio.to_thread(_at, pages, stored, wanted["path"], wanted["search"]), None
 
     named = [
         {
@@ -156,6 +169,17 @@ def failed(error: Exception) -> None:
             )
         },
     )
+
+
+def _at(pages: Sequence[Page], stored: Stored, path: str, search: str) -> Any:
+    page = next((page for page in pages if page.holds(path)), None)
+    return _lost(path, pages[0]) if page is None else page.layout(stored, search, path)
+
+
+def _parts(url: str) -> tuple[str, str]:
+    """Path and query of a URL, as a browser's location has them."""
+    told = urlsplit(url)
+    return told.path or "/", f"?{told.query}" if told.query else ""
 
 
 def _lost(path: str, home: Page) -> Any:

@@ -4,6 +4,7 @@ What every page is and does: a URL that says all of it, a head with the same con
 A page is a value: it says what it can be asked, which parts it has and how they are filled; nothing registers itself.
 """
 
+import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -67,6 +68,8 @@ class Page:
     and `twins` are its tables as a program takes them, by the name of the chart or grid they belong to; the first is
     the page's own; `linked` are those that are linked elsewhere on it. A page `of` something has it behind its path:
     the value of the control of that key.
+
+    A page without charts comes filled: nothing of it depends on light and dark, which the server does not know.
     """
 
     name: str
@@ -97,11 +100,24 @@ class Page:
         """Whether *path* is the page's, or of something that the page is of."""
         return path == self.path or bool(self.of and path.startswith(f"{self.path}/"))
 
+    @property
+    def filled(self) -> bool:
+        """Whether the page comes with its content; others are filled once it is known whether it is light or dark."""
+        return not self.charts
+
     def layout(self, stored: Stored, search: str, path: str = "") -> Any:
-        """The page as its URL says it, still empty."""
+        """The page as its URL says it; unless it comes `filled`, still empty."""
         values = read(self.controls, search)
         if self.of and path.startswith(f"{self.path}/"):
             values[self.of] = unquote(path.removeprefix(f"{self.path}/"))
+        empty = self._empty(stored, values)
+        if self.filled:
+            for (id, prop), value in zip(self._outputs(), self._shown(stored, values, "light"), strict=True):
+                if value is not no_update:
+                    setattr(empty[id], prop, value)
+        return empty
+
+    def _empty(self, stored: Stored, values: Values) -> Any:
         offer = self._offer(stored, values)
         head = [
             control.component(self.id(control.key), values[control.key], offer.get(control.key, ()))
@@ -130,19 +146,16 @@ class Page:
         linked = [name for name in self.twins if name in {*parts, *self.linked}]
 
         @app.callback(
-            *(Output(self.id(part), "children") for part in ("notice", "status", "tiles")),
-            *(Output(self.id(chart), "figure") for chart in self.charts),
-            *(Output(self.id(chart, "words"), "children") for chart in self.charts),
-            *(Output(self.id(chart, "legend"), "children") for chart in self.charts),
-            *(Output(self.id(grid.name), "rowData") for grid in self.grids),
-            *(Output(self.id(grid.name), "style") for grid in self.grids),
-            *(Output(self.id(slot), "children") for slot in self.slots),
+            *(Output(id, prop) for id, prop in self._outputs()),
             *(Input(id, "value") for id in asked),
-            Input("theme", "data"),
+            (State if self.filled else Input)("theme", "data"),
             Input(self.id("tick"), "n_intervals"),
+            prevent_initial_call=self.filled,
         )
-        def show(*given: Any) -> tuple[Any, ...]:
-            return self._shown(stored, self._values(given), given[len(asked)] or "light")
+        async def show(*given: Any) -> tuple[Any, ...]:
+            # In a thread: the event loop has others to answer.
+            values, theme = self._values(given[: len(asked)]), given[len(asked)] or "light"
+            return await asyncio.to_thread(self._shown, stored, values, theme)
 
         addressed = [Output("url", "pathname", allow_duplicate=True)] if self.of else []
         on_client: Any = app.clientside_callback
@@ -170,8 +183,21 @@ class Page:
                 *(State(id, "value") for id in asked),
                 prevent_initial_call=True,
             )
-            def choose(*given: Any) -> tuple[Any, ...]:
-                return self._offered(stored, self._values(given[1 + len(fixed) :]), offered)
+            async def choose(*given: Any) -> tuple[Any, ...]:
+                values = self._values(given[1 + len(fixed) :])
+                return await asyncio.to_thread(self._offered, stored, values, offered)
+
+    def _outputs(self) -> list[tuple[str, str]]:
+        """The ids and properties that `_shown` gives the values of."""
+        return [
+            *((self.id(part), "children") for part in ("notice", "status", "tiles")),
+            *((self.id(chart), "figure") for chart in self.charts),
+            *((self.id(chart, "words"), "children") for chart in self.charts),
+            *((self.id(chart, "legend"), "children") for chart in self.charts),
+            *((self.id(grid.name), "rowData") for grid in self.grids),
+            *((self.id(grid.name), "style") for grid in self.grids),
+            *((self.id(slot), "children") for slot in self.slots),
+        ]
 
     def _spec(self, linked: Sequence[str]) -> dict[str, Any]:
         """What the browser has to know of the page to write its URL."""
@@ -208,8 +234,8 @@ class Page:
         try:
             content = self.content(stored, values, theme)
         except TelemetryError as error:
-            outputs = 2 + 3 * len(self.charts) + 2 * len(self.grids) + len(self.slots)
-            return notice("The store cannot be read", str(error), color="red"), *(no_update for _ in range(outputs))
+            rest = self._outputs()[1:]
+            return notice("The store cannot be read", str(error), color="red"), *(no_update for _ in rest)
         drawn = [content.charts.get(chart, _NOTHING) for chart in self.charts]
         frames = [content.grids.get(grid.name) for grid in self.grids]
         filled = [

@@ -27,6 +27,8 @@ DAY_S: Final = 86_400
 WASTE_DAYS: Final = 7
 """Waste is told of a week, which has each of its days in it."""
 MONTH_DAYS: Final = 365.25 / 12
+PREPARED_S: Final = 30.0
+"""So long the page shows what was prepared; whoever prepares does it more often."""
 
 _QUARTER_NS: Final = 900 * NS
 _WASTED: Final = ("idle", "unallocated")
@@ -98,6 +100,8 @@ class HomeView:
     decisions: pl.DataFrame
     sites: pl.DataFrame
     standings: Mapping[str, Standing]
+    newest_ns: int | None
+    """The time of the newest reading."""
 
 
 def view(stored: Stored, values: Values) -> HomeView:
@@ -108,6 +112,23 @@ def view(stored: Stored, values: Values) -> HomeView:
     """
     chosen = values.get("site")
     sites = chosen if isinstance(chosen, tuple) else ()
+    prepared: _State | None = stored.prepared("home", PREPARED_S)
+    state = prepared or _state(stored)
+    return stored.kept((*state.key, sites), lambda: _work_out(state, sites))
+
+
+def prepare(stored: Stored) -> None:
+    """
+    Have what anybody may ask of Home ready, for `PREPARED_S`.
+
+    Raises: StoreError, ConfigError (fleet.toml).
+    """
+    state = _state(stored)
+    stored.kept((*state.key, ()), lambda: _work_out(state, ()))
+    stored.prepare("home", state)
+
+
+def _state(stored: Stored) -> "_State":
     standings = {table: standing(stored, table) for table in ("job_energy", "efficiency", "incidents", "headroom")}
     newest_ns = stored.newest_ns("job_energy")
     # A segment says only up to when it may have rows.
@@ -119,7 +140,25 @@ def view(stored: Stored, values: Values) -> HomeView:
         stored.version(("<incidents", "<headroom", "<recommendations"), None, None),
     )
     told = stored.kept(key, lambda: _read(stored, newest_ns))
-    return stored.kept((*key, sites, *standings.values()), lambda: _work_out(told, sites, newest_ns, standings))
+    reading_ns = stored.newest_ns()
+    return _State(
+        key=(*key, reading_ns, *standings.values()),
+        told=told,
+        newest_ns=newest_ns,
+        reading_ns=reading_ns,
+        standings=standings,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _State:
+    """What Home stands on at a moment; `key` changes when any of it does. Times are of energy and of readings."""
+
+    key: tuple[object, ...]
+    told: "_Told"
+    newest_ns: int | None
+    reading_ns: int | None
+    standings: Mapping[str, Standing]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,10 +227,8 @@ def _read(stored: Stored, newest_ns: int | None) -> _Told:
     )
 
 
-def _work_out(
-    told: _Told, sites: tuple[str, ...], newest_ns: int | None, standings: Mapping[str, Standing]
-) -> HomeView:
-    told = told.of(sites)
+def _work_out(state: _State, sites: tuple[str, ...]) -> HomeView:
+    told, newest_ns = state.told.of(sites), state.newest_ns
     nodes = _nodes(told.fleet, told.limits, _hosts_now(told.lines, newest_ns))
     return HomeView(
         end=None if newest_ns is None else utc(newest_ns + _QUARTER_NS),
@@ -202,7 +239,8 @@ def _work_out(
         ahead=_ahead(told.limits),
         decisions=_decisions(told.advice, told.limits),
         sites=_sites(told.lines, newest_ns),
-        standings=standings,
+        standings=state.standings,
+        newest_ns=state.reading_ns,
     )
 
 

@@ -6,6 +6,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from math import inf
 from pathlib import Path
 from tempfile import mkdtemp
 from threading import Lock
@@ -45,6 +46,7 @@ class Stored:
         self.now_ns = clock_ns
         self._kept: OrderedDict[object, _Answer[Any]] = OrderedDict()
         self._wanted: dict[str, int] = {}
+        self._ready: dict[str, tuple[float, Any]] = {}
         self._lock = Lock()
         self._nothing = mkdtemp(prefix="perfwatt-")
         weakref.finalize(self, shutil.rmtree, self._nothing, ignore_errors=True)
@@ -80,6 +82,15 @@ class Stored:
             while len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
         return answer.given(work_out)
+
+    def prepare(self, name: str, value: object) -> None:
+        """Somebody works out *value* again and again, so that nobody who asks for *name* has to."""
+        self._ready[name] = time.monotonic(), value
+
+    def prepared(self, name: str, within_s: float) -> Any:
+        """What was prepared of *name* in the last *within_s*, or None."""
+        at_s, value = self._ready.get(name, (-inf, None))
+        return value if time.monotonic() - at_s <= within_s else None
 
     def want(self, window: str) -> None:
         """Somebody looks at a *window* that takes long to work out."""

@@ -35,11 +35,10 @@ def _body() -> Sequence[Any]:
 
 def _content(stored: Stored, values: Values, _theme: str) -> Content:
     view = data.view(stored, values)
-    newest_ns = stored.newest_ns()
-    if newest_ns is None:
+    if view.newest_ns is None:
         empty = "No agent has written a sample into this store yet. The page follows as soon as one does."
         return Content(notice=notice("The store is empty", empty), status="Nothing to show.")
-    read = f"The newest reading is of {when(utc(newest_ns))}."
+    read = f"The newest reading is of {when(utc(view.newest_ns))}."
     told = f" Numbers are of what jobs worked out up to {when(view.end)}." if view.end is not None else ""
     return Content(
         status=read + told,
