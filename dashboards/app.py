@@ -1,6 +1,7 @@
 """The app: its frame, its pages, its server."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Final
@@ -10,7 +11,7 @@ from fastapi import FastAPI
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dashboards import frame, twins
+from dashboards import frame, plain, twins
 from dashboards.data.stored import Stored
 from dashboards.pages import (
     capacity,
@@ -52,7 +53,7 @@ _INDEX: Final = """<!DOCTYPE html>
 <head>{%metas%}<title>{%title%}</title>{%favicon%}{%css%}
 <link rel="preload" href="/_dash-layout" as="fetch" crossorigin>
 <link rel="preload" href="/_dash-dependencies" as="fetch" crossorigin></head>
-<body>{%app_entry%}<footer>{%config%}{%scripts%}{%renderer%}</footer></body>
+<body><!--first-->{%app_entry%}<footer>{%config%}{%scripts%}{%renderer%}</footer></body>
 </html>"""
 
 
@@ -66,7 +67,7 @@ def create(store_root: Path | str, *, stored: Stored | None = None) -> Dash:
     # FastAPI's own pages describe the callbacks to whoever asks.
     server = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     twins.serve(server, PAGES, source)
-    app = Dash(
+    app = _App(
         __name__,
         server=server,  # type: ignore[arg-type] # the annotation is of before FastAPI
         title="perfwatt",
@@ -77,6 +78,7 @@ def create(store_root: Path | str, *, stored: Stored | None = None) -> Dash:
         on_error=frame.failed,
     )
     app.index_string = _INDEX
+    app.first = partial(plain.first, PAGES, source)
     app.layout = lambda: frame.frame(PAGES, source, _asked_from(app))
     frame.connect(app, PAGES, source)
     for page in PAGES:
@@ -88,6 +90,16 @@ def create(store_root: Path | str, *, stored: Stored | None = None) -> Dash:
     return app
 
 
+def create_ready(stored: Stored, stop: Event) -> Dash:
+    """The app over *stored*, and until *stop* in the background what people will ask it for."""
+    requests = Requests()
+    # Home first: it is worked out while the app comes together.
+    keep_ready(stored, PAGES, requests, stop)
+    app = create(stored.root, stored=stored)
+    app.server.add_middleware(Counted, requests=requests)
+    return app
+
+
 def serve(
     store_root: Path | str, host: str = "127.0.0.1", port: int = 8050, *, alertmanagers: Sequence[str] = ()
 ) -> None:
@@ -95,14 +107,26 @@ def serve(
     import uvicorn
 
     # Not app.run(): it starts a child process, which outlives its parent's SIGTERM.
-    stored, requests, stop = Stored(store_root, alertmanagers=alertmanagers), Requests(), Event()
-    keep_ready(stored, PAGES, requests, stop)
-    app = create(store_root, stored=stored)
-    app.server.add_middleware(Counted, requests=requests)
+    stored, stop = Stored(store_root, alertmanagers=alertmanagers), Event()
+    app = create_ready(stored, stop)
     try:
         uvicorn.run(app.server, host=host, port=port, log_level="warning")
     finally:
         stop.set()
+
+
+class _App(Dash):
+    """Dash, whose first answer says already what the page does."""
+
+    first: Callable[[str, str], str]
+
+    def interpolate_index(self, **parts: str) -> str:  # type: ignore[override] # Dash names them, as words
+        """The first answer, with the page at its address as plain HTML."""
+        index: str = super().interpolate_index(**parts)  # type: ignore[no-untyped-call] # Dash is half typed
+        asked = self.backend.request_adapter()
+        query = str(asked.args)
+        # Only now: what a page says is no template.
+        return index.replace("<!--first-->", self.first(asked.path, f"?{query}" if query else ""), 1)
 
 
 def _asked_from(app: Dash) -> str | None:

@@ -1,5 +1,5 @@
 """
-What takes seconds to work out is worked out before somebody asks: Home, the usual pages, and the windows people look at.
+What takes seconds to work out is worked out before somebody asks: Home, the usual pages, and windows that people like.
 
 A page that goes by steps of its window (`dashboards.selection.span_of`) has another answer with each; whoever comes
 first in a step would wait for it. Home is of what jobs add to all the time; it shows what was worked out some seconds

@@ -47,3 +47,15 @@ window.dashAgGridComponentFunctions.Link = function (props) {
     props.value
   );
 };
+// The app takes the place of the page as plain HTML in the same frame.
+(function () {
+  const first = document.getElementById("first"), entry = document.getElementById("react-entry-point");
+  if (first && entry) {
+    new MutationObserver(function (_, seen) {
+      if (document.querySelector("#page .pw-stack")) {
+        first.remove();
+        seen.disconnect();
+      }
+    }).observe(entry, { childList: true, subtree: true });
+  }
+})();

@@ -1,0 +1,85 @@
+"""A page as plain HTML: what it says is there before any script has run, and gives way to the app."""
+
+import re
+from collections.abc import Callable
+from html import unescape
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+from dash import dcc, html
+
+from dashboards import plain
+from dashboards.app import PAGES
+from dashboards.data.stored import Stored
+from dashboards.parts import notice, small_table, tile
+from tests.dashboards import told
+
+OpenTab = Callable[..., Any]
+
+
+@pytest.fixture
+def stored(told_root: Path) -> Stored:
+    return Stored(told_root, clock_ns=lambda: told.NOW_NS)
+
+
+@pytest.mark.browser
+def test_a_page_says_what_the_app_will_say(told_url: str, tab_at: OpenTab) -> None:
+    shown = unescape(re.sub(r"<[^>]+>", "", urlopen(told_url).read().decode().partition("<footer>")[0]))
+    tab = tab_at("/", base=told_url)
+    for selector in (".pw-status", ".pw-tiles", "#home-wrong", "#home-ahead", "#home-decisions", "#home-tree"):
+        assert tab.page.locator(f"#page {selector}").text_content() in shown, selector
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (390, "dark")])
+def test_without_scripts_everybody_can_read_it(told_url: str, browser: Any, width: int, scheme: str) -> None:
+    context = browser.new_context(
+        viewport={"width": width, "height": 900}, color_scheme=scheme, java_script_enabled=False
+    )
+    page = context.new_page()
+    page.goto(told_url)
+    box = page.locator("#first .pw-tile").first.bounding_box()
+    assert box["x"] + box["width"] <= width
+    assert page.locator("#first main").bounding_box()["width"] <= width
+    assert page.get_by_role("heading", name="What is wrong").is_visible()
+    assert not page.get_by_text("Loading").is_visible()
+    page.get_by_role("link", name="Fleet power").click()
+    assert page.url.endswith("/fleet")
+    context.close()
+
+
+@pytest.mark.browser
+def test_the_app_takes_its_place(told_url: str, tab_at: OpenTab) -> None:
+    tab = tab_at("/", base=told_url)
+    assert tab.page.locator("#first").count() == 0
+    assert tab.page.locator(".pw-status").count() == 1
+
+
+def test_what_a_store_says_is_text_and_never_markup() -> None:
+    told_ = html.Div(["<script>alert(1)</script>", html.Span(title='"><b>', **{"data-label": "a & b"})])
+    assert plain.markup(told_) == (
+        "<div>&lt;script&gt;alert(1)&lt;/script&gt;"
+        '<span title="&quot;&gt;&lt;b&gt;" data-label="a &amp; b"></span></div>'
+    )
+
+
+def test_parts_of_every_kind_have_their_tags() -> None:
+    assert plain.markup([dcc.Interval(id="t"), dcc.Link("to", href="/x?a=1&b=2"), None, 5]) == (
+        '<a href="/x?a=1&amp;b=2">to</a>5'
+    )
+    assert "<caption>all</caption>" in plain.markup(small_table(("a",), [("b",)], caption="all"))
+    assert plain.markup(notice("Title", "why")) == ('<div class="pw-first-alert"><strong>Title</strong>why</div>')
+    shown = plain.markup(tile("id", "Power", "5", "kW", ["measured"], href="/fleet"))
+    assert shown.startswith('<section class="pw-first-paper pw-tile"><a class="pw-first-sm" style="font-weight: 600"')
+
+
+def test_a_page_that_is_not_filled_or_not_there_has_nothing_before(stored: Stored) -> None:
+    assert plain.first(PAGES, stored, "/fleet", "") == ""
+    assert plain.first(PAGES, stored, "/nowhere", "") == ""
+
+
+def test_the_choice_in_the_address_holds(stored: Stored) -> None:
+    assert "oslo-a" in plain.first(PAGES, stored, "/", "")
+    assert "oslo-a" not in plain.first(PAGES, stored, "/", "?site=dallas")
