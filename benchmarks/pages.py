@@ -123,7 +123,7 @@ def _begun(subject: str, root: Path, now_ns: int) -> list[Row]:
     """Home while the jobs that take longer run beside the server, which has just started; then they are done."""
     from playwright.sync_api import sync_playwright
 
-    opened = []
+    opened: list[tuple[float, float]] = []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         with _beside(root, now_ns) as jobs, served(root, now_ns) as url:

@@ -4,14 +4,16 @@ import re
 from collections.abc import Callable
 from html import unescape
 from pathlib import Path
+from threading import Event
 from typing import Any
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import pytest
 from dash import dcc, html
 
 from dashboards import plain
 from dashboards.app import PAGES
+from dashboards.data import quality
 from dashboards.data.stored import Stored
 from dashboards.parts import notice, small_table, tile
 from tests.dashboards import told
@@ -83,3 +85,47 @@ def test_a_page_that_is_not_filled_or_not_there_has_nothing_before(stored: Store
 def test_the_choice_in_the_address_holds(stored: Stored) -> None:
     assert "oslo-a" in plain.first(PAGES, stored, "/", "")
     assert "oslo-a" not in plain.first(PAGES, stored, "/", "?site=dallas")
+
+
+def layout_of(base: str, path: str | None) -> str:
+    request = Request(f"{base}/_dash-layout", headers={} if path is None else {"Referer": f"{base}{path}"})
+    return str(urlopen(request).read().decode())
+
+
+def test_the_app_comes_with_the_page_it_is_asked_from(told_url: str) -> None:
+    assert "home-tile-power" in layout_of(told_url, "/")
+    assert "oslo-b" not in layout_of(told_url, "/?site=dallas")
+    assert "fleet-tick" in layout_of(told_url, "/fleet?window=1h")
+    assert "There is no such page" in layout_of(told_url, "/nowhere")
+
+
+@pytest.mark.browser
+def test_a_browser_that_does_not_say_where_it_is_gets_its_page_too(told_url: str, tab_at: OpenTab) -> None:
+    assert "home-tile-power" not in layout_of(told_url, None)
+    tab = tab_at(base=told_url)
+    tab.context.route(
+        "**/_dash-layout", lambda route: route.fulfill(body=layout_of(told_url, None), content_type="application/json")
+    )
+    tab.open("/?site=dallas")
+    assert "oslo" not in tab.text("#home-tree")
+    assert tab.page.url.endswith("/?site=dallas")
+
+
+@pytest.mark.browser
+def test_a_page_that_takes_long_holds_up_nobody(url: str, tab_at: OpenTab, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, go_on, view = Event(), Event(), quality.view
+
+    def slowly(*given: Any) -> Any:
+        asked.set()
+        assert go_on.wait(60)
+        return view(*given)
+
+    monkeypatch.setattr(quality, "view", slowly)
+    tab = tab_at()
+    tab.page.goto(f"{url}/quality", wait_until="commit")
+    while not asked.is_set():
+        tab.page.wait_for_timeout(20)
+    with urlopen(f"{url}/healthz", timeout=10) as answer:
+        assert answer.status == 200
+    go_on.set()
+    tab.filled()
