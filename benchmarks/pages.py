@@ -247,7 +247,7 @@ def choices(root: Path, now_ns: int) -> Iterator[tuple[str, str, list[Choice]]]:
     ]  # fmt: skip
     yield "quality", "/quality", [*sites, *hosts]
     device = quote(known.devices[0], safe="")
-    yield "device", f"/devices/{device}", [("device", one) for one in known.devices[1:9]]
+    yield "device", f"/devices/{device}", [("id", one) for one in known.devices[1:9]]
     yield "plan", "/plan", [("count", count) for count in (2, 4, 8, 3)]
 
 

@@ -82,8 +82,8 @@ def served(stored: Stored) -> Iterator[str]:
 
 def shoot(page: Any, path: Path) -> None:
     """The whole page, once it says that nothing is being worked out; grids draw only what has been in sight."""
-    ready = "document.querySelector('.pw-tile') && !document.querySelector('[data-dash-is-loading=true]')"
-    end_s = time.monotonic() + 60
+    ready = "document.querySelector('#page .pw-tile') && !document.querySelector('[data-dash-is-loading=true]')"
+    end_s = time.monotonic() + 180
     while not page.evaluate(ready):
         if time.monotonic() > end_s:
             raise SystemExit(f"{path.stem}: the page did not fill")

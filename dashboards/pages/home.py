@@ -25,12 +25,28 @@ _SLOTS: Final = ("wrong", "ahead", "decisions", "tree")
 
 
 def _body() -> Sequence[Any]:
-    lists = [
-        panel(title, html.Div(id=f"home-{name}"), aside=twins(f"home-{name}", title))
-        for name, title in (("wrong", "What is wrong"), ("ahead", "What runs out"), ("decisions", "Decisions due"))
-    ]
-    tree = panel("Power tree", html.Div(id="home-tree"), aside=twins("home-tree", "Power tree"))
-    return (html.Div([html.Div(lists, className="pw-column"), tree], className="pw-halves"),)
+    titles = {
+        "wrong": "What is wrong",
+        "ahead": "What runs out",
+        "decisions": "Decisions due",
+        "tree": "Power tree",
+    }
+    parts = {
+        name: panel(
+            title,
+            html.Div(id=f"home-{name}"),
+            aside=twins(f"home-{name}", title),
+            kind="pw-last" if name == "tree" else "",
+        )
+        for name, title in titles.items()
+    }
+    columns = (("wrong", "ahead"), ("tree", "decisions"))
+    return (
+        html.Div(
+            [html.Div([parts[name] for name in column], className="pw-column") for column in columns],
+            className="pw-halves",
+        ),
+    )
 
 
 def _content(stored: Stored, values: Values, _theme: str) -> Content:
@@ -155,10 +171,11 @@ def _tree(view: HomeView) -> Any:
 
 def _racks(racks: pl.DataFrame) -> str:
     known = racks.drop_nulls("headroom_w").sort("headroom_w")
+    counted = "1 rack" if racks.height == 1 else f"{racks.height} racks"
     if known.is_empty():
-        return f"{racks.height} racks; no limit of them is known."
+        return f"{counted}; no limit is known."
     first = known.row(0, named=True)
-    return f"{racks.height} racks; the least is left in {first['node']}: {joined(first['headroom_w'], 'W')}."
+    return f"{counted}; the least is left in {first['node']}: {joined(first['headroom_w'], 'W')}."
 
 
 def _basis(view: HomeView) -> str:

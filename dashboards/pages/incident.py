@@ -93,7 +93,10 @@ def _tiles(row: Mapping[str, Any]) -> list[Any]:
             "Observed",
             number(row["observed"]),
             "",
-            [f"expected {_expected(row)}", f"p-value {number(row['p_value'])}"],
+            [
+                f"expected {_expected(row)}",
+                *([] if row["p_value"] is None else [f"p-value {number(row['p_value'])}"]),
+            ],
         ),
     ]
 
@@ -116,7 +119,8 @@ def _span(seconds: float) -> tuple[str, str]:
 
 
 def _back(row: Mapping[str, Any]) -> str:
-    return f"came back {row['flaps']} times" if row["flaps"] else "without a break"
+    flaps = row["flaps"] or 0
+    return "without a break" if not flaps else "came back once" if flaps == 1 else f"came back {flaps} times"
 
 
 def _expected(row: Mapping[str, Any]) -> str:

@@ -250,7 +250,8 @@ class Tab:
     def filled(self) -> None:
         """Wait until what was asked is answered, and every chart that has something is drawn."""
         self.until(
-            "document.querySelector('.pw-status')?.innerText && !document.querySelector('[data-dash-is-loading=true]')"
+            "document.querySelector('#page .pw-status')?.innerText"
+            " && !document.querySelector('[data-dash-is-loading=true]')"
             " && [...document.querySelectorAll('.dash-graph')].every(x => x.querySelector('.main-svg'))"
         )
 
