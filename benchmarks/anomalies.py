@@ -6,14 +6,15 @@ hour, so a window of 15 s stands for one of five minutes: detector and calibrati
 power with 5 % as the least that counts. Minder's figures (NSDI'25: precision 0.904, F1 0.893) are of faults in
 production and only say what is good.
 
-Simulated: the jobs over days of a fleet with labelled faults, with detectors and rules as they come, on a seed that no
-choice was made on. A page is an incident of severity warning or critical that no wider one took in and that a detector
-or a stall raised; what other rules tell (heat holds clocks down, a device left) is so, fault or not. It is right where
-it is of a kind that a fault shows as, of the device, its workload or what else is part of that, at that time; all
-others are false. Of faults those count as missed that last three quarters of an hour on devices that work all the
-while, of the kinds that no driver reports. A notebook counts nothing that it makes: one that hangs looks like one that
-waits for its user, and one that is slow like any other, so they have a line of their own. A page's delay is until the
-longest of its rules has held for as long as it must.
+Simulated: the jobs over days of fleets with labelled faults, with detectors and rules as they come, on seeds that no
+choice was made on, judged together. A page is an incident of severity warning or critical that no wider one took in,
+whatever raised it. It is right where it is of a kind that a fault shows as, of the device, its workload or what else is
+part of that, at that time; all others are false. How few false ones there may be by chance is said by the upper end of
+the 90 % interval of a Poisson count. Precision is of the pages that a detector or a stall raised: what a driver reports
+(a device left) is read, not found, and always right. Of faults those count as missed that last three quarters of an
+hour on devices that work all the while, of the kinds that no driver reports. A notebook counts nothing that it makes:
+one that hangs looks like one that waits for its user, and one that is slow like any other, so they have a line of their
+own. A page's delay is until the longest of its rules has held for as long as it must.
 
 Systems: mean power of MLPerf inference runs of datacenter systems, each expected from all other runs, beside an
 additive model of system and benchmark (the bar: 5.9 % mean and 4.3 % median, what that model reaches). The variances
@@ -22,6 +23,7 @@ of the pooled model are those of edge systems, of which none is tested.
 
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +31,7 @@ from typing import Any, Final
 
 import numpy as np
 import polars as pl
+from scipy.stats import chi2
 
 from analytics.anomalies.calibration import judged
 from analytics.anomalies.findings import STEP_NS, STEP_S, Stretch, scores
@@ -60,9 +63,11 @@ INJECTED: Final = ("scaled by 0.88", "capped at 90 %", "idle gaps", "gain drift 
 
 SIMULATED: Final = {"devices": 304, "step_s": 60, "faults": 0.05, "origin": START_NS}
 DAYS: Final = 8
-SEED: Final = 5309
+SEEDS: Final = (7411, 8623)
 FALSE_PAGES: Final = 1.0
 """Of 1,000 device-days."""
+UPPER: Final = 0.95
+"""With so much confidence there are no more false pages than the upper bound."""
 LASTING_NS: Final = 2700 * NS
 _POWER: Final = frozenset({"power_high", "power_low", "power_drift"})
 SHOWS_AS: Final = {
@@ -217,13 +222,13 @@ def found_in(frame: pl.DataFrame, rules: Rules) -> list[Stretch]:
     )  # fmt: skip
     until_ns = START_NS + (_last(frame) + 1) * STEP_NS
     power = [replace(rule, least_ratio=0.05) for rule in rules.of(ScoreRule) if rule.metric == "power_w"]
-    return [one for one in scores(table.lazy(), power, until_ns) if one.end_ns - one.start_ns >= one.rule.for_ns]
+    return [one for one in scores(table.lazy(), power, until_ns) if one.enough_ns is not None]
 
 
 def _hits(found: Iterable[Stretch], subject: str, first: int) -> tuple[int, int, float]:
     """Whether the fault was found, how many other findings there are, and after how many windows a page went out."""
     mine = [one for one in found if one.name == subject]
-    delay = min((((one.start_ns + one.rule.for_ns - START_NS) / STEP_NS - first) for one in mine), default=0.0)
+    delay = min((((one.enough_ns or 0) - START_NS) / STEP_NS - first for one in mine), default=0.0)
     return int(bool(mine)), len({one.name for one in found} - {subject}), delay
 
 
@@ -232,9 +237,14 @@ def _hits(found: Iterable[Stretch], subject: str, first: int) -> tuple[int, int,
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """An incident that somebody is called for: the subjects that it is about, and when it was told at the latest."""
+    """
+    An incident that somebody is called for: the subjects that it is about, and when it was told at the latest.
+
+    `detected`: a detector or a stall raised it.
+    """
 
     kind: str
+    detected: bool
     subjects: frozenset[str]
     start_ns: int
     last_ns: int
@@ -254,41 +264,72 @@ class Labelled:
     windows: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What came of one fleet: pages and which were false, and counted faults with the delay of their first page."""
+
+    found: Labelled
+    false: list[Page]
+    delays_s: dict[Fault, float | None]
+    notebooks: dict[Fault, float | None]
+
+
 def simulated() -> list[Row]:
     """Pages of rules and detectors beside what was wrong."""
-    found = labelled(SEED)
-    reach = [(fault, _touched(fault, found)) for fault in found.faults]
-    right = [page for page in found.pages if any(_explains(fault, names, page) for fault, names in reach)]
-    precision = len(right) / max(len(found.pages), 1)
-    wrong = (len(found.pages) - len(right)) / found.device_days * 1000
-    counted = [(fault, names) for fault, names in reach if fault.kind in SEEN and _lasts(fault, found)]
-    delays = {fault: _delay_s(fault, names, found) for fault, names in counted}
-    notebooks = {fault for fault, names in counted if fault.kind in UNCOUNTED and _is_notebook(names)}
-    judged = [fault for fault in delays if fault not in notebooks]
-    seen = [fault for fault in judged if delays[fault] is not None]
-    recall = len(seen) / max(len(judged), 1)
+    verdicts = [verdict_of(labelled(seed)) for seed in SEEDS]
+    days = sum(one.found.device_days for one in verdicts)
+    pages = [page for one in verdicts for page in one.found.pages]
+    false = [page for one in verdicts for page in one.false]
+    detected, wrong = (sum(page.detected for page in some) for some in (pages, false))
+    # By fleet, since two may have a fault alike.
+    delays = [(fault.kind, delay) for one in verdicts for fault, delay in one.delays_s.items()]
+    seen = [delay for _, delay in delays if delay is not None]
+    notebooks = [delay is not None for one in verdicts for delay in one.notebooks.values()]
+    precision, recall = 1 - wrong / max(detected, 1), len(seen) / max(len(delays), 1)
     f1 = 2 * precision * recall / max(precision + recall, 1e-9)
-    subject = f"simulated fleet, {found.device_days:,.0f} device-days, {len(judged)} faults, {len(found.pages)} pages"
+    rate = len(false) / days * 1000
+    upper = float(chi2.ppf(UPPER, 2 * (len(false) + 1))) / 2 / days * 1000
+    subject = f"simulated fleets, {days:,.0f} device-days, {len(delays)} faults, {len(pages)} pages"
+    cpu_s, windows = sum(one.found.cpu_s for one in verdicts), sum(one.found.windows for one in verdicts)
     rows = [
-        _row(subject, "false pages in 1,000 device-days", wrong, bar="<= 1", ok=wrong <= FALSE_PAGES),
+        _row(subject, "false pages in 1,000 device-days", rate, bar="<= 1", ok=rate <= FALSE_PAGES),
+        _row(subject, "false pages in 1,000 device-days, upper 95 % bound", upper),
+        _row(subject, "of those that detectors raised", wrong / days * 1000),
         _row(subject, "event precision", precision, "Minder, published", MINDER["precision"], ">= 0.904",
              precision >= MINDER["precision"]),
         _row(subject, "event recall", recall),
         _row(subject, "event F1", f1, "Minder, published", MINDER["F1"], ">= 0.893", f1 >= MINDER["F1"]),
-        _row(subject, "time to detect, median", float(np.median([delays[one] for one in seen] or [np.nan])) / 60,
-             unit="min"),
-        _row(subject, "anomaly_scores", found.cpu_s / found.windows * 1e6, unit="CPU s per million windows"),
+        _row(subject, "time to detect, median", float(np.median(seen or [np.nan])) / 60, unit="min"),
+        _row(subject, "time to detect, 90th percentile", float(np.quantile(seen or [np.nan], 0.9)) / 60, unit="min"),
+        _row(subject, "anomaly_scores", cpu_s / windows * 1e6, unit="CPU s per million windows"),
     ]  # fmt: skip
     for kind in SEEN:
-        mine = [fault for fault in judged if fault.kind == kind]
-        hits = sum(fault in seen for fault in mine)
-        if mine:
-            rows.append(_row(f"{subject}, {kind}", "recall", hits / len(mine), unit=f"of {len(mine)}"))
+        hits = [delay is not None for of_kind, delay in delays if of_kind == kind]
+        if hits:
+            rows.append(_row(f"{subject}, {kind}", "recall", sum(hits) / len(hits), unit=f"of {len(hits)}"))
+    for kind, count in sorted(Counter(page.kind for page in false).items()):
+        rows.append(_row(f"{subject}, {kind}", "false pages", count, unit="pages"))
     if notebooks:
-        hits = sum(delays[fault] is not None for fault in notebooks)
         told = f"{subject}, notebooks that hang or are slow"
-        rows.append(_row(told, "recall", hits / len(notebooks), unit=f"of {len(notebooks)}"))
+        rows.append(_row(told, "recall", sum(notebooks) / len(notebooks), unit=f"of {len(notebooks)}"))
     return rows
+
+
+def verdict_of(found: Labelled) -> Verdict:
+    """Which pages of a fleet were false, and when its faults were told of."""
+    reach = [(fault, _touched(fault, found)) for fault in found.faults]
+    delays = {
+        fault: (names, _delay_s(fault, names, found))
+        for fault, names in reach
+        if fault.kind in SEEN and _lasts(fault, found)
+    }
+    notebooks = {fault for fault, (names, _) in delays.items() if fault.kind in UNCOUNTED and _is_notebook(names)}
+    return Verdict(
+        found=found,
+        false=[page for page in found.pages if not any(_explains(fault, names, page) for fault, names in reach)],
+        delays_s={fault: delay for fault, (_, delay) in delays.items() if fault not in notebooks},
+        notebooks={fault: delay for fault, (_, delay) in delays.items() if fault in notebooks},
+    )
 
 
 def labelled(seed: int) -> Labelled:
@@ -310,7 +351,7 @@ def labelled(seed: int) -> Labelled:
         rows = [row for row in rows_before(scan(store, "incidents")) if not row["part_of"]]
         windows = scan(store, "device_rollups").filter(pl.col("window_s") == STEP_S).select(pl.len()).collect().item()
         return Labelled(
-            pages=[_page(row) for row in rows if _was_detected(row) and row["start"] >= START_NS + DAY_NS],
+            pages=[_page(row) for row in rows if row["severity"] != "info" and row["start"] >= START_NS + DAY_NS],
             held=held(scan(store, "allocations"), None, end_ns).select("device", "workload", "start", "end").collect(),
             ids=build_fleet(parse(options)).ids,
             faults=faults(options, START_NS, end_ns),
@@ -327,9 +368,9 @@ def _done(outcomes: Iterable[Outcome]) -> None:
 
 
 def _was_detected(row: Mapping[str, Any]) -> bool:
-    """Whether somebody is called for what a detector or a stall raised."""
+    """Whether a detector or a stall raised it."""
     found = [parse_rules().named(name) for name in str(row["rule"]).split()]
-    return row["severity"] != "info" and any(isinstance(rule, ScoreRule | StalledRule) for rule in found)
+    return any(isinstance(rule, ScoreRule | StalledRule) for rule in found)
 
 
 def _page(row: Mapping[str, Any]) -> Page:
@@ -337,6 +378,7 @@ def _page(row: Mapping[str, Any]) -> Page:
     waits = [rule.for_ns for name in str(row["rule"]).split() if (rule := rules.named(name)) is not None]
     return Page(
         kind=row["kind"],
+        detected=_was_detected(row),
         subjects=frozenset(place.name for place in subjects_of(row)),
         start_ns=row["start"],
         last_ns=row["last"],

@@ -11,12 +11,14 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from analytics.anomalies.detector import MAD_SIGMA, Floats
+from analytics.anomalies.detector import MAD_SIGMA, MOST, Floats
 
 LEVEL_S: Final = 72 * 3600
 """The past that a subject's level is of."""
 LEVEL_HOURS: Final = 3
 """Hours of it that must be known: before, a board's gain is not, and it is not judged."""
+SURE_HOURS: Final = 12
+"""Hours at a work of which a level is sure; a few are often of its first minutes, when it was loading or still cool."""
 FEWEST: Final = 2000
 """Normal windows that a rank needs: with fewer nothing could be rarer than 1 in 2000."""
 FEWEST_HOURS: Final = 1000
@@ -33,20 +35,22 @@ BAND_P: Final = 0.01
 _PARTS: Final = 5
 
 
-def judged(windows: pl.DataFrame, *, since_ns: int, fewest: int = FEWEST) -> pl.DataFrame:
+def judged(windows: pl.DataFrame, *, since_ns: int, fewest: int = FEWEST, odd_ratio: float = ODD_RATIO) -> pl.DataFrame:
     """
     The p-values of windows from *since_ns* on, beside those of before.
 
     In:  windows: subject, time, kind, work, group, value, normal (false: known to be not), and `detector.SCORED`, of a
-         metric and detector. fewest: how many normal windows a rank needs.
+         metric and detector. fewest: how many normal windows a rank needs. odd_ratio: what is off by less is normal.
     Out: the windows from *since_ns* on that could be judged, with score (beside the levels, signed), p_value,
          expected_mid, and expected_low and expected_high: the band of 1 - `BAND_P` of normal windows.
     """
-    told = windows.filter(pl.col("score").is_not_null()).with_columns(odd=~pl.col("normal").fill_null(True))
+    told = windows.filter(pl.col("score").is_not_null()).with_columns(
+        odd=~pl.col("normal").fill_null(True), beside=_beside_group()
+    )
     before = pl.col("time").to_physical() < since_ns
     # What is odd beside levels that it shaped itself is left out, and the rest looked at once more.
     first = _beside_levels(told)
-    odd = (first["score"].abs() > _usual_most(first)) & (first["off"].abs() >= np.log1p(ODD_RATIO))
+    odd = (first["score"].abs() > _usual_most(first)) & (first["off"].abs() >= np.log1p(odd_ratio))
     again = told.with_columns(odd=pl.col("odd") | odd.fill_null(False))
     found = _ranked(_beside_levels(again), before, fewest).filter(~before & pl.col("p_value").is_not_null())
     mid = pl.col("expected") * (pl.col("deviation") - pl.col("off")).exp()
@@ -62,6 +66,19 @@ def is_odd(p: float) -> pl.Expr:
     return (pl.col("p_value") <= p) & (pl.col("off").abs() >= float(np.log1p(ODD_RATIO)))
 
 
+def _beside_group() -> pl.Expr:
+    """
+    The deviation; of who is compared with peers, from the median of all of them, that itself included.
+
+    Where peers differ lastingly, the median of the others moves by as much when one of them passes from above it to
+    below, and by another amount for each who is left. From one median all move alike, which is not the device's.
+    """
+    value = pl.col("value").cast(pl.Float64).log()
+    beside = (value - value.median().over("group", "time")).clip(-MOST, MOST)
+    compared = pl.col("peers").is_not_null() & (pl.col("value") > 0)
+    return pl.when(compared).then(beside).otherwise("deviation")
+
+
 def _beside_levels(told: pl.DataFrame) -> pl.DataFrame:
     """
     *told* in its order with `off`, the deviation beside the levels of its work and of its subject, and the score of it.
@@ -69,9 +86,11 @@ def _beside_levels(told: pl.DataFrame) -> pl.DataFrame:
     Where the members of a group are further apart at a moment than is usual, a deviation means less; and so it does
     until it is known how a subject is at this work.
     """
-    of_work = told.with_columns(off=pl.col("deviation") - _level(told, "deviation", ("kind", "work")).fill_null(0.0))
-    levels = {"at_work": _level(of_work, "off", ("subject", "work")), "at_all": _level(of_work, "off", ("subject",))}
-    of_both = of_work.with_columns(**levels).with_columns(off=pl.col("off") - pl.coalesce(*levels))
+    of_all = _level(told, "beside", ("kind", "work"))["level"].fill_null(0.0)
+    of_work = told.with_columns(off=pl.col("beside") - of_all)
+    at_work = _level(of_work, "off", ("subject", "work")).rename({"level": "at_work"})
+    at_all = _level(of_work, "off", ("subject",))["level"].alias("at_all")
+    of_both = of_work.with_columns(*at_work, at_all).with_columns(off=_beside(pl.col("off")))
     grouped = pl.col("group").is_not_null()
     # What all of a group are off by is not the device's.
     common = pl.when(grouped).then(pl.col("off").median().over("group", "time")).otherwise(0.0)
@@ -80,11 +99,28 @@ def _beside_levels(told: pl.DataFrame) -> pl.DataFrame:
     gain = pl.when(pl.col("at_work").is_null()).then(GAIN)
     wider = of_both.with_columns(pl.max_horizontal(name, apart, gain).alias(name) for name in ("below", "above"))
     score = pl.col("off") / pl.when(pl.col("off") < 0).then("below").otherwise("above")
-    return wider.with_columns(score=score).drop(*levels)
+    return wider.with_columns(score=score).drop("at_work", "at_all", "hours")
 
 
-def _level(told: pl.DataFrame, column: str, keys: tuple[str, ...]) -> pl.Series:
-    """For each row the median of *column* in the hours before among rows of the same *keys*, what is odd left out."""
+def _beside(off: pl.Expr) -> pl.Expr:
+    """
+    *off* beside the subject's level at its work, or at all where that is not known.
+
+    While the level at its work is of less than `SURE_HOURS`, only as much counts as is off beside both levels.
+    """
+    at_work, at_all = off - pl.col("at_work"), off - pl.col("at_all")
+    both = pl.when(at_work * at_all > 0).then(at_work.sign() * pl.min_horizontal(at_work.abs(), at_all.abs()))
+    unsure = pl.col("at_work").is_not_null() & (pl.col("hours") < SURE_HOURS)
+    return pl.when(unsure).then(both.otherwise(0.0)).otherwise(pl.coalesce(at_work, at_all))
+
+
+def _level(told: pl.DataFrame, column: str, keys: tuple[str, ...]) -> pl.DataFrame:
+    """
+    For each row the median of *column* in the hours before among rows of the same *keys*, what is odd left out.
+
+    Out: level (null where too few hours are known), hours (that it is of).
+    """
+    length = f"{LEVEL_S}s"
     hour = pl.col("time").dt.truncate("1h")
     hours = (
         told.group_by(*keys, hour=hour)
@@ -92,14 +128,19 @@ def _level(told: pl.DataFrame, column: str, keys: tuple[str, ...]) -> pl.Series:
         .sort(*keys, "hour")
         .with_columns(
             level=pl.col("hourly")
-            .rolling_median_by("hour", window_size=f"{LEVEL_S}s", closed="left", min_samples=LEVEL_HOURS)
-            .over(keys)
+            .rolling_median_by("hour", window_size=length, closed="left", min_samples=LEVEL_HOURS)
+            .over(keys),
+            hours=pl.col("hourly")
+            .is_not_null()
+            .cast(pl.Int32)
+            .rolling_sum_by("hour", window_size=length, closed="left")
+            .over(keys),
         )
     )
     found = told.select(*keys, hour=hour).join(
         hours, on=[*keys, "hour"], how="left", nulls_equal=True, maintain_order="left"
     )
-    return found["level"]
+    return found.select("level", "hours")
 
 
 def _usual_most(told: pl.DataFrame) -> pl.Series:

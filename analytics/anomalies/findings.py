@@ -43,7 +43,8 @@ class Stretch:
     """
     That something was the case from `start_ns` to `end_ns`, as far as is known; `ongoing` until what is known ends.
 
-    `scope` is device, host or workload. `says` is what the rule's text can say; `excess` the sum of what was observed
+    `scope` is device, host or workload. `gaps_ns`: for how long it was not so before it had been so for as long as the
+    rule wants. `says` is what the rule's text can say; `excess` the sum of what was observed
     beyond the expected, times seconds.
     """
 
@@ -54,6 +55,7 @@ class Stretch:
     start_ns: int
     end_ns: int
     ongoing: bool = False
+    gaps_ns: int = 0
     windows: int = 1
     says: Mapping[str, Any] = field(default_factory=dict)
     metric: str | None = None
@@ -61,6 +63,12 @@ class Stretch:
     expected: tuple[float | None, float | None, float | None] = (None, None, None)
     p_value: float | None = None
     excess: float | None = None
+
+    @property
+    def enough_ns(self) -> int | None:
+        """When it had been so for as long as its rule wants; None: it was not for so long."""
+        moment_ns = self.start_ns + self.gaps_ns + self.rule.for_ns
+        return moment_ns if moment_ns <= self.end_ns else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -328,7 +336,7 @@ def _absence(
     end_ns = horizon_ns if back_ns is None else back_ns
     return Stretch(
         rule=rule, scope="device", name=device, host=host, start_ns=start_ns, end_ns=end_ns, ongoing=back_ns is None,
-        windows=max(1, (end_ns - start_ns) // STEP_NS), metric="rows", observed=0.0,
+        windows=max(1, (end_ns - start_ns) // STEP_NS), says={"stalls": ""}, metric="rows", observed=0.0,
     )  # fmt: skip
 
 
@@ -338,6 +346,8 @@ def _absence(
 def scores(found: pl.LazyFrame, rules: Sequence[ScoreRule], until_ns: int) -> list[Stretch]:
     """
     Where a detector found something odder than a rule lets pass, to the side that it is about.
+
+    A window or two between odd ones end no stretch, but do not count as time for which it was odd.
 
     In:  found: the table anomaly_scores.
     """
@@ -366,9 +376,12 @@ def _odd(frame: pl.DataFrame, rule: ScoreRule, until_ns: int) -> Iterator[Stretc
     told = told.with_columns(length=length, off_s=off * length / NS)
     longest_ns = max(told["length"].to_list())
     told = told.with_columns(run=_runs(told, longest_ns, "subject", "detector"))
+    # The window with which it has been odd for long enough, or the last.
+    wanted_windows = max(1, -(-rule.for_ns // longest_ns))
     runs = told.group_by("run", maintain_order=True).agg(
         pl.col("subject", "scope").first(), pl.col("host").drop_nulls().last(), start=pl.col("time").min(),
-        end=pl.col("time").max(), length=pl.col("length").max(), windows=pl.len(), p=pl.col("p_value").min(),
+        end=pl.col("time").max(), enough=pl.col("time").head(wanted_windows).last(),
+        length=pl.col("length").max(), windows=pl.len(), p=pl.col("p_value").min(),
         excess=pl.col("off_s").sum(), **{name: pl.col(name).mean() for name in _OBSERVED},
     )  # fmt: skip
     for row in _nanoseconds(runs).iter_rows(named=True):
@@ -382,6 +395,7 @@ def _odd(frame: pl.DataFrame, rule: ScoreRule, until_ns: int) -> Iterator[Stretc
             start_ns=row["start"],
             end_ns=min(end_ns, until_ns),
             ongoing=end_ns + _APART * row["length"] >= until_ns,
+            gaps_ns=row["enough"] - row["start"] - (min(wanted_windows, row["windows"]) - 1) * row["length"],
             windows=row["windows"],
             says={"observed": observed, "expected": expected, "low": low, "high": high, "p": row["p"]},
             metric=rule.metric,

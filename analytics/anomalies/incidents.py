@@ -79,9 +79,8 @@ class Incident:
         self.host = self.host or stretch.host
         self.last_ns = max(self.last_ns, stretch.end_ns)
         self.ongoing = self.ongoing or stretch.ongoing
-        enough_ns = stretch.start_ns + stretch.rule.for_ns
-        if enough_ns <= stretch.end_ns:
-            self.confirmed_ns = enough_ns if self.confirmed_ns is None else min(self.confirmed_ns, enough_ns)
+        if stretch.enough_ns is not None:
+            self.confirmed_ns = min(stretch.enough_ns, self.confirmed_ns or stretch.enough_ns)
 
     def end_ns(self, known: Rules, until_ns: int) -> int | None:
         """When it was over; None while it is open at *until_ns*."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import polars as pl
 
+from analytics.anomalies.causes import without_stalls_of_absence
 from analytics.anomalies.findings import Stretch, findings, windows_of
 from analytics.anomalies.impact import impacts, with_impacts
 from analytics.anomalies.incidents import OPEN, build, standing, subjects_of
@@ -45,6 +46,7 @@ def incidents(frames: Mapping[str, pl.LazyFrame], window: Window, fleet: Fleet, 
         now_ns=window.now_ns,
         standing=standing(before),
     )
+    found = without_stalls_of_absence(found, frames["allocations"], until_ns)
     places = Places(_hosts(windows, devices, before, found, partitions), fleet)
     raised = build(found, rules, places, before=before, start_ns=start_ns)
     cost = impacts(

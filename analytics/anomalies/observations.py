@@ -30,6 +30,8 @@ FEATURES: Final = {
 """What power is expected from, by column of device_rollups; clock and temperature are also looked at themselves."""
 AGREE: Final = 1.5
 """A counter is believed up to so many times its readings, or so much below: it resets, freezes, or counts a module."""
+WHOLE: Final = 0.98
+"""Of a window so much must have been measured to divide what a counter counted by it: it counts through a gap, too."""
 LEAST_COVERED: Final = 0.5
 """Of a window so much must have been measured."""
 AIR_C: Final = 22.0
@@ -77,7 +79,7 @@ def device_windows(
             "device", "time", "host", pl.col("kind").fill_null("unknown"), scope=pl.lit("device"),
             covered_ratio=pl.min_horizontal(pl.col("covered_s") / step_s, 1.0),
             normal=pl.sum_horizontal(_HELD_DOWN) <= _LONGEST_HELD * pl.col("covered_s"),
-            power_w=_power(),
+            power_w=_power(step_s),
             **{name: pl.col(column) for name, column in FEATURES.items()},
         )
     )  # fmt: skip
@@ -129,11 +131,16 @@ def workload_windows(rollups: pl.LazyFrame, devices: pl.DataFrame) -> pl.DataFra
     )  # fmt: skip
 
 
-def _power() -> pl.Expr:
-    """Mean power: of the counter where it agrees with the readings, which are of moments and miss what is between."""
+def _power(step_s: int) -> pl.Expr:
+    """
+    Mean power: of the counter, where it agrees with the readings, which are of moments and miss what is between.
+
+    Of a window with a gap the readings tell more: the counter went on through it, for how long is not known.
+    """
     counted = pl.col("energy_increase_j") / pl.col("covered_s")
     agree = counted.is_between(pl.col("power_mean_w") / AGREE, pl.col("power_mean_w") * AGREE)
-    return pl.when(agree).then(counted).otherwise("power_mean_w")
+    whole = pl.col("covered_s") >= WHOLE * step_s
+    return pl.when(agree & whole).then(counted).otherwise("power_mean_w")
 
 
 def _resistance() -> pl.Expr:

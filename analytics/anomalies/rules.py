@@ -330,7 +330,7 @@ _SORTS: Final[dict[str, tuple[type[Rule], Callable[[Keys, str], dict[str, Any]],
     ),
     "score": (ScoreRule, _score, dict.fromkeys(("observed", "expected", "low", "high", "p"), 1.5)),
     "stalled": (StalledRule, _stalled, {"what": "tokens", "before": 1.5, "waits": ""}),
-    "missing": (MissingRule, _missing, {}),
+    "missing": (MissingRule, _missing, {"stalls": ""}),
 }
 """The sorts of rules, in the order in which they speak: what they are, their own keys, and what their text can say."""
 

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 import polars as pl
 
-from analytics.anomalies.calibration import FEWEST, FEWEST_HOURS, LEVEL_S, ODD_P, ODD_RATIO, judged
+from analytics.anomalies.calibration import FEWEST_HOURS, LEVEL_S, ODD_P, ODD_RATIO, judged
 from analytics.anomalies.detector import Detector
 from analytics.anomalies.expectation import Expectation
 from analytics.anomalies.findings import STEP_S
@@ -44,8 +44,10 @@ SERVICE: Final = (*BATCH, "sm_ratio", "dram_ratio", "memory_ratio")
 """What a service is expected to make is what it is asked, which shows in what its devices do for it."""
 SERVICE_HOURS: Final = 22
 """Hours of a service that must be known: nearly a day, of which the quietest are a part."""
-QUIETEST: Final = 0.02
-"""A service is judged when it is no quieter than all but this share of its past."""
+QUIETEST: Final = 0.05
+"""A service is judged when it is no quieter than all but this share of its past: of fewer trees have no leaf."""
+DRIFT_RATIO: Final = 0.03
+"""By the hour noise is less, so what is off by so much is no part of what is normal."""
 BUSY_RATIO: Final = 0.2
 """A workload is expected to make no less for being idler than this: that its devices idle explains nothing."""
 HOUR_S: Final = HOUR_NS // NS
@@ -111,15 +113,16 @@ def anomaly_scores(
 
 def _unlike_peers(scores: pl.DataFrame) -> pl.DataFrame:
     """
-    *scores* without what is expected of devices otherwise, where those that hold the same workload do as they do.
+    *scores* without what is expected of devices otherwise, where those that hold the same workload do as they do: where
+    a device is not odd among them, or by less than boards differ.
 
     Readings of activity beat with the steps of a run: read at the same place of each step for hours they tell of more,
     or less, than there is, while the power of all devices is what it always is.
     """
     power = (pl.col("metric") == "power_w") & (pl.col("window_s") == STEP_S)
-    alike = scores.filter(
-        power & (pl.col("detector") == "peers") & pl.col("of_workload") & (pl.col("p_value") > KEPT_P)
-    )
+    near = (pl.col("observed") / pl.col("expected_mid") - 1).abs() < ODD_RATIO
+    of_peers = power & (pl.col("detector") == "peers") & pl.col("of_workload")
+    alike = scores.filter(of_peers & (near | (pl.col("p_value") > KEPT_P)))
     keys = ["subject", "time"]
     expected = power & (pl.col("detector") == "expectation")
     told = scores.filter(expected).join(alike, on=keys, how="anti", maintain_order="left")
@@ -189,7 +192,7 @@ def _of_their_usual(windows: pl.DataFrame, start_ns: int) -> pl.DataFrame:
         "base": "tokens_per_s", "busy": "utilization_ratio", "clock": "clock_sm_hz", "limit": "power_limit_w",
         "sm": "activity_sm_ratio", "dram": "activity_dram_ratio", "memory": "utilization_memory_ratio",
     }  # fmt: skip
-    past = pl.col("time").to_physical() < start_ns
+    past = (pl.col("time").to_physical() < start_ns) & pl.col("normal").fill_null(True)
     hours = pl.col("time").filter(past).dt.truncate("1h").n_unique().over("subject")
     median = {
         name: pl.when(pl.col("serves"))
@@ -248,8 +251,9 @@ def _scored(look: Look, window: Window, root: Path) -> Iterator[pl.DataFrame]:
 def _judged(detector: Detector, look: Look, window: Window) -> pl.DataFrame:
     scores = detector.score(look.windows)
     told = pl.concat([look.windows, scores], how="horizontal")
-    fewest = FEWEST if look.step_s == STEP_S else FEWEST_HOURS
-    return judged(told, since_ns=window.start_ns, fewest=fewest)
+    if look.step_s == STEP_S:
+        return judged(told, since_ns=window.start_ns)
+    return judged(told, since_ns=window.start_ns, fewest=FEWEST_HOURS, odd_ratio=DRIFT_RATIO)
 
 
 def _hourly(found: pl.DataFrame) -> pl.DataFrame:

@@ -77,6 +77,7 @@ JOBS: Final = (
             Input("headroom", None, needed=False),
             Input("incidents", None),
             Input("devices", None),
+            Input("allocations", None),
             # What incidents cost; without it they are raised all the same.
             Input("device_energy", needed=False),
             Input("job_energy", needed=False),

@@ -48,7 +48,8 @@ def test_a_board_is_judged_beside_its_own_past() -> None:
     odd = found.filter(pl.col("p_value") <= 0.001)
     share = odd.group_by("subject").len()
     assert dict(share.iter_rows())["GPU-001"] >= 45
-    assert share.filter(pl.col("subject") != "GPU-001")["len"].sum() <= 5
+    # Of 2,820 windows of the others three are by chance; more than eight hardly ever.
+    assert share.filter(pl.col("subject") != "GPU-001")["len"].sum() <= 8
     row = odd.filter(pl.col("subject") == "GPU-001").row(20, named=True)
     assert row["value"] / row["expected_mid"] == pytest.approx(1.08, abs=0.03)
     assert row["expected_low"] < row["expected_mid"] < row["expected_high"] < row["value"]
@@ -59,6 +60,22 @@ def test_who_is_new_is_not_judged_until_its_level_is_known() -> None:
     new = (pl.col("subject") == "GPU-003") & (pl.col("time").to_physical() < SINCE_NS)
     found = judge(frame.filter(~new)).filter(pl.col("subject") == "GPU-003")
     assert (found["time"].to_physical().min() - SINCE_NS) / 3.6e12 >= 3  # type: ignore[operator]
+
+
+def test_a_level_of_few_hours_counts_only_with_what_the_subject_is_at_all() -> None:
+    """A new job's first hours were of its start: after three of them its later ones are not odd beside those."""
+    first = SINCE - 12 * 3
+    frame = windows(steps=STEPS)
+    step = (pl.col("time").to_physical() - START_NS) // STEP_NS
+    new = (pl.col("host") == "node-0") & (step >= first)
+    cool = new & (step < SINCE) & (pl.col("subject") == "GPU-004")
+    frame = frame.with_columns(
+        work=pl.when(new).then(pl.lit("new")).otherwise("work"),
+        value=pl.when(cool).then(pl.col("value") * 0.85).otherwise("value"),
+    )
+    found = judge(frame).filter(pl.col("subject") == "GPU-004")
+    assert found.height == STEPS - SINCE
+    assert found["off"].abs().max() < 0.05  # type: ignore[operator]
 
 
 def test_a_fault_of_the_past_neither_hides_one_of_today_nor_is_it_normal() -> None:

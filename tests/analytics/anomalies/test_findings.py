@@ -335,6 +335,16 @@ def test_windows_that_are_odd_enough_to_one_side_are_a_stretch() -> None:
     assert high.excess == pytest.approx(3 * 100.0 * 300)
 
 
+def test_windows_between_odd_ones_do_not_count_as_time_for_which_it_was_odd() -> None:
+    """Half an hour is wanted: six windows that follow one another, or six with others between."""
+    whole = [score(n, 600.0, 1e-4) for n in range(8)]
+    assert [one.enough_ns for one in odd(whole)] == [START_NS + 30 * MINUTE_NS]
+    (five,) = odd([score(n, 600.0, 1e-4) for n in (0, 2, 4, 6, 8)])
+    assert (five.windows, five.enough_ns, spans([five])) == (5, None, [("a", 0, 45)])
+    (six,) = odd([score(n, 600.0, 1e-4) for n in (0, 2, 4, 6, 8, 9)])
+    assert six.enough_ns == START_NS + 50 * MINUTE_NS
+
+
 def test_what_is_not_odd_enough_is_none() -> None:
     assert odd([score(n, 600.0, 0.01) for n in range(9)]) == []
 

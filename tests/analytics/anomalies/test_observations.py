@@ -2,6 +2,7 @@
 
 import numpy as np
 import polars as pl
+import pytest
 
 from analytics.anomalies.calibration import FEWEST_HOURS, judged
 from analytics.anomalies.findings import scores
@@ -72,7 +73,7 @@ def told_of(power: np.ndarray, heat: np.ndarray) -> list[tuple[str, str]]:
         window_s=pl.lit(3600), detector=pl.lit("peers"), metric=pl.lit("resistance_c_per_w"), observed=pl.col("value")
     )
     found = scores(table.lazy(), parse_rules().of(ScoreRule), START_NS + HOURS * HOUR_NS)
-    return [(one.rule.name, one.name) for one in found if one.end_ns - one.start_ns >= one.rule.for_ns]
+    return [(one.rule.name, one.name) for one in found if one.enough_ns is not None]
 
 
 def test_a_sensor_that_creeps_is_found_by_the_heat_that_does_not() -> None:
@@ -90,6 +91,35 @@ def test_a_load_that_rises_with_its_heat_is_no_sensor_that_creeps() -> None:
     power[CREEPS, SINCE:] *= 1.15
     heat[CREEPS, SINCE:] = 23 + (heat[CREEPS, SINCE:] - 23) * 1.15
     assert told_of(power, heat) == []
+
+
+def test_what_a_counter_counted_through_a_gap_is_no_power_of_the_time_that_was_read() -> None:
+    power, heat = np.full((8, 2), 400.0), np.full((8, 2), 60.0)
+    told = rollups(power, heat).with_columns(energy_increase_j=pl.lit(410.0 * 3600))
+    gap = pl.col("device") == "GPU-02"
+    told = told.with_columns(covered_s=pl.when(gap).then(3000.0).otherwise("covered_s"))
+    empty = (pl.LazyFrame(schema=schema(table)) for table in (ALLOCATIONS, DEVICES))
+    found = device_windows(told, *empty, Fleet(), until_ns=START_NS + HOURS * HOUR_NS, step_s=3600)
+    assert dict(found.group_by("subject").agg(pl.col("power_w").max()).sort("subject").head(3).iter_rows()) == {
+        "GPU-00": 410.0, "GPU-01": 410.0, "GPU-02": 400.0,
+    }  # fmt: skip
+
+
+def test_who_passes_the_median_of_its_host_moves_nobody_else() -> None:
+    """Coolers differ lastingly, and one in the middle creeps: those left of it and right of it are as they were."""
+    power, heat = np.full((64, HOURS), 400.0), np.empty((64, HOURS))
+    cooler = 0.07 * (1 + 0.06 * (np.arange(64) % PER_HOST))
+    heat[:] = 22 + cooler[:, None] * power + 0.1 * np.random.default_rng(1).standard_normal((64, HOURS))
+    drifts = 4
+    power[drifts, SINCE:] *= 1 + 0.12 * np.linspace(0.2, 1, HOURS - SINCE)
+    frame = windows(power, heat).with_columns(value=pl.col("resistance_c_per_w"), group=pl.col("air"))
+    since_ns = START_NS + 24 * HOUR_NS
+    fitted = Peers().fit(frame.filter(pl.col("time").to_physical() < since_ns))
+    told = judged(pl.concat([frame, fitted.score(frame)], how="horizontal"), since_ns=since_ns, fewest=FEWEST_HOURS)
+    last = told.filter((pl.col("host") == "node-0") & (pl.col("time") == told["time"].max())).sort("subject")
+    off = last["off"].to_numpy()
+    assert off[drifts] == pytest.approx(-np.log(1.12), abs=0.01)
+    assert np.abs(np.delete(off, drifts)).max() < 0.01
 
 
 def test_cooling_is_compared_among_devices_of_a_host_that_draw_alike_and_are_warm() -> None:

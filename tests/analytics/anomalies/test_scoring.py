@@ -155,7 +155,7 @@ def test_done_again_nothing_changes(scored: Store) -> None:
 def of_a_service(busy: list[float], **more: Any) -> pl.DataFrame:
     """Windows of a workload that makes what its devices are busy, hour by hour."""
     times = pl.Series([START_NS + at * HOUR_NS for at in range(len(busy))]).cast(pl.Datetime("ns"))
-    same = {"clock_sm_hz": 1.9e9, "power_limit_w": 700.0, "serves": True, "subject": "serve-1", **more}
+    same = {"clock_sm_hz": 1.9e9, "power_limit_w": 700.0, "serves": True, "subject": "serve-1", "normal": True, **more}
     names = ("utilization_ratio", "activity_sm_ratio", "activity_dram_ratio", "utilization_memory_ratio")
     activity = dict.fromkeys(names, busy)
     told = pl.DataFrame({"time": times, **activity, "tokens_per_s": [1000.0 * one for one in busy]})
@@ -166,6 +166,9 @@ def test_a_service_that_is_quieter_than_ever_is_not_judged() -> None:
     day = [0.3 + 0.02 * hour for hour in range(24)]
     found = _of_their_usual(of_a_service([*day, 0.5, 0.2]), START_NS + 24 * HOUR_NS)
     assert found["value"].tail(2).to_list() == [500.0, None]
+    # What it did while it hung is no quiet hour of it.
+    hung = of_a_service([*day, *([0.01] * 3), 0.2]).with_columns(normal=pl.col("activity_sm_ratio") > 0.1)
+    assert _of_their_usual(hung, START_NS + 27 * HOUR_NS)["value"].tail(1).to_list() == [None]
     # A run has no quiet nights: that it is idler than ever is told.
     run_ = _of_their_usual(of_a_service([*day, 0.5, 0.2], serves=False), START_NS + 24 * HOUR_NS)
     assert run_["value"].tail(2).to_list() == [500.0, 200.0]
@@ -182,12 +185,15 @@ def test_a_device_that_draws_what_its_workload_draws_is_not_odd_by_what_was_read
     row = {"time": START_NS, "metric": "power_w", "window_s": 300, "p_value": 1e-4}
     told = pl.DataFrame(
         [
-            {**row, "subject": subject, "detector": detector, "p_value": p, "of_workload": of_workload}
-            for subject, detector, p, of_workload in (
-                ("alike", "expectation", 1e-4, True), ("alike", "peers", 0.4, True),
-                ("unlike", "expectation", 1e-4, True), ("unlike", "peers", 0.01, True),
-                ("of a rack", "expectation", 1e-4, False), ("of a rack", "peers", 0.4, False),
-                ("alone", "expectation", 1e-4, False),
+            {**row, "subject": subject, "detector": detector, "p_value": p, "of_workload": of_workload,
+             "observed": 500.0, "expected_mid": mid}
+            for subject, detector, p, of_workload, mid in (
+                ("alike", "expectation", 1e-4, True, 400.0), ("alike", "peers", 0.4, True, 400.0),
+                # Rare among what does the same work at the same moment, but by less than boards differ.
+                ("near", "expectation", 1e-4, True, 400.0), ("near", "peers", 1e-4, True, 490.0),
+                ("unlike", "expectation", 1e-4, True, 400.0), ("unlike", "peers", 0.01, True, 450.0),
+                ("of a rack", "expectation", 1e-4, False, 400.0), ("of a rack", "peers", 0.4, False, 499.0),
+                ("alone", "expectation", 1e-4, False, 400.0),
             )
         ]
     )  # fmt: skip
