@@ -71,11 +71,11 @@ def test_a_level_of_few_hours_counts_only_with_what_the_subject_is_at_all() -> N
     cool = new & (step < SINCE) & (pl.col("subject") == "GPU-004")
     frame = frame.with_columns(
         work=pl.when(new).then(pl.lit("new")).otherwise("work"),
-        value=pl.when(cool).then(pl.col("value") * 0.85).otherwise("value"),
+        value=pl.when(cool).then(pl.col("value") * 0.955).otherwise("value"),
     )
     found = judge(frame).filter(pl.col("subject") == "GPU-004")
     assert found.height == STEPS - SINCE
-    assert found["off"].abs().max() < 0.05  # type: ignore[operator]
+    assert found["off"].abs().max() < 0.03  # type: ignore[operator]
 
 
 def test_a_fault_of_the_past_neither_hides_one_of_today_nor_is_it_normal() -> None:
