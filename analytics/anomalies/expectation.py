@@ -13,10 +13,10 @@ from zlib import crc32
 
 import numpy as np
 import polars as pl
-from sklearn.ensemble import HistGradientBoostingRegressor
 from threadpoolctl import threadpool_limits
 
 from analytics.anomalies.detector import MAD_SIGMA, Array, Floats, scored
+from analytics.models.quantiles import QuantileRegressor
 from analytics.models.trees import Trees, trees
 from collector.errors import NotEnoughData
 from collector.moments import NS
@@ -130,7 +130,7 @@ def _fitted(rows: Floats, target: Floats, level: float, seed: int) -> Trees:
     """The trees of a quantile, grown by one thread: of so few rows several only wait for each other, at full speed."""
     # A type of device that never tells a feature must not cost the fit, which wants a value of each.
     rows = np.where(np.isnan(rows).all(axis=0), 0.0, rows)
-    model = HistGradientBoostingRegressor(loss="quantile", quantile=level, random_state=seed, **_TREES)
+    model = QuantileRegressor(loss="quantile", quantile=level, random_state=seed, **_TREES)
     with threadpool_limits(1):
         return trees(model.fit(rows, target))
 

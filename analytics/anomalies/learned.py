@@ -3,7 +3,8 @@ Which version of an expectation judges a window, and when it is learned anew.
 
 A window is judged by the latest version in use whose data end before it began; so doing a window again changes nothing,
 whatever was learned since. Where that version is older than `REFIT_S` a candidate is learned, and tried on the window,
-which neither has seen: it is in use from the next window on, if it is within the budget of promotions.
+which neither has seen: it is in use from the next window on, if it is within the budget of promotions. Is it not, then
+another is learned when `RETRY_S` have passed.
 """
 
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import polars as pl
 
-from analytics.anomalies.calibration import ODD_P, is_odd
+from analytics.anomalies.calibration import LEVEL_S, ODD_P, is_odd
 from analytics.anomalies.expectation import Expectation
 from analytics.jobs.job import Window
 from analytics.models.comparison import UNKNOWN, Trial
@@ -21,6 +22,8 @@ from collector.moments import NS
 
 REFIT_S: Final = 7 * 86_400
 """After a week a version is learned anew: by then seasons, drivers and models have moved on."""
+RETRY_S: Final = LEVEL_S
+"""After one that was not taken: by then all of the past that is learned from is another."""
 KIND: Final = "expectation/1"
 BY: Final = "job anomaly_scores"
 
@@ -49,7 +52,7 @@ def learned(root: Path, model: str, blank: Expectation, past: pl.DataFrame, wind
         alike += 1
         if row["end"] >= window.start_ns:
             continue
-        old = window.start_ns - row["end"] >= REFIT_S * NS and not (rows["end"] == window.start_ns).any()
+        old = window.start_ns - row["end"] >= REFIT_S * NS and not _just_learned(rows["end"], window)
         return Learned(blank.restored(kept.arrays), row["version"], blank.fit(past) if old else None)
     fitted = blank.fit(past)
     version, state = offer(root, model, fitted.state(), _meta(fitted, past, window), by=BY)
@@ -57,6 +60,11 @@ def learned(root: Path, model: str, blank: Expectation, past: pl.DataFrame, wind
         # Beside one that looks at other columns, or is of another kind, there is nothing to compare.
         promote(root, model, version, by=BY, reason="what was in use looked at other columns", force=True)
     return Learned(fitted, version)
+
+
+def _just_learned(ends_ns: pl.Series, window: Window) -> bool:
+    """Whether another, taken or not, was learned for *window* or so little before that it would be much the same."""
+    return (window.start_ns - ends_ns).is_between(0, RETRY_S * NS, closed="left").any()
 
 
 def tried(root: Path, model: str, candidate: Expectation, past: pl.DataFrame, window: Window,

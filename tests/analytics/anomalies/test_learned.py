@@ -10,7 +10,7 @@ import pytest
 
 from analytics.anomalies.calibration import judged
 from analytics.anomalies.expectation import Expectation
-from analytics.anomalies.learned import KIND, REFIT_S, Learned, learned, tried
+from analytics.anomalies.learned import KIND, REFIT_S, RETRY_S, Learned, learned, tried
 from analytics.jobs.job import DAY_NS, NS, Window
 from analytics.models import versions
 from analytics.models.versions import listed
@@ -73,7 +73,7 @@ def test_after_a_week_a_candidate_is_tried_and_in_use_from_the_next_window_on(ro
     assert ask(root, day + 1).version == version
 
 
-def test_a_candidate_that_expects_worse_is_rejected(root: Path) -> None:
+def test_a_candidate_that_expects_worse_is_rejected_and_the_next_is_learned_days_later(root: Path) -> None:
     first = ask(root, 1)
     day = 1 + REFIT_S * NS // DAY_NS
     old = ask(root, day)
@@ -82,7 +82,12 @@ def test_a_candidate_that_expects_worse_is_rejected(root: Path) -> None:
     worse = mine.with_columns(pl.col("off") * 1.5)
     _, state = tried(root, MODEL, old.candidate, PAST, window(day), mine, worse)
     assert state == "rejected"
-    assert ask(root, day + 1).version == first.version
+    days = RETRY_S * NS // DAY_NS
+    assert days > 1
+    for later in range(day, day + days):
+        again = ask(root, later)
+        assert (again.version, again.candidate) == (first.version, None)
+    assert ask(root, day + days).candidate is not None
 
 
 def test_what_looked_at_other_columns_is_not_used(root: Path) -> None:
