@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from analytics.anomalies.incidents import OPEN
 from analytics.anomalies.places import SCOPES
+from analytics.anomalies.rows import Figure
 from analytics.anomalies.rules import SEVERITIES
 from collector.moments import NS, format_moment
 
@@ -99,11 +100,11 @@ def _annotations(row: Mapping[str, Any]) -> dict[str, str]:
 def _cost(row: Mapping[str, Any]) -> str | None:
     told = []
     if row["wasted_j"]:
-        told.append(f"{row['wasted_j'] / 3.6e6:.3g} kWh")
+        told.append(f"{Figure(row['wasted_j'] / 3.6e6):.3g} kWh")
     if row["wasted_cost"]:
         told.append(f"{row['wasted_cost']:.2f} {row['currency']}")
     if row["lost_tokens"]:
-        told.append(f"{row['lost_tokens']:.3g} tokens")
+        told.append(f"{Figure(row['lost_tokens']):.3g} tokens")
     return f"so far {', '.join(told)}" if told else None
 
 

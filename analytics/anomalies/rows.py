@@ -95,11 +95,21 @@ def _fresh(stretch: Stretch, since_ns: int) -> int:
 # ------------------------------------------------------------------------------------------------------------- evidence
 
 
+class Figure(float):
+    """A number that is never written with an exponent, whatever a text asks for: 2,860, not 2.86e+03."""
+
+    def __format__(self, spec: str) -> str:
+        text = super().__format__(spec)
+        return f"{float(text):,.0f}" if "e+" in text else text
+
+
 class _Known(dict[str, Any]):
     """What a text can say; what has no value is said to be unknown."""
 
     def __getitem__(self, name: str) -> Any:
         value = super().__getitem__(name)
+        if isinstance(value, float):
+            return Figure(value)
         return _UNKNOWN if value is None else value
 
 

@@ -222,7 +222,7 @@ def test_labels_route_and_annotations_tell() -> None:
     )  # fmt: skip
     assert alert["annotations"] == {
         "summary": "GPU-1 on n1: nothing was read", "description": "Look.", "runbook_url": "runbooks/DeviceMissing.md",
-        "cost": "so far 2 kWh, 0.50 EUR, 1e+06 tokens",
+        "cost": "so far 2 kWh, 0.50 EUR, 1,000,000 tokens",
     }  # fmt: skip
     assert (alert["startsAt"], alert["endsAt"]) == ("2026-01-01T00:00:00Z", "2026-01-01T00:01:00Z")
     assert alert["generatorURL"] == "https://watt/incidents?id=i1"
