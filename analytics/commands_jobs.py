@@ -59,7 +59,10 @@ def run(
     watch: Annotated[
         float | None, typer.Option("--watch", metavar="SECONDS", min=1, help="Go on, every so many seconds.")
     ] = None,
-    workers: Annotated[int, typer.Option("--workers", min=1, max=64, help="Windows at a time.")] = 1,
+    workers: Annotated[int, typer.Option("--workers", min=1, max=64, help="Windows of a job at a time.")] = 1,
+    at_once: Annotated[
+        int, typer.Option("--at-once", min=1, max=8, help="Jobs at a time, of those that need not wait for another.")
+    ] = 2,
     alertmanager: Annotated[
         list[str] | None,
         typer.Option("--alertmanager", metavar="URL", help="Hand incidents over there, as `incidents push` does."),
@@ -105,6 +108,7 @@ def run(
             documents=documents,
             engine=Local(workers),
             tell=_tell,
+            at_once=at_once,
         )
         _pass_on(root, documents, metrics, alertmanager or ())
         return outcomes

@@ -1,8 +1,10 @@
 """Runs what is due, job after job: what fails is told and kept apart, what was done stays done."""
 
 import json
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +17,7 @@ from analytics.fleet_toml import parse_fleet
 from analytics.frames import latest
 from analytics.jobs.chain import JOBS, ROLLUPS
 from analytics.jobs.engine import FAILED, SKIPPED, Engine, Local, Outcome, Task
-from analytics.jobs.job import DAY_NS, NS, Job, Jobs, Window, closure
+from analytics.jobs.job import DAY_NS, NS, Job, Jobs, Window, closure, upstream
 from analytics.jobs.progress import Done, Marks, State, digest
 from collector.errors import ConfigError
 from collector.store import Store
@@ -70,11 +72,13 @@ def run(
     engine: Engine | None = None,
     now_ns: int | None = None,
     tell: Tell | None = None,
+    at_once: int = 1,
 ) -> list[Outcome]:
     """
     Do what is due of the jobs *names* and of all that they need, in windows that overlap [start_ns, end_ns).
 
-    With *force* also what is not due of those named. Gives the outcome of every window that was due, in the order they
+    Jobs that do not wait for one another run side by side, *at_once* of them; *tell* is called for one at a time. With
+    *force* also what is not due of those named. Gives the outcome of every window that was due, in the order they
     came: a job that failed is an outcome, and so is what was skipped because of it. The table job_runs keeps them.
 
     Raises: KeyError (no job of that name), StoreError, StoreBusy (another process is running jobs).
@@ -89,7 +93,7 @@ def run(
     )
     forced = frozenset(names or (job.name for job in chain.jobs)) if force else frozenset[str]()
     with WriterLock(chain.store.root, LOCK):
-        return chain.run(start_ns, end_ns, forced)
+        return chain.run(start_ns, end_ns, forced, at_once)
 
 
 class _Chain:
@@ -104,21 +108,39 @@ class _Chain:
         self.tell = tell
         self.state = State(store, jobs, now_ns, documents.texts)
         self.outcomes: list[Outcome] = []
+        self._lock = threading.Lock()  # of outcomes, of telling and of keeping them
+        self._stopped = threading.Event()
 
-    def run(self, start_ns: int | None, end_ns: int | None, forced: frozenset[str]) -> list[Outcome]:
-        for job in self.jobs:
-            before = len(self.outcomes)
+    def run(self, start_ns: int | None, end_ns: int | None, forced: frozenset[str], at_once: int = 1) -> list[Outcome]:
+        waiting, running = list(self.jobs), dict[Future[None], Job]()
+        with ThreadPoolExecutor(at_once) as pool:
             try:
-                if job.name == ROLLUPS:
-                    self._roll_up(job, start_ns)
-                    continue
-                windows = self.state.windows(job, start_ns, end_ns)
-                # A window that goes on from the one before can only be looked at when that is done.
-                for some in [[window] for window in windows] if job.in_order else [windows]:
-                    self._run(job, some, force=job.name in forced)
+                while waiting or running:
+                    unfinished = (*waiting, *running.values())
+                    ready = [job for job in waiting if not upstream(job, unfinished)][: at_once - len(running)]
+                    for job in ready:
+                        waiting.remove(job)
+                        running[pool.submit(self._job, job, start_ns, end_ns, force=job.name in forced)] = job
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        del running[future]
+                        future.result()
             finally:
-                record(self.store, self.outcomes[before:])
+                # Interrupted, or a job's outcomes could not be kept: the others end with the window they are at.
+                self._stopped.set()
         return self.outcomes
+
+    def _job(self, job: Job, start_ns: int | None, end_ns: int | None, *, force: bool) -> None:
+        try:
+            if job.name == ROLLUPS:
+                self._roll_up(job, start_ns)
+                return
+            windows = self.state.windows(job, start_ns, end_ns)
+            # A window that goes on from the one before can only be looked at when that is done.
+            for some in [[window] for window in windows] if job.in_order else [windows]:
+                self._run(job, some, force=force)
+        finally:
+            with self._lock:
+                record(self.store, [outcome for outcome in self.outcomes if outcome.job == job.name])
 
     def _roll_up(self, job: Job, start_ns: int | None) -> None:
         today_ns = self.now_ns // DAY_NS * DAY_NS
@@ -141,8 +163,12 @@ class _Chain:
             else:
                 todo[window] = marks
         tasks = [self._task(job, window) for window in todo]
+        if self._stopped.is_set():
+            return
         for number, outcome in enumerate(self.engine.run(tasks), 1):
             self._took(outcome, todo[outcome.window], number, len(tasks))
+            if self._stopped.is_set():
+                return
 
     def _task(self, job: Job, window: Window) -> Task:
         done = self.state.progress[job.name].windows.get(window.start_ns)
@@ -157,7 +183,9 @@ class _Chain:
 
     def _blocked(self, job: Job, window: Window) -> str | None:
         """Why *window* cannot be done: what it needs failed, or was skipped for that reason itself."""
-        for outcome in self.outcomes:
+        with self._lock:
+            outcomes = list(self.outcomes)
+        for outcome in outcomes:
             if outcome.state != FAILED and not outcome.blocked:
                 continue
             if outcome.job == job.name:
@@ -173,8 +201,9 @@ class _Chain:
         return None
 
     def _took(self, outcome: Outcome, marks: Marks, number: int, of: int) -> None:
-        self.outcomes.append(replace(outcome, inputs=digest(json.dumps(marks, sort_keys=True))))
-        self.tell(outcome, number, of)
+        with self._lock:
+            self.outcomes.append(replace(outcome, inputs=digest(json.dumps(marks, sort_keys=True))))
+            self.tell(outcome, number, of)
         if outcome.job == ROLLUPS or outcome.state == FAILED or outcome.blocked:
             return
         progress = self.state.progress[outcome.job]

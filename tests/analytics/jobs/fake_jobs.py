@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -88,6 +89,28 @@ def outside(frames: Frames, window: Window) -> pl.LazyFrame:
 def thin(frames: Frames, window: Window) -> pl.LazyFrame:
     """Never has enough."""
     raise NotEnoughData("2 days of data, 14 are needed")
+
+
+BOTH = threading.Barrier(2)
+
+
+def hours_together(frames: Frames, window: Window) -> pl.LazyFrame:
+    """As `hours`, once `counted_together` is at it, too."""
+    BOTH.wait(30)
+    return hours(frames, window)
+
+
+def counted_together(frames: Frames, window: Window) -> pl.DataFrame:
+    """As `counted`, once `hours_together` is at it, too."""
+    BOTH.wait(30)
+    return counted(frames, window)
+
+
+def slow_counted(frames: Frames, window: Window) -> pl.DataFrame:
+    """As `counted`, with a pause at the end."""
+    found = counted(frames, window)
+    time.sleep(float(os.environ.get("FAKE_PAUSE_S", "0")))
+    return found
 
 
 def priced(frames: Frames, window: Window, fleet: Fleet) -> pl.LazyFrame:

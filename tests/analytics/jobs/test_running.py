@@ -12,6 +12,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from fake_jobs import COUNTED, HOURS, JOBS, PEAKS, SAMPLES
 from three_days import DAY_NS, HOUR_NS, NOW_NS, NS, START_NS, samples
@@ -47,6 +48,50 @@ def test_every_job_does_every_day_after_what_it_needs(store: Store, rows: Rows) 
     assert scan(store, "incidents").sort("time").collect()["windows"].to_list() == [432, 864, 1296]
     kept = scan(store, "job_runs").collect()
     assert sorted(zip(kept["job"], kept["rows"], strict=True)) == sorted((o.job, o.rows) for o in outcomes)
+
+
+def test_jobs_that_need_not_wait_for_each_other_run_side_by_side(
+    store: Store, make_store: Callable[..., Store], rows: Rows
+) -> None:
+    together = (
+        replace(HOURS, function="fake_jobs:hours_together", every="day"),
+        PEAKS,
+        replace(COUNTED, function="fake_jobs:counted_together"),
+    )
+    outcomes = go(store, together, at_once=2)
+    assert {(outcome.state, outcome.error) for outcome in outcomes} == {("done", None)}
+    order = [outcome.job for outcome in outcomes]
+    assert [order.count(job.name) for job in together] == [3, 3, 3]
+    assert order.index("peaks") > max(at for at, name in enumerate(order) if name == "hours")
+    assert scan(store, "job_runs").select(pl.len()).collect().item() == 9
+    alone = make_store("alone")
+    go(alone, (replace(HOURS, every="day"), PEAKS, COUNTED))
+    assert [rows(store, table) for table in TABLES] == [rows(alone, table) for table in TABLES]
+
+
+def test_side_by_side_one_that_fails_holds_up_only_what_needs_it(store: Store) -> None:
+    broken = replace(HOURS, function="fake_jobs:broken", every="day")
+    told = {(o.job, o.state) for o in go(store, [broken, PEAKS, COUNTED], at_once=2)}
+    assert told == {("hours", "done"), ("hours", "failed"), ("peaks", "done"), ("counted", "done")}
+
+
+def test_interrupted_the_jobs_beside_it_end_with_the_window_they_are_at(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_PAUSE_S", "3")
+    slow = replace(COUNTED, function="fake_jobs:slow_counted")
+    told = []
+
+    def interrupted(outcome: Outcome, *_: int) -> None:
+        told.append(outcome.job)
+        if outcome.job == "hours":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        go(store, [HOURS, PEAKS, slow], at_once=2, tell=interrupted)
+    assert told == ["hours", "counted"]
+    assert {outcome.state for outcome in go(store)} == {"done"}
+    assert scan(store, "incidents").sort("time").collect()["windows"].to_list() == [432, 864, 1296]
 
 
 def test_nothing_is_done_twice_and_a_merge_is_no_news(store: Store) -> None:
