@@ -116,9 +116,7 @@ class _Chain:
         with ThreadPoolExecutor(at_once) as pool:
             try:
                 while waiting or running:
-                    unfinished = (*waiting, *running.values())
-                    ready = [job for job in waiting if not upstream(job, unfinished)][: at_once - len(running)]
-                    for job in ready:
+                    for job in self._next(waiting, list(running.values()), at_once):
                         waiting.remove(job)
                         running[pool.submit(self._job, job, start_ns, end_ns, force=job.name in forced)] = job
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -128,6 +126,20 @@ class _Chain:
                 # Interrupted, or a job's outcomes could not be kept: the others end with the window they are at.
                 self._stopped.set()
         return self.outcomes
+
+    @staticmethod
+    def _next(waiting: Sequence[Job], running: Sequence[Job], at_once: int) -> list[Job]:
+        """
+        The jobs to begin now.
+
+        Rollups keep every core busy, and what takes longest waits for them: they run alone. Of others those go first
+        whose windows wait for one another, because they keep one core busy at most.
+        """
+        ready = [job for job in waiting if not upstream(job, (*waiting, *running))]
+        alone = [job for job in (*running, *ready) if job.name == ROLLUPS]
+        if alone:
+            return [] if running else alone
+        return sorted(ready, key=lambda job: not job.in_order)[: at_once - len(running)]
 
     def _job(self, job: Job, start_ns: int | None, end_ns: int | None, *, force: bool) -> None:
         try:

@@ -19,9 +19,10 @@ from three_days import DAY_NS, HOUR_NS, NOW_NS, NS, START_NS, samples
 
 from analytics import frames
 from analytics.frames import scan
+from analytics.jobs.chain import JOBS as CHAIN
 from analytics.jobs.engine import Outcome, Task, perform
-from analytics.jobs.job import Input, Job
-from analytics.jobs.running import LOCK, Documents, run, status
+from analytics.jobs.job import Input, Job, closure
+from analytics.jobs.running import LOCK, Documents, _Chain, run, status
 from collector.errors import StoreBusy
 from collector.store import Store
 from collector.store.files import WriterLock
@@ -67,6 +68,17 @@ def test_jobs_that_need_not_wait_for_each_other_run_side_by_side(
     alone = make_store("alone")
     go(alone, (replace(HOURS, every="day"), PEAKS, COUNTED))
     assert [rows(store, table) for table in TABLES] == [rows(alone, table) for table in TABLES]
+
+
+def test_side_by_side_rollups_run_alone_and_before_others_what_goes_window_by_window() -> None:
+    chain, begun = list(closure((), CHAIN)), list[list[str]]()
+    while chain:
+        some = _Chain._next(chain, [], 2)
+        begun.append([job.name for job in some])
+        assert _Chain._next([job for job in chain if job not in some], some, 2) == []
+        chain = [job for job in chain if job not in some]
+    assert begun[0] == ["rollups"]
+    assert begun[1:] == [["anomaly_scores", "energy"], ["capacity", "forecasts"], ["incidents"]]
 
 
 def test_side_by_side_one_that_fails_holds_up_only_what_needs_it(store: Store) -> None:
