@@ -139,7 +139,7 @@ class _Chain:
         alone = [job for job in (*running, *ready) if job.name == ROLLUPS]
         if alone:
             return [] if running else alone
-        return sorted(ready, key=lambda job: not job.in_order)[: at_once - len(running)]
+        return sorted(ready, key=lambda job: at_once > 1 and not job.in_order)[: at_once - len(running)]
 
     def _job(self, job: Job, start_ns: int | None, end_ns: int | None, *, force: bool) -> None:
         try:
