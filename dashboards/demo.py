@@ -114,9 +114,13 @@ def _show(place: Place, port: int, metrics: int, began: float, *, browser: bool,
     say(f"dashboard  {url}")
     say(f"metrics    http://{HOST}:{metrics}/metrics")
     say(f"store      {place.store}   (perfwatt top --store {_short(place.store)})")
-    say(f"ready after {time.monotonic() - began:.0f} s; Ctrl-C ends it")
-    if browser:
-        _open_when_ready(url, port)
+
+    def ready() -> None:
+        say(f"ready after {time.monotonic() - began:.0f} s; Ctrl-C ends it")
+        if browser:
+            _open(url)
+
+    _once_listening(port, ready)
     from dashboards.app import serve
 
     serve(place.store, HOST, port)
@@ -366,19 +370,23 @@ def _alone(place: Place) -> Iterator[None]:
         yield
 
 
-def _open_when_ready(url: str, port: int) -> None:
-    if not (sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        return
+def _once_listening(port: int, then: Callable[[], None]) -> None:
+    """Call *then*, in a thread, as soon as the dashboard answers on *port*."""
 
-    def wait_and_open() -> None:
-        for _ in range(100):
+    def wait() -> None:
+        while True:
             with socket.socket() as probe:
                 if probe.connect_ex((HOST, port)) == 0:
-                    webbrowser.open(url)
-                    return
+                    break
             time.sleep(0.1)
+        then()
 
-    threading.Thread(target=wait_and_open, name="open-browser", daemon=True).start()
+    threading.Thread(target=wait, name="once-listening", daemon=True).start()
+
+
+def _open(url: str) -> None:
+    if sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+        webbrowser.open(url)
 
 
 def _short(path: Path) -> str:
