@@ -191,9 +191,10 @@ def test_threads_that_served_a_connection_serve_the_next_and_end_with_the_server
     with serving() as server:
         for _ in range(20):
             assert get(server.url).status == 200
-        # The one that accepts and those that wait for a connection.
-        until(lambda: len(ours()) <= 1 + IDLE_THREADS)
+        # The one that accepts and those that wait for a connection, none of them still with the last one.
+        until(lambda: len(ours()) == 1 + server._idle)
         held_ones = ours()
+        assert 1 < len(held_ones) <= 1 + IDLE_THREADS
         assert get(server.url).status == 200
         assert ours() <= held_ones
     until(lambda: not ours())
