@@ -6,14 +6,18 @@ usually deviates by (its level) is taken off first. How odd the rest is, is its 
 of the same kind, which makes no assumption of how they are distributed (conformal).
 """
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from analytics.anomalies.detector import MAD_SIGMA, MOST, Floats
+from analytics.anomalies.groups import Groups, Ints, numbered, pairs
+from collector.moments import NS
 
-LEVEL_S: Final = 72 * 3600
+HOUR_S: Final = 3600
+LEVEL_S: Final = 72 * HOUR_S
 """The past that a subject's level is of."""
 LEVEL_HOURS: Final = 3
 """Hours of it that must be known: before, a board's gain is not, and it is not judged."""
@@ -34,6 +38,8 @@ BAND_P: Final = 0.01
 """All but this share of normal windows were within what is told as expected."""
 _PARTS: Final = 5
 
+Truths = NDArray[np.bool_]
+
 
 def judged(windows: pl.DataFrame, *, since_ns: int, fewest: int = FEWEST, odd_ratio: float = ODD_RATIO) -> pl.DataFrame:
     """
@@ -44,21 +50,23 @@ def judged(windows: pl.DataFrame, *, since_ns: int, fewest: int = FEWEST, odd_ra
     Out: the windows from *since_ns* on that could be judged, with score (beside the levels, signed), p_value,
          expected_mid, and expected_low and expected_high: the band of 1 - `BAND_P` of normal windows.
     """
-    told = windows.filter(pl.col("score").is_not_null()).with_columns(
-        odd=~pl.col("normal").fill_null(True), beside=_beside_group()
-    )
-    before = pl.col("time").to_physical() < since_ns
+    told = windows.filter(pl.col("score").is_not_null())
+    alike = _Alike(told)
+    beside, normal = _beside_group(told, alike), told["normal"].fill_null(True).to_numpy()
     # What is odd beside levels that it shaped itself is left out, and the rest looked at once more.
-    first = _beside_levels(told)
-    odd = (first["score"].abs() > _usual_most(first)) & (first["off"].abs() >= np.log1p(odd_ratio))
-    again = told.with_columns(odd=pl.col("odd") | odd.fill_null(False))
-    found = _ranked(_beside_levels(again), before, fewest).filter(~before & pl.col("p_value").is_not_null())
-    mid = pl.col("expected") * (pl.col("deviation") - pl.col("off")).exp()
-    return found.with_columns(
-        expected_mid=mid,
-        expected_low=mid * (-pl.col("band") * pl.col("below")).exp(),
-        expected_high=mid * (pl.col("band") * pl.col("above")).exp(),
-    )
+    first = _beside_levels(told, alike, beside, normal)
+    odd = (np.abs(first.score) > _usual_most(first.score, alike, normal)) & (np.abs(first.off) >= np.log1p(odd_ratio))
+    normal = normal & ~odd
+    found = _beside_levels(told, alike, beside, normal)
+    since = told["time"].to_physical().to_numpy() >= since_ns
+    p_value, band = _ranked(found, alike, normal & ~since, since, fewest)
+    mid = told["expected"] * _exp(told["deviation"].to_numpy() - found.off)
+    judgement = {
+        **found._asdict(), "p_value": p_value, "expected_mid": mid,
+        "expected_low": mid * _exp(-band * found.below), "expected_high": mid * _exp(band * found.above),
+    }  # fmt: skip
+    columns = (pl.Series(name, values, nan_to_null=True) for name, values in judgement.items())
+    return told.with_columns(columns).filter(pl.Series(since & ~np.isnan(p_value)))
 
 
 def is_odd(p: float) -> pl.Expr:
@@ -66,125 +74,160 @@ def is_odd(p: float) -> pl.Expr:
     return (pl.col("p_value") <= p) & (pl.col("off").abs() >= float(np.log1p(ODD_RATIO)))
 
 
-def _beside_group() -> pl.Expr:
+class _Alike:
+    """
+    Which windows belong together.
+
+    kind, work: the number of each one's. by_work, by_both, by_subject: those of a work, of a subject at a work, of a
+    subject, by the hour. grouped: whether it has peers. by_moment: those of one group and time. part: one of `_PARTS`
+    of the subjects.
+    """
+
+    def __init__(self, told: pl.DataFrame) -> None:
+        time_ns = told["time"].to_physical().to_numpy()
+        subject, group = numbered(told["subject"]), numbered(told["group"])
+        self.kind = numbered(told["kind"])
+        self.work = pairs(self.kind, numbered(told["work"]))
+        self.by_work, self.by_both, self.by_subject = (
+            _Hours(number, time_ns) for number in (self.work, pairs(subject, self.work), subject)
+        )
+        self.grouped: Truths = group >= 0
+        self.by_moment = Groups(pairs(group, time_ns))
+        self.part: Ints = told["subject"].rank("dense").to_numpy() % _PARTS
+
+
+class _Hours:
+    """The hours of each of whom *number* tells apart."""
+
+    def __init__(self, number: Ints, time_ns: Ints) -> None:
+        hour = time_ns // (HOUR_S * NS)
+        hour -= hour.min(initial=0)
+        # So far apart that one's past never reaches into another's.
+        length = LEVEL_S // HOUR_S
+        self._groups = Groups(number * (int(hour.max(initial=0)) + length + 1) + hour)
+
+    def levels(self, values: Floats) -> tuple[Floats, Ints]:
+        """For each row the median of the hours before (NaN: of too few), and of how many hours it is."""
+        length = f"{LEVEL_S // HOUR_S}i"
+        hourly = pl.col("hourly")
+        found = pl.DataFrame(
+            {"hour": self._groups.numbers, "hourly": self._groups.medians(values)}, nan_to_null=True
+        ).select(
+            level=hourly.rolling_median_by("hour", window_size=length, closed="left", min_samples=LEVEL_HOURS),
+            hours=hourly.is_not_null().cast(pl.Int32).rolling_sum_by("hour", window_size=length, closed="left"),
+        )
+        level, hours = (
+            found[name].fill_null(missing).to_numpy() for name, missing in (("level", np.nan), ("hours", 0))
+        )
+        return level[self._groups.of_row], hours[self._groups.of_row]
+
+
+class _Beside(NamedTuple):
+    """
+    Windows beside the levels of their work and of their subject; NaN is not known.
+
+    off: the deviation beside them. below, above: how much is usual to either side. score: the one over the other.
+    """
+
+    off: Floats
+    below: Floats
+    above: Floats
+    score: Floats
+
+
+def _beside_group(told: pl.DataFrame, alike: _Alike) -> Floats:
     """
     The deviation; of who is compared with peers, from the median of all of them, that itself included.
 
     Where peers differ lastingly, the median of the others moves by as much when one of them passes from above it to
     below, and by another amount for each who is left. From one median all move alike, which is not the device's.
     """
-    value = pl.col("value").cast(pl.Float64).log()
-    beside = (value - value.median().over("group", "time")).clip(-MOST, MOST)
-    compared = pl.col("peers").is_not_null() & (pl.col("value") > 0)
-    return pl.when(compared).then(beside).otherwise("deviation")
+    value = told["value"].cast(pl.Float64)
+    logarithm = value.log().fill_null(np.nan).to_numpy()
+    with np.errstate(invalid="ignore"):
+        beside = (logarithm - alike.by_moment.over(logarithm)).clip(-MOST, MOST)
+    compared = (told["peers"].is_not_null() & (value > 0)).fill_null(False).to_numpy()
+    return np.where(compared, beside, told["deviation"].to_numpy())
 
 
-def _beside_levels(told: pl.DataFrame) -> pl.DataFrame:
+def _beside_levels(told: pl.DataFrame, alike: _Alike, beside: Floats, normal: Truths) -> _Beside:
     """
-    *told* in its order with `off`, the deviation beside the levels of its work and of its subject, and the score of it.
+    The deviation beside the levels of its work and of its subject, which are of *normal* windows, and the score of it.
 
     Where the members of a group are further apart at a moment than is usual, a deviation means less; and so it does
     until it is known how a subject is at this work.
     """
-    of_all = _level(told, "beside", ("kind", "work"))["level"].fill_null(0.0)
-    of_work = told.with_columns(off=pl.col("beside") - of_all)
-    at_work = _level(of_work, "off", ("subject", "work")).rename({"level": "at_work"})
-    at_all = _level(of_work, "off", ("subject",))["level"].alias("at_all")
-    of_both = of_work.with_columns(*at_work, at_all).with_columns(off=_beside(pl.col("off")))
-    grouped = pl.col("group").is_not_null()
+
+    def levels(hours: _Hours, values: Floats) -> tuple[Floats, Ints]:
+        return hours.levels(np.where(normal, values, np.nan))
+
+    off = beside - np.nan_to_num(levels(alike.by_work, beside)[0])
+    (at_work, hours), (at_all, _) = levels(alike.by_both, off), levels(alike.by_subject, off)
+    off = _beside(off - at_work, off - at_all, hours)
     # What all of a group are off by is not the device's.
-    common = pl.when(grouped).then(pl.col("off").median().over("group", "time")).otherwise(0.0)
-    of_both = of_both.with_columns(off=pl.col("off") - common)
-    apart = pl.when(grouped).then(MAD_SIGMA * pl.col("off").abs().median().over("group", "time"))
-    gain = pl.when(pl.col("at_work").is_null()).then(GAIN)
-    wider = of_both.with_columns(pl.max_horizontal(name, apart, gain).alias(name) for name in ("below", "above"))
-    score = pl.col("off") / pl.when(pl.col("off") < 0).then("below").otherwise("above")
-    return wider.with_columns(score=score).drop("at_work", "at_all", "hours")
+    off = off - np.where(alike.grouped, alike.by_moment.over(off), 0.0)
+    apart = np.where(alike.grouped, MAD_SIGMA * alike.by_moment.over(np.abs(off)), np.nan)
+    gain = np.where(np.isnan(at_work), GAIN, np.nan)
+    below, above = (np.fmax(np.fmax(told[name].to_numpy(), apart), gain) for name in ("below", "above"))
+    return _Beside(off, below, above, off / np.where(off < 0, below, above))
 
 
-def _beside(off: pl.Expr) -> pl.Expr:
+def _beside(at_work: Floats, at_all: Floats, hours: Ints) -> Floats:
     """
-    *off* beside the subject's level at its work, or at all where that is not known.
+    What is off beside the subject's level at its work, or at all where that is not known.
 
     While the level at its work is of less than `SURE_HOURS`, only as much counts as is off beside both levels.
     """
-    at_work, at_all = off - pl.col("at_work"), off - pl.col("at_all")
-    both = pl.when(at_work * at_all > 0).then(at_work.sign() * pl.min_horizontal(at_work.abs(), at_all.abs()))
-    unsure = pl.col("at_work").is_not_null() & (pl.col("hours") < SURE_HOURS)
-    return pl.when(unsure).then(both.otherwise(0.0)).otherwise(pl.coalesce(at_work, at_all))
+    both = np.where(at_work * at_all > 0, np.sign(at_work) * np.fmin(np.abs(at_work), np.abs(at_all)), 0.0)
+    known = np.where(hours < SURE_HOURS, both, at_work)
+    return np.where(np.isnan(at_work), at_all, known)
 
 
-def _level(told: pl.DataFrame, column: str, keys: tuple[str, ...]) -> pl.DataFrame:
-    """
-    For each row the median of *column* in the hours before among rows of the same *keys*, what is odd left out.
-
-    Out: level (null where too few hours are known), hours (that it is of).
-    """
-    length = f"{LEVEL_S}s"
-    hour = pl.col("time").dt.truncate("1h")
-    hours = (
-        told.group_by(*keys, hour=hour)
-        .agg(hourly=pl.col(column).filter(~pl.col("odd")).median())
-        .sort(*keys, "hour")
-        .with_columns(
-            level=pl.col("hourly")
-            .rolling_median_by("hour", window_size=length, closed="left", min_samples=LEVEL_HOURS)
-            .over(keys),
-            hours=pl.col("hourly")
-            .is_not_null()
-            .cast(pl.Int32)
-            .rolling_sum_by("hour", window_size=length, closed="left")
-            .over(keys),
-        )
-    )
-    found = told.select(*keys, hour=hour).join(
-        hours, on=[*keys, "hour"], how="left", nulls_equal=True, maintain_order="left"
-    )
-    return found.select("level", "hours")
-
-
-def _usual_most(told: pl.DataFrame) -> pl.Series:
+def _usual_most(score: Floats, alike: _Alike, normal: Truths) -> Floats:
     """
     For each row the size that scores of its work seldom pass (`ODD_P`): the median of what parts of its subjects say.
 
     A fault of hours is in more than so few of all windows: by a rank among them it would hide itself. It is of one
     subject or some, so other parts tell what is usual.
     """
-    part = pl.col("subject").rank("dense") % _PARTS
+    columns = {"work": alike.work, "part": alike.part, "size": np.abs(score)}
     most = (
-        told.filter(~pl.col("odd"))
-        .group_by("kind", "work", part=part)
-        .agg(most=pl.col("score").abs().quantile(1 - ODD_P))
-        .group_by("kind", "work")
+        pl.DataFrame(columns, nan_to_null=True)
+        .filter(pl.Series(normal))
+        .group_by("work", "part")
+        .agg(most=pl.col("size").quantile(1 - ODD_P))
+        .group_by("work")
         .agg(pl.col("most").median())
     )
-    keys = ["kind", "work"]
-    return told.select(keys).join(most, on=keys, how="left", nulls_equal=True, maintain_order="left")["most"]
+    return pl.Series(alike.work).replace_strict(most["work"], most["most"], default=None).fill_null(np.nan).to_numpy()
 
 
-def _ranked(told: pl.DataFrame, before: pl.Expr, fewest: int) -> pl.DataFrame:
+def _ranked(found: _Beside, alike: _Alike, normal: Truths, since: Truths, fewest: int) -> tuple[Floats, Floats]:
     """
-    *told* in its order, with p-values beside normal windows of before, and the size of a score at `BAND_P`.
+    The p-values of rows *since* beside *normal* windows of before, and the size of a score at `BAND_P`.
 
     What does the same work is compared where there is enough of it (a notebook's power jumps, a training's does not),
     else all of the same kind.
     """
-    p_value, band = np.full(told.height, np.nan), np.full(told.height, np.nan)
-    size, off = (told[name].abs().fill_null(np.nan).to_numpy() for name in ("score", "off"))
-    normal = told.select(before & ~pl.col("odd")).to_series().to_numpy() & ~np.isnan(size)
+    size, off = np.abs(found.score), np.abs(found.off)
+    normal = normal & ~np.isnan(size)
+    p_value, band = np.full(len(size), np.nan), np.full(len(size), np.nan)
     # The wider first, so that the narrower has the last word.
-    for keys in (("kind",), ("kind", "work")):
-        alike = pl.concat_str(pl.col(keys).fill_null(""), separator="|")
-        same = told.select(alike.rank("dense")).to_series().to_numpy()
+    for same, narrow in ((alike.kind, False), (alike.work, True)):
         for one in np.unique(same):
-            mine = same == one
-            known = np.sort(size[mine & normal])
-            if len(keys) > 1 and known.size and MAD_SIGMA * np.median(off[mine & normal]) > LOOSE:
+            of_it = same == one
+            mine, theirs = of_it & since, of_it & normal
+            known = np.sort(size[theirs])
+            if narrow and known.size and MAD_SIGMA * np.median(off[theirs]) > LOOSE:
                 p_value[mine] = np.nan
             elif known.size >= fewest:
                 p_value[mine] = ranks(size[mine], known)
                 band[mine] = np.quantile(known, 1 - BAND_P)
-    return told.with_columns(p_value=pl.Series(p_value, nan_to_null=True), band=pl.Series(band, nan_to_null=True))
+    return p_value, band
+
+
+def _exp(values: Floats) -> pl.Series:
+    return pl.Series(values).exp()
 
 
 def ranks(size: Floats, known: Floats) -> Floats:

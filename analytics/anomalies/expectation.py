@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from analytics.anomalies.detector import MAD_SIGMA, Array, Floats, scored
 from analytics.models.quantiles import QuantileRegressor
-from analytics.models.trees import Trees, trees
+from analytics.models.trees import Trees, predictions, trees
 from collector.errors import NotEnoughData
 from collector.moments import NS
 
@@ -93,8 +93,8 @@ class Expectation:
         found = {name: np.full(len(rows), np.nan) for name in QUANTILES}
         for one, models in enumerate(self.models):
             mine = np.flatnonzero((part == one) & (base > 0))
-            for name, model in models.items():
-                found[name][mine] = model.predict(rows[mine])
+            for name, predicted in zip(models, predictions(list(models.values()), rows[mine]), strict=True):
+                found[name][mine] = predicted
         low, mid, high = found["low"], found["mid"], found["high"]
         return scored(
             windows, base * np.exp(mid), None, np.fmax(mid - low, self.usual), np.fmax(high - mid, self.usual)

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import numpy as np
-from sklearn.ensemble import HistGradientBoostingRegressor
 from threadpoolctl import threadpool_limits
 
 from analytics.forecasts.features import NAMES, Past
 from analytics.forecasts.panel import Floats, Ints, Panel, scale_of
-from analytics.models.trees import Trees, trees
+from analytics.models.quantiles import QuantileRegressor
+from analytics.models.trees import Trees, predictions, trees
 
 QUANTILES: Final = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 LAST: Final = "last value"
@@ -92,7 +92,7 @@ class Pooled:
             part.ravel() for part in np.meshgrid(np.arange(shape[0]), origins, np.array(self.horizons), indexing="ij")
         )
         rows = past.features(series, origin, horizon)
-        change = np.sort(np.stack([model.predict(rows) for model in self.models], axis=1), axis=1)
+        change = np.sort(np.stack(predictions(self.models, rows), axis=1), axis=1)
         now = past.values[series, origin]
         low = _low(past.panel.until(int(origins.max()) + 1))
         found: Floats = np.maximum(now[:, None] + change * past.scale[series][:, None], low)
@@ -154,7 +154,7 @@ def pooled(
     with threadpool_limits(limits=1, user_api="openmp"):
         models = tuple(
             trees(
-                HistGradientBoostingRegressor(
+                QuantileRegressor(
                     loss="quantile", quantile=quantile, max_iter=iterations, learning_rate=0.06, max_leaf_nodes=15,
                     min_samples_leaf=max(20, min(100, len(change) // 100)), l2_regularization=1.0, max_features=0.5,
                     early_stopping=False, random_state=seed,

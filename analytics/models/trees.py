@@ -4,9 +4,13 @@ Ensembles of trees as arrays: what scikit-learn fitted, predicted by numpy alone
 A model is kept for years and read by another version of the library than wrote it, so its trees are numbers of ours:
 for each node the feature and threshold that divide it, its children, and the value of a leaf. A leaf is its own child,
 which a row that has come to it never leaves.
+
+Rows do not walk down the trees: where a row goes right at a node, the leaves to the left of it are out, and the first
+leaf that is left is its own (QuickScorer: Lucchese et al., SIGIR 2015). Which leaves a feature's value leaves of all
+trees is one line of a table, so that a row is as many lookups as there are features.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final, cast
 
@@ -17,8 +21,10 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 
 Floats = NDArray[np.float64]
 
-_ROWS: Final = 4096
-"""Rows that are predicted at once, so that what is looked at of each tree stays in the processor's cache."""
+_ROWS: Final = 512
+"""Rows that are predicted at once, so that what is looked at of all trees stays in the processor's cache."""
+_MOST_LEAVES: Final = 64
+"""As many as a number has bits; rows walk down where a tree has more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,27 +56,7 @@ class Trees:
 
         Raises: ValueError (another number of columns).
         """
-        values = np.ascontiguousarray(rows, dtype=np.float64)
-        if values.ndim != 2 or values.shape[1] != self.features:
-            raise ValueError(f"rows of {values.shape[1:]} columns; the model has {self.features}")
-        depths = self._depths()
-        children = np.column_stack([self.left, self.right]).astype(np.int64).ravel()
-        raw = np.full(len(values), self.baseline)
-        for start in range(0, len(values), _ROWS):
-            part = values[start : start + _ROWS]
-            flat, first = part.ravel(), np.arange(len(part)) * self.features
-            any_missing = bool(np.isnan(flat).any())
-            # In the order of the library, since a sum of floats depends on it.
-            for root, depth in zip(self.roots, depths, strict=True):
-                node = np.full(len(part), root, dtype=np.int64)
-                for _ in range(depth):
-                    value = flat.take(first + self.feature.take(node))
-                    goes_right = value > self.threshold.take(node)
-                    if any_missing:
-                        goes_right |= np.isnan(value) & ~self.missing_left.take(node)
-                    node = children.take(2 * node + goes_right)
-                raw[start : start + _ROWS] += self.value.take(node)
-        return expit(raw) if self.logistic else raw
+        return predictions([self], rows)[0]
 
     def arrays(self, prefix: str = "") -> dict[str, NDArray[Any]]:
         """The trees as a model's arrays; *prefix* tells several ensembles of one model apart."""
@@ -114,8 +100,46 @@ class Trees:
             array = getattr(self, name)
             if array.size and not (low <= array.min() and array.max() < high):
                 raise ValueError(f"array {name} has {array.min()} to {array.max()}, not {low} to {high - 1}")
+        parents = np.bincount(np.concatenate([self.left[inner], self.right[inner], self.roots]), minlength=len(nodes))
+        if bool((parents > 1).any()):
+            raise ValueError("a node is below two others, or below one and the first of a tree")
         if self.roots.ndim != 1 or not np.isfinite(self.value).all() or not np.isfinite(self.baseline):
             raise ValueError("a value of a leaf is no number")
+
+    def _walked(self, values: Floats) -> Floats:
+        """The sum of the leaves that each row comes to."""
+        depths = self._depths()
+        children = np.column_stack([self.left, self.right]).astype(np.int64).ravel()
+        raw = np.full(len(values), self.baseline)
+        for start in range(0, len(values), _ROWS):
+            part = values[start : start + _ROWS]
+            flat, first = part.ravel(), np.arange(len(part)) * self.features
+            # In the order of the library, since a sum of floats depends on it.
+            for root, depth in zip(self.roots, depths, strict=True):
+                node = np.full(len(part), root, dtype=np.int64)
+                for _ in range(depth):
+                    value = flat.take(first + self.feature.take(node))
+                    goes_right = value > self.threshold.take(node)
+                    goes_right |= np.isnan(value) & ~self.missing_left.take(node)
+                    node = children.take(2 * node + goes_right)
+                raw[start : start + _ROWS] += self.value.take(node)
+        return raw
+
+    def _leaves(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """For each node how many leaves are below it, how many of its tree are left of those, and which tree it is."""
+        nodes = range(len(self.value))
+        left, right = self.left.tolist(), self.right.tolist()
+        below, before, tree = [1] * len(nodes), [0] * len(nodes), [0] * len(nodes)
+        for number, root in enumerate(self.roots.tolist()):
+            tree[root] = number
+        for node in reversed(nodes):
+            if left[node] != node:
+                below[node] = below[left[node]] + below[right[node]]
+        for node in nodes:
+            if left[node] != node:
+                before[left[node]], before[right[node]] = before[node], before[node] + below[left[node]]
+                tree[left[node]] = tree[right[node]] = tree[node]
+        return np.array(below), np.array(before), np.array(tree)
 
     def _depths(self) -> list[int]:
         """How many steps it takes from each root to its furthest leaf."""
@@ -124,6 +148,92 @@ class Trees:
         for node in nodes[self.left != nodes][::-1]:
             below[node] = 1 + max(below[self.left[node]], below[self.right[node]])
         return [int(depth) for depth in below[self.roots]]
+
+
+def predictions(models: Sequence[Trees], rows: NDArray[np.floating[Any]]) -> list[Floats]:
+    """
+    What `Trees.predict` gives of each of *models*, which look at the same rows.
+
+    Raises: ValueError (another number of columns than one of them has).
+    """
+    values = np.ascontiguousarray(rows, dtype=np.float64)
+    for model in models:
+        if values.ndim != 2 or values.shape[1] != model.features:
+            raise ValueError(f"rows of {values.shape[1:]} columns; the model has {model.features}")
+    raws = _looked_up(models, values)
+    return [expit(raw) if model.logistic else raw for model, raw in zip(models, raws, strict=True)]
+
+
+def _looked_up(models: Sequence[Trees], values: Floats) -> list[Floats]:
+    """The sum of the leaves that each row comes to, for each of *models*."""
+    leaves = [model._leaves() for model in models]
+    most = max(int(below.max(initial=1)) for below, _, _ in leaves)
+    if most > _MOST_LEAVES:
+        return [model._walked(values) for model in models]
+    kind = np.dtype(np.uint16 if most <= 16 else np.uint32 if most <= 32 else np.uint64)
+    last = np.cumsum([len(model.roots) for model in models])
+    first = last - [len(model.roots) for model in models]
+    tables = _tables(models, leaves, first, int(last[-1]), kind)
+    value = np.zeros((int(last[-1]), most))
+    for model, (_, before, tree), start in zip(models, leaves, first, strict=True):
+        leaf = np.flatnonzero(model.left == np.arange(len(model.value)))
+        value[start + tree[leaf], before[leaf]] = model.value[leaf]
+    bins = [_bins(values[:, feature], thresholds) for feature, thresholds, _ in tables]
+    full, found = ~kind.type(0), [np.empty(len(values)) for _ in models]
+    for begin in range(0, len(values), _ROWS):
+        part = slice(begin, begin + _ROWS)
+        left = np.full((len(values[part]), len(value)), full, kind)
+        for (_, _, table), binned in zip(tables, bins, strict=True):
+            left &= table.take(binned[part], axis=0)
+        # The exponent of a float is the place of the only bit of a number that has one.
+        place = (left & (~left + kind.type(1))).astype(np.float32).view(np.int32) >> 23
+        at = np.ascontiguousarray((place + (np.arange(len(value)) * most - 127)).T)
+        added = value.take(at)
+        for model, raw, start, end in zip(models, found, first, last, strict=True):
+            # In the order of the library, since a sum of floats depends on it.
+            raw[part] = model.baseline
+            for line in added[start:end]:
+                raw[part] += line
+    return found
+
+
+def _tables(
+    models: Sequence[Trees],
+    leaves: Sequence[tuple[Any, Any, Any]],
+    first: NDArray[Any],
+    count: int,
+    kind: np.dtype[Any],
+) -> list[tuple[int, Floats, NDArray[Any]]]:
+    """
+    Of each feature that is asked for its thresholds, and which leaves it leaves of each tree: a line for each number of
+    thresholds that a value may be above, and one for what was not measured.
+    """
+    columns = []
+    for model, (below, before, tree), start in zip(models, leaves, first, strict=True):
+        inner = np.flatnonzero(model.left != np.arange(len(model.value)))
+        width, shift = below[model.left[inner]].astype(np.uint64), before[inner].astype(np.uint64)
+        # What is left where a row goes right.
+        mask = ~(((np.uint64(1) << width) - np.uint64(1)) << shift)
+        columns.append((model.feature[inner], model.threshold[inner], ~model.missing_left[inner], start + tree[inner],
+                        mask.astype(kind)))  # fmt: skip
+    feature, threshold, missing_right, tree, mask = (np.concatenate(column) for column in zip(*columns, strict=True))
+    full, found = ~kind.type(0), []
+    for one in np.unique(feature):
+        mine = feature == one
+        thresholds = np.unique(threshold[mine])
+        table = np.full((len(thresholds) + 2, count), full, kind)
+        np.bitwise_and.at(table, (np.searchsorted(thresholds, threshold[mine]) + 1, tree[mine]), mask[mine])
+        np.bitwise_and.accumulate(table[:-1], axis=0, out=table[:-1])
+        mine &= missing_right
+        np.bitwise_and.at(table, (len(thresholds) + 1, tree[mine]), mask[mine])
+        found.append((int(one), thresholds, table))
+    return found
+
+
+def _bins(values: Floats, thresholds: Floats) -> NDArray[np.int64]:
+    """How many of *thresholds* each value is above; one more than there are for what was not measured."""
+    column = np.ascontiguousarray(values)
+    return np.where(np.isnan(column), len(thresholds) + 1, np.searchsorted(thresholds, column, side="left"))
 
 
 def trees(fitted: HistGradientBoostingRegressor | HistGradientBoostingClassifier) -> Trees:

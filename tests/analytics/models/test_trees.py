@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
-from analytics.models.trees import Trees, trees
+from analytics.models.trees import Trees, predictions, trees
 
 RNG = np.random.default_rng(3)
 ROWS = RNG.normal(size=(9000, 5))
@@ -38,6 +38,19 @@ def test_the_arrays_predict_to_the_last_bit_what_the_library_predicts(fitted: An
     for rows in (ROWS, others, others[:1], others[:0].reshape(0, 5)):
         expected = predicted(fitted, rows) if len(rows) else np.empty(0)
         np.testing.assert_array_equal(found.predict(rows), expected)
+
+
+def test_several_models_predict_together_what_each_does() -> None:
+    """Of up to 16, 64 and more leaves, and one that never divides; also of a single row."""
+    some = [
+        HistGradientBoostingRegressor(max_leaf_nodes=16, max_iter=7).fit(ROWS, TARGET),
+        HistGradientBoostingRegressor(max_leaf_nodes=64, min_samples_leaf=5, max_iter=3).fit(ROWS, TARGET),
+        HistGradientBoostingRegressor(max_iter=3, min_samples_leaf=9000).fit(ROWS, TARGET),
+    ]
+    for chosen in (some, some[:1], some[2:], [*some, FITTED[1]]):
+        for rows in (ROWS, ROWS[:1]):
+            for found, fitted in zip(predictions([trees(one) for one in chosen], rows), chosen, strict=True):
+                np.testing.assert_array_equal(found, fitted.predict(rows))
 
 
 def test_arrays_survive_a_round_trip_beside_others() -> None:
@@ -73,6 +86,7 @@ def test_what_cannot_be_turned_is_refused() -> None:
         ("right", lambda a: a + 10**6, "a child that is before it or not there"),
         ("feature", lambda a: a + 5, "array feature"),
         ("roots", lambda a: a - 1, "array roots"),
+        ("roots", lambda a: np.append(a, a[1]), "a node is below two others"),
         ("value", lambda a: a[:-1], r"is of .\d+,., not of"),
         ("value", lambda a: a * np.nan, "no number"),
         ("threshold", lambda a: a.astype(np.int64), "array threshold is of int64"),
