@@ -5,6 +5,7 @@ A page is a value: it says what it can be asked, which parts it has and how they
 """
 
 import asyncio
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,11 +16,13 @@ import dash_mantine_components as dmc
 import plotly.graph_objects as go
 import polars as pl
 from dash import Dash, Input, Output, State, dcc, html, no_update
+from plotly.utils import PlotlyJSONEncoder
 
 from collector.errors import TelemetryError
 from dashboards.controls import UNTIL, Control, Values, read, write
 from dashboards.data.fleet import Known
 from dashboards.data.stored import Stored
+from dashboards.figures.style import fitted, hidden
 from dashboards.grids import Grid, height
 from dashboards.parts import REFRESH_S, labelled, legend, notice
 from dashboards.words import when
@@ -128,6 +131,7 @@ class Page:
                 dcc.Interval(
                     id=self.id("tick"), interval=REFRESH_S * 1000, disabled=not self._follows(values), max_intervals=-1
                 ),
+                dcc.Store(id=self.id("sent")),
                 dmc.Title(self.title, order=1, size="h3"),
                 dmc.Text(self.about, size="sm", c="dimmed", className="pw-about"),
                 html.Div(head, className="pw-filters", role="search", **labelled("What is shown")),
@@ -147,15 +151,17 @@ class Page:
 
         @app.callback(
             *(Output(id, prop) for id, prop in self._outputs()),
+            Output(self.id("sent"), "data"),
             *(Input(id, "value") for id in asked),
             (State if self.filled else Input)("theme", "data"),
             Input(self.id("tick"), "n_intervals"),
+            State(self.id("sent"), "data"),
             prevent_initial_call=self.filled,
         )
         async def show(*given: Any) -> tuple[Any, ...]:
             # In a thread: the event loop has others to answer.
-            values, theme = self._values(given[: len(asked)]), given[len(asked)] or "light"
-            return await asyncio.to_thread(self._shown, stored, values, theme)
+            values, theme, sent = self._values(given[: len(asked)]), given[len(asked)] or "light", given[-1]
+            return await asyncio.to_thread(self._news, stored, values, theme, sent)
 
         addressed = [Output("url", "pathname", allow_duplicate=True)] if self.of else []
         on_client: Any = app.clientside_callback
@@ -230,6 +236,14 @@ class Page:
         offer = self._offer(stored, values)
         return tuple(sorted({*offer.get(c.key, ()), *_words(values[c.key])}) for c in controls)
 
+    def _news(self, stored: Stored, values: Values, theme: str, sent: Sequence[str] | None) -> tuple[Any, ...]:
+        """
+        What the page shows, as far as the browser does not have it, and what it has then.
+
+        A part that is the same is not drawn again. What was *sent* is known by a digest of each part.
+        """
+        return changed(self._shown(stored, values, theme), sent)
+
     def _shown(self, stored: Stored, values: Values, theme: str) -> tuple[Any, ...]:
         try:
             content = self.content(stored, values, theme)
@@ -245,13 +259,34 @@ class Page:
             content.notice,
             content.status,
             list(content.tiles),
-            *(chart.figure for chart in drawn),
+            *(fitted(chart.figure) for chart in drawn),
             *(chart.words for chart in drawn),
             *(legend(chart.legend) for chart in drawn),
             *([] if frame.is_empty() else grid.rows(frame) for grid, frame in filled),
             *(height(frame.height) for _, frame in filled),
             *(content.slots.get(slot) for slot in self.slots),
         )
+
+
+def changed(parts: Sequence[Any], sent: Sequence[str] | None) -> tuple[Any, ...]:
+    """
+    The *parts* that are not as they were *sent*, none in the place of the others, and at the end a digest of each.
+
+    >>> first = changed(["a", "b"], None)
+    >>> changed(["a", "c"], first[-1])[:2] == (no_update, "c")
+    True
+    """
+    had = sent if sent is not None and len(sent) == len(parts) else ("",) * len(parts)
+    told, digests = [], []
+    for part, digest in zip(parts, had, strict=True):
+        if part is not no_update:
+            text = json.dumps(part, cls=PlotlyJSONEncoder)
+            now = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+            # Plain values: nothing of the part is to be taken apart again on its way.
+            part, digest = no_update if now == digest else json.loads(text), now
+        told.append(part)
+        digests.append(digest)
+    return *told, digests
 
 
 def no_samples(path: str, controls: Sequence[Control], values: Values, known: Known) -> Any:
@@ -268,7 +303,7 @@ def no_samples(path: str, controls: Sequence[Control], values: Values, known: Kn
     return notice("No sample in this window", [newest, link, "."])
 
 
-_NOTHING: Final = Drawn(figure=go.Figure(layout={"xaxis": {"visible": False}, "yaxis": {"visible": False}}), words="")
+_NOTHING: Final = Drawn(figure=hidden(), words="")
 
 
 def _words(value: Any) -> tuple[str, ...]:

@@ -91,7 +91,7 @@ def energy(view: View, theme: str) -> go.Figure:
                     marker={
                         "color": coloured.get(row["group"], REST_COLOUR[theme]),
                         "line": {"width": 0},
-                        "pattern": {"shape": pattern, "size": 6},
+                        "pattern": {"shape": pattern, "size": 6, "fillmode": "overlay", "solidity": 0.2},
                     },
                     hovertemplate=f"{row['group']}: %{{x:.4~s}}Wh {name}<extra></extra>",
                 )

@@ -1,6 +1,6 @@
 """How figures look: colours that everybody can tell apart, axes titled from the catalogue, nothing in the way."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from math import log10
 from typing import Any, Final
@@ -25,6 +25,13 @@ INK: Final = {"light": "#343a40", "dark": "#c9cdd2"}
 STRONG: Final = {"light": "#c92a2a", "dark": "#ff8787"}
 """For one line that must not be overlooked: a peak, a limit, a front."""
 _GRID: Final = {"light": "#e9ecef", "dark": "#3b3f45"}
+_EDGE_PX: Final = 8
+_LINE_PX: Final = 16
+_TITLE_PX: Final = 24
+_NUMBER_PX: Final = 46
+_WIDTH_PX: Final = dict.fromkeys("ijl.,:;'|!()-/ ", 4.3) | dict.fromkeys("mwMW%@", 11.0)
+"""How wide letters are that are not as the others, in the widest of the fonts."""
+_OTHERS_PX: Final = 7.6
 
 
 def axis(metric: Metric, unit: str | None = None) -> str:
@@ -49,15 +56,21 @@ def empty(theme: str, *, x: dict[str, Any] | None = None, y: dict[str, Any] | No
         "zerolinecolor": _GRID[theme],
         "linecolor": _GRID[theme],
         "ticks": "",
-        "automargin": True,
     }
     # Given at once: to update a figure that is there takes ten times as long.
     looks: dict[str, Any] = dict(
+        # All that is not usual is said here: a template is another six kilobytes, which the browser has to apply.
+        template="none",
+        autotypenumbers="strict",
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": "system-ui, -apple-system, Segoe UI, Roboto, sans-serif", "size": 12, "color": INK[theme]},
-        margin={"l": 8, "r": 8, "t": 8, "b": 8},
-        hoverlabel={"bgcolor": PAPER[theme], "bordercolor": _GRID[theme], "font": {"color": INK[theme]}},
+        hoverlabel={
+            "align": "left",
+            "bgcolor": PAPER[theme],
+            "bordercolor": _GRID[theme],
+            "font": {"color": INK[theme]},
+        },
         # Names and colours stand above the figure, where they wrap at any width.
         showlegend=False,
         uirevision="keep",
@@ -66,6 +79,45 @@ def empty(theme: str, *, x: dict[str, Any] | None = None, y: dict[str, Any] | No
         **layout,
     )
     return go.Figure(layout=looks)
+
+
+def hidden() -> go.Figure:
+    """A figure of nothing, without axes."""
+    return go.Figure(layout={"template": "none", "xaxis": {"visible": False}, "yaxis": {"visible": False}})
+
+
+def fitted(figure: go.Figure) -> dict[str, Any]:
+    """
+    The figure as it goes to the browser, with room for what stands beside its axes.
+
+    A browser that has to find out how much that needs draws twice.
+    """
+    drawn: dict[str, Any] = figure.to_dict()
+    layout = drawn["layout"]
+    x, y = layout["xaxis"], layout["yaxis"]
+    named = [y.get("categoryarray", []), *(trace.get("y", []) for trace in drawn["data"])]
+    words = [word for words in named if isinstance(words, list | tuple) for word in words if isinstance(word, str)]
+    widest = max(map(_wide_px, words), default=0.0) if y.get("type") == "category" else _NUMBER_PX
+    two = "\n" in x.get("tickformat", "") or any("<br>" in str(word) for word in x.get("tickvals", []))
+    layout["margin"] = {
+        "l": _EDGE_PX + _beside(y, round(widest)),
+        "b": _EDGE_PX + _beside(x, (2 if two else 1) * _LINE_PX),
+        # A label in the middle of the last tick stands over the edge.
+        "r": _EDGE_PX + (_beside(x, _LINE_PX) and _LINE_PX),
+        "t": _EDGE_PX,
+    }
+    return drawn
+
+
+def _beside(axis: Mapping[str, Any], labels_px: int) -> int:
+    """The room that an axis takes with labels of that size."""
+    if axis.get("visible") is False or axis.get("showticklabels") is False:
+        return 0
+    return labels_px + (_TITLE_PX if axis.get("title") else 0)
+
+
+def _wide_px(word: str) -> float:
+    return sum(_WIDTH_PX.get(letter, _OTHERS_PX) for letter in word)
 
 
 def values(series: pl.Series) -> Any:

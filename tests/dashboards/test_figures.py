@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from dash import no_update
 
 from collector.catalogue import POWER, UTILIZATION
 from collector.store import Store
@@ -15,6 +16,7 @@ from dashboards.data.fleet import View
 from dashboards.data.stored import Stored
 from dashboards.figures import fleet as figures
 from dashboards.figures import style
+from dashboards.page import changed
 from dashboards.selection import Selection
 
 
@@ -78,3 +80,28 @@ def test_the_time_axis_is_the_window_whatever_was_measured(view: View) -> None:
     first, last = figures.power(view, "light").layout.xaxis.range
     assert (first, last) == (datetime(2026, 3, 4, 11, 45), datetime(2026, 3, 4, 12, 0, 1))
     assert view.end == datetime(2026, 3, 4, 12, 0, 1, tzinfo=UTC)
+
+
+def test_a_figure_makes_room_for_the_names_beside_it_so_that_it_is_drawn_once() -> None:
+    def left(name: str) -> int:
+        figure = style.empty("light", y={"type": "category"})
+        figure.add_bar(x=[1.0], y=[name], orientation="h")
+        drawn = style.fitted(figure)
+        assert "automargin" not in drawn["layout"]["yaxis"]
+        return int(drawn["layout"]["margin"]["l"])
+
+    assert left("phoenix-r02-n4") > 14 * 7
+    assert left("phoenix-r02-n4") > left("phoenix") + 40
+
+
+def test_what_the_browser_has_is_not_sent_again() -> None:
+    one, other = style.hidden(), style.hidden()
+    other.add_bar(x=[1.0, float("nan")])
+    *first, sent = changed([one, "said"], None)
+    assert first[1] == "said"
+    *again, sent_again = changed([style.hidden(), "said"], sent)
+    assert again == [no_update, no_update]
+    *third, sent = changed([other, no_update], sent_again)
+    assert third[0]["data"][0]["x"] == [1.0, None]
+    assert third[1] is no_update
+    assert changed([other, "said"], sent)[:2] == (no_update, no_update)
