@@ -13,7 +13,7 @@ import polars as pl
 
 from analytics.boards import with_meters
 from analytics.cells import CELLS, IDLE_RATIO
-from analytics.efficiency import counted_edges, current, energy_in, held_energy, of_workloads, work_of
+from analytics.efficiency import counted_edges, counted_times, current, energy_in, held_energy, of_workloads
 from analytics.energy import (
     DEVICE_STEPS,
     device_cells,
@@ -29,6 +29,7 @@ from analytics.fleet import Fleet
 from analytics.frames import each_part
 from analytics.intervals import BOUNDS, bounds, measured, total
 from analytics.steps import readings
+from analytics.work import counters, work_of
 from collector.catalogue import (
     ACTIVITY_GRAPHICS,
     ACTIVITY_SM,
@@ -152,12 +153,15 @@ def account(
     active = None
     if basis == "activity" and devices is not None:
         active = _once(_activity(pl.concat(parts), devices))
-    hosts = None if host_samples is None else _Stretches.of(platform_steps(host_samples, max_gap_s=max_gap_s), by)
+    hosts = None if host_samples is None else _Stretches.of_machines(host_samples, by, max_gap_s)
     lengths_s = [seconds(window) for window in (windows, by) if window is not None]
+    if hosts is not None and hosts.any:
+        lengths_s.append(hosts.length_s)
     edges, allocated = _edges(held, active), _once(allocations)
     if workload_samples is not None:
-        workload_samples = _once(workload_samples)
-        edges = pl.concat([edges, counted_edges(workload_samples, allocated)])
+        workload_samples = _once(counters(workload_samples))
+        read = _once(counted_times(workload_samples))
+        edges = pl.concat([edges, counted_edges(read, allocated)])
 
     def of_part(samples: pl.LazyFrame) -> tuple[pl.DataFrame, pl.DataFrame, "_Inside", pl.DataFrame | None]:
         rows = readings(of_boards(samples, devices)).collect()
@@ -171,7 +175,7 @@ def account(
         if workload_samples is None:
             return energy, lines, inside, None
         theirs = allocated.join(cells.lazy().select("device").unique(), on="device", how="semi")
-        return energy, lines, inside, held_energy(cells.lazy(), workload_samples, theirs, by=by).collect()
+        return energy, lines, inside, held_energy(cells.lazy(), read, theirs, by=by).collect()
 
     done = each_part(of_part, parts, threads=threads)
     lines = [lines for _, lines, _, _ in done]
@@ -183,7 +187,7 @@ def account(
     # What was held and never read has no energy; it is a device all the same.
     unread = allocated.join(found.windows.lazy().select("device").unique(), on="device", how="anti")
     nothing = pl.LazyFrame(schema={**DEVICE_STEPS, **CELLS})
-    drawn = [held_energy(nothing, workload_samples, unread, by=by).collect()]
+    drawn = [held_energy(nothing, read, unread, by=by).collect()]
     drawn += [drawn for _, _, _, drawn in done if drawn is not None]
     drawn_of_all = with_meters(pl.concat(drawn).lazy(), devices)
     return found._replace(workloads=of_workloads(drawn_of_all, workload_samples, by=by).collect())
@@ -347,12 +351,14 @@ def platform_steps(host_samples: pl.LazyFrame, *, max_gap_s: float | None = None
 
     In:  host_samples: host, time, source, platform_power_w, platform_energy_j.
     """
-    return device_steps(
-        host_samples.select(
-            "time", "source", "host", device="host",
-            power_w=HOST_PLATFORM_POWER.column, energy_j=HOST_PLATFORM_ENERGY.column,
-        ),
-        max_gap_s=max_gap_s,
+    return device_steps(_machines(host_samples), max_gap_s=max_gap_s)
+
+
+def _machines(host_samples: pl.LazyFrame) -> pl.LazyFrame:
+    """The samples of whole machines as if they were devices."""
+    return host_samples.select(
+        "time", "source", "host", device="host",
+        power_w=HOST_PLATFORM_POWER.column, energy_j=HOST_PLATFORM_ENERGY.column,
     )  # fmt: skip
 
 
@@ -427,17 +433,34 @@ class _Stretches(NamedTuple):
 
     frame: pl.LazyFrame
     by: str | None
+    length_s: float
 
     @staticmethod
     def of(wholes: pl.LazyFrame, by: str | None) -> "_Stretches":
-        length_s = STRETCH_S if by is None or seconds(by) % STRETCH_S == 0 else seconds(by)
-        return _Stretches(_once(_stretches(_once(wholes), length_s)), by)
+        """Of steps of wholes, or of cells that are cut at their gaps and at the edges of stretches."""
+        length_s = _stretch_s(by)
+        return _Stretches(_once(_stretches(_once(wholes), length_s)), by, length_s)
+
+    @staticmethod
+    def of_machines(host_samples: pl.LazyFrame, by: str | None, max_gap_s: float | None) -> "_Stretches":
+        """Of whole machines."""
+        rows = readings(_machines(host_samples)).collect()
+        found = device_cells(rows, lengths_s=[_stretch_s(by)], max_gap_s=max_gap_s, at_gaps=True)
+        return _Stretches.of(found.lazy(), by)
+
+    @property
+    def any(self) -> bool:
+        """Whether there are any."""
+        return self.frame.limit(1).collect().height > 0
 
     def edges(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """Where stretches begin and end, for the devices of their hosts."""
-        belongs = rows.lazy().select("device", whole="host").drop_nulls().unique()
-        edges = [self.frame.select("whole", edge=edge) for edge in ("start", "end")]
-        return belongs.join(pl.concat(edges).unique(), on="whole").select("device", "edge").collect()
+        """Where stretches begin and end between two whole lengths, for the devices of their hosts."""
+        # Readings come device by device, so few of them are looked at twice.
+        new = pl.any_horizontal(pl.col(name).ne_missing(pl.col(name).shift(1)) for name in ("device", "host"))
+        belongs = rows.lazy().filter(new).select("device", whole="host").drop_nulls().unique()
+        edges = pl.concat([self.frame.select("whole", edge=edge) for edge in ("start", "end")]).unique()
+        edges = edges.filter(pl.col("edge").to_physical() % round(self.length_s * _NS) != 0)
+        return belongs.join(edges, on="whole").select("device", "edge").collect()
 
     def of_parts(self, parts: pl.LazyFrame, belongs: pl.LazyFrame, *, sign: float = 1.0) -> pl.LazyFrame:
         """The parts' joules, seconds and errors in each stretch; with *sign* -1 what the whole draws through others."""
@@ -761,6 +784,10 @@ def _free_lines(found: pl.LazyFrame, holders: pl.LazyFrame, window: list[str]) -
     return found.join(taken, on="piece", how="left").select(
         "device", *nobody, *window, kind=pl.lit("unallocated"), **{name: pl.col(name) * free for name in AMOUNTS}
     )
+
+
+def _stretch_s(by: str | None) -> float:
+    return STRETCH_S if by is None or seconds(by) % STRETCH_S == 0 else seconds(by)
 
 
 def _stretches(steps: pl.LazyFrame, length_s: float) -> pl.LazyFrame:

@@ -63,13 +63,15 @@ def cells(
     idle_ratio: float = IDLE_RATIO,
     use: bool = False,
     judge: bool = True,
+    at_gaps: bool = False,
 ) -> Cells:
     """
     Sum the steps of readings between edges: of windows of each of *lengths_s*, of hours, and *edges* (device, edge).
 
     A step that crosses an edge is shared by time. `USE` is there if it is asked for: a step is idle if no more than
     *idle_ratio* of it is in use; where utilisation was not read it is not. Without *judge* there are the cells of all
-    sources, with `analytics.steps.JOULES` in place of `AMOUNTS`, for `judged`.
+    sources, with `analytics.steps.JOULES` in place of `AMOUNTS`, for `judged`. With *at_gaps* (and *judge*) no cell
+    holds both steps with energy and steps without.
     """
     rows = found.rows
     if rows.is_empty():
@@ -81,7 +83,11 @@ def cells(
     elif "mixed_j" not in amounts:
         amounts |= {f"mixed_{name}": amounts[f"power_{name}"] for name in ("j", "s")}
     longest_s = max(MAX_COUNTER_GAP_S, LONGEST_GAP_S, max_gap_s or 0.0)
-    cut = Cut.of(found, found.span > round(longest_s * NS), _lengths(lengths_s), own_edges(found.heads, edges))
+    own = own_edges(found.heads, edges)
+    if at_gaps:
+        more = _gaps(found, amounts["covered_s"] > 0)
+        own = np.append(own[0], more[0]), np.append(own[1], more[1])
+    cut = Cut.of(found, found.span > round(longest_s * NS), _lengths(lengths_s), own)
     kept, last_row, sums, of_row = cut.summed(amounts, found)
     of = cut.series[kept]
     begin = np.maximum(cut.time[kept], found.time[found.starts][of])
@@ -115,6 +121,15 @@ def own_edges(heads: pl.DataFrame, edges: pl.DataFrame | None) -> tuple[Ints, In
     known = heads.select("device", series=pl.int_range(pl.len(), dtype=pl.Int64))
     own = edges.select("device", edge=nanoseconds("edge")).drop_nulls().join(known, on="device")
     return own["series"].to_numpy(), own["edge"].to_numpy()
+
+
+def _gaps(found: Ordered, covered: NDArray[np.bool_]) -> tuple[Ints, Ints]:
+    """The series and times at which steps without energy begin, and those with it again."""
+    bare = ~covered & ~found.first
+    begins = np.flatnonzero(bare & ~np.append(False, bare[:-1]))
+    ends = np.flatnonzero(bare & ~np.append(bare[1:], False))
+    of = np.append(begins, ends)
+    return found.series[of], np.append((found.time - found.span)[begins], found.time[ends])
 
 
 def _judged(there: dict[str, Floats], found: Ordered, agreement: Floats, idle_ratio: float | None) -> dict[str, Floats]:
@@ -163,17 +178,18 @@ class Cut(NamedTuple):
     def of(found: Ordered, silent: NDArray[np.bool_], lengths: Sequence[int], own: tuple[Ints, Ints]) -> "Cut":
         """Edges of windows of *lengths* (ns) and *own* (series, time), anew after each row that is *silent*."""
         series, time, first = found.series, found.time, found.first
-        # After a silence edges begin anew: those within it would divide nothing, and there may be years of them.
+        # After a silence edges begin anew: those within it would divide nothing, and there may be years of them. But
+        # that with which the window of its beginning ends is there, or what was before would be spread over it.
         starts = np.flatnonzero(first | silent)
         ends = np.append(starts[1:], time.size) - 1
         some = [own]
         for length in lengths:
             window = time[starts] // length
-            count = time[ends] // length - window + 1
+            count = time[ends] // length - window + 2
             number = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
             some.append((np.repeat(series[starts], count), (np.repeat(window, count) + number) * length))
         of, at = (np.concatenate(arrays) for arrays in zip(*some, strict=True))
-        if own[0].size or len(lengths) > 1:
+        if own[0].size or len(lengths) > 1 or silent.any():
             order = np.lexsort((at, of))
             of, at = of[order], at[order]
         new = np.append(True, (of[1:] != of[:-1]) | (at[1:] != at[:-1]))

@@ -11,14 +11,11 @@ from typing import Final
 import polars as pl
 
 from analytics.boards import with_meters
-from analytics.energy import Group, device_steps, energy, group_of, seconds, split
+from analytics.energy import Group, device_steps, energy, group_of, seconds
 from analytics.intervals import BOUNDS, bounds, error_of_sums, measured, total
-from analytics.steps import difference, in_order
+from analytics.work import WORK, counters, work_of
 from collector.catalogue import REQUESTS, SAMPLES, STEPS, TOKENS_IN, TOKENS_OUT
-from collector.gaps import MAX_COUNTER_GAP_S
 
-WORK: Final = (TOKENS_OUT.column, TOKENS_IN.column, SAMPLES.column, STEPS.column, REQUESTS.column)
-"""The counters of work done that are differenced for each workload."""
 PER_TOKEN: Final = ("joules_per_token_low", "joules_per_token_high")
 
 _NS: Final = 1_000_000_000
@@ -68,27 +65,25 @@ def efficiency(
     tokens.
     """
     steps = device_steps(device_samples, max_gap_s=max_gap_s, devices=devices)
-    drawn = with_meters(held_energy(steps, workload_samples, allocations, by=by), devices)
+    drawn = with_meters(held_energy(steps, counted_times(workload_samples), allocations, by=by), devices)
     return of_workloads(drawn, workload_samples, by=by)
 
 
-def held_energy(
-    steps: pl.LazyFrame, workload_samples: pl.LazyFrame, allocations: pl.LazyFrame, *, by: str | None
-) -> pl.LazyFrame:
+def held_energy(steps: pl.LazyFrame, read: pl.LazyFrame, allocations: pl.LazyFrame, *, by: str | None) -> pl.LazyFrame:
     """
     What the devices of each workload drew, twice: while it held them, and (`counted`) while its counters were read too.
 
-    In:  steps as `analytics.energy.device_steps` gives them; the rest as `efficiency`.
+    In:  steps as `analytics.energy.device_steps` gives them; read: of `counted_times`; allocations as `efficiency`.
     Out: workload, device, counted, window (with *by*), start, end, share, name, user, team, span_s, covered_s, and the
          share's energy_j, counter_j, modelled_j, error_j; busy_s, busy_covered_s.
     """
-    spans = _spans(current(allocations), _seen(workload_samples), seconds(by) if by else None)
+    spans = _spans(current(allocations), read, seconds(by) if by else None)
     return energy_in(spans, steps).collect().lazy()
 
 
-def counted_edges(workload_samples: pl.LazyFrame, allocations: pl.LazyFrame) -> pl.DataFrame:
-    """Where the counters of who holds a device begin and end to be read: device, edge."""
-    counted = _spans(current(allocations), _seen(workload_samples), None).filter(pl.col("counted")).collect()
+def counted_edges(read: pl.LazyFrame, allocations: pl.LazyFrame) -> pl.DataFrame:
+    """Where the counters of who holds a device begin and end to be read (of `counted_times`): device, edge."""
+    counted = _spans(current(allocations), read, None).filter(pl.col("counted")).collect()
     return pl.concat([counted.select("device", edge=edge) for edge in ("start", "end")]).unique()
 
 
@@ -238,7 +233,7 @@ def tokens_of_devices(workload_samples: pl.LazyFrame, allocations: pl.LazyFrame,
     wanted = seconds(by) if by else None
     keys = ["device"] if wanted is None else ["device", "window"]
     of_workload = ["workload", *keys[1:]]
-    spans = _spans(current(allocations), _seen(workload_samples), wanted)
+    spans = _spans(current(allocations), counted_times(workload_samples), wanted)
     held = cut_spans(spans.filter(pl.col("counted")))
     held = held.with_columns(span_s=(_ns("end") - _ns("start")) / _NS)
     return (
@@ -287,26 +282,15 @@ def current(allocations: pl.LazyFrame) -> pl.LazyFrame:
     )
 
 
-def _source_known(workload_samples: pl.LazyFrame) -> pl.LazyFrame:
-    frame = _with_nulls(
-        workload_samples, {"source": pl.String(), "model": pl.String(), **{name: pl.Float64() for name in WORK}}
-    )
-    return frame.with_columns(pl.col("time").cast(pl.Datetime("ns")))
-
-
-def _seen(workload_samples: pl.LazyFrame) -> pl.LazyFrame:
-    """From when until when each workload's counters were read."""
+def counted_times(workload_samples: pl.LazyFrame) -> pl.LazyFrame:
+    """From when until when each workload's counters were read: workload, first, last."""
     read = pl.any_horizontal(pl.col(name).is_not_null() for name in WORK)
-    return (
-        _source_known(workload_samples)
-        .filter(read)
-        .group_by("workload")
-        .agg(first=pl.col("time").min(), last=pl.col("time").max())
-    )
+    of_workload = counters(workload_samples).filter(read).group_by("workload")
+    return of_workload.agg(first=pl.col("time").min(), last=pl.col("time").max())
 
 
 def _names(workload_samples: pl.LazyFrame) -> pl.LazyFrame:
-    return _source_known(workload_samples).group_by("workload").agg(pl.col("model").drop_nulls().last())
+    return counters(workload_samples).group_by("workload").agg(pl.col("model").drop_nulls().last())
 
 
 def _spans(allocations: pl.LazyFrame, seen: pl.LazyFrame, window_s: float | None) -> pl.LazyFrame:
@@ -398,67 +382,3 @@ def _total_at(name: str, edge: str) -> pl.Expr:
     # Between steps nothing is known: then all of the next one is after the edge.
     after = pl.when(time > begin).then((time - pl.max_horizontal(_ns(edge), begin)) / (time - begin)).otherwise(0.0)
     return (pl.col(f"{name}_total_{edge}") - pl.col(f"{name}_{edge}") * after).alias(name)
-
-
-# --------------------------------------------------------------------------------------------------------------- work
-
-
-def work_of(
-    workload_samples: pl.LazyFrame,
-    window_s: float | None,
-    *,
-    more: Sequence[str] = (),
-    within: pl.LazyFrame | None = None,
-) -> pl.LazyFrame:
-    """
-    What each workload did, by its best source.
-
-    *within* (workload, start, end) bounds the time of those that it names; what crosses an edge is shared by time.
-
-    Out: workload, window (of *window_s*, if that is given), work_s (how long one of the counters of `WORK` was known),
-         the rise of those counters and of *more*, null where not read.
-    """
-    keys, names = ["workload", "source"], (*WORK, *more)
-    rows = _with_nulls(_source_known(workload_samples), dict.fromkeys(more, pl.Float64()))
-    parts = {name: difference(name, MAX_COUNTER_GAP_S, float("inf")) for name in names}
-    steps = in_order(rows, keys, names).select(
-        *keys,
-        "time",
-        begin=pl.when(pl.col("workload") == pl.col("workload").shift(1))
-        .then(pl.col("time").shift(1))
-        .otherwise("time"),
-        **{name: risen for name, (risen, _) in parts.items()},
-        **{f"{name}_s": covered for name, (_, covered) in parts.items()},
-    )
-    amounts = [*names, *(f"{name}_s" for name in names)]
-    if within is not None:
-        steps = _inside(steps, within, amounts)
-    if window_s is not None:
-        steps = split(steps, window_s, amounts).rename({"chunk": "window"})
-    group = ["workload"] if window_s is None else ["workload", "window"]
-    work_s = pl.max_horizontal(f"{name}_s" for name in WORK)
-    return (
-        steps.group_by([*group, "source"])
-        .agg(pl.col(name).sum() for name in amounts)
-        .with_columns(work_s=work_s)
-        .sort([*group, "work_s", "source"], descending=[*(False for _ in group), True, False])
-        .unique(group, keep="first", maintain_order=True)
-        .select(*group, "work_s", *(pl.when(pl.col(f"{name}_s") > 0).then(name).alias(name) for name in names))
-    )
-
-
-def _inside(steps: pl.LazyFrame, within: pl.LazyFrame, amounts: Sequence[str]) -> pl.LazyFrame:
-    """Steps (begin, time) with the part of their *amounts* that is within the bounds of their workload."""
-    begin, end = pl.max_horizontal("begin", "start"), pl.min_horizontal("time", "end")
-    length = _ns("time") - _ns("begin")
-    share = pl.when(length > 0).then(((end - begin).dt.total_nanoseconds() / length).clip(0.0)).otherwise(1.0)
-    # What is wholly outside stays where it was, without anything in it.
-    inside = begin < end
-    return (
-        steps.join(within, on="workload", how="left")
-        .with_columns(pl.col(name) * share for name in amounts)
-        .with_columns(
-            begin=pl.when(inside).then(begin).otherwise("begin"), time=pl.when(inside).then(end).otherwise("time")
-        )
-        .drop("start", "end")
-    )

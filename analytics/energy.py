@@ -466,9 +466,11 @@ def device_cells(
     max_gap_s: float | None = None,
     idle_ratio: float = IDLE_RATIO,
     devices: pl.LazyFrame | None = None,
+    at_gaps: bool = False,
 ) -> pl.DataFrame:
     """
-    As `device_steps`, joined together between edges: of hours, of windows of each of *lengths_s*, and *edges*.
+    As `device_steps`, joined together between edges: of hours, of windows of each of *lengths_s*, and *edges*; with
+    *at_gaps* also of stretches without energy.
 
     In:  rows: of `analytics.steps.readings`, of `of_boards` for the same *devices*; *edges*: device, edge.
     Out: the columns of `device_steps`, and of `analytics.cells.CELLS`.
@@ -476,7 +478,10 @@ def device_cells(
     Whatever begins and ends on edges (`analytics.efficiency.energy_in`) finds the same in them as in the steps, for a
     hundredth of the work.
     """
-    of = cells(ordered(rows), lengths_s=lengths_s, edges=edges, max_gap_s=max_gap_s, idle_ratio=idle_ratio, use=True)
+    of = cells(
+        ordered(rows), lengths_s=lengths_s, edges=edges, max_gap_s=max_gap_s, idle_ratio=idle_ratio, use=True,
+        at_gaps=at_gaps,
+    )  # fmt: skip
     return with_errors(of.frame.lazy(), devices).collect()
 
 

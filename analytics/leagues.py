@@ -14,10 +14,10 @@ import polars as pl
 
 from analytics.attribution import COUNTED, ENERGY, OWNER
 from analytics.boards import with_meters
-from analytics.efficiency import work_of
 from analytics.energy import seconds
 from analytics.intervals import BOUNDS, total
 from analytics.measures import QUANTILES, TIMES, latencies, mean_time
+from analytics.work import work_of
 from collector import catalogue as c
 
 Key = Literal["workload", "sku", "driver_version", "framework", "team", "site", "model", "user", "name", "host"]

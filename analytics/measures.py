@@ -17,9 +17,17 @@ import polars as pl
 
 from analytics.attribution import overhead, platform_steps
 from analytics.boards import with_meters
-from analytics.efficiency import held_energy, held_hull, joules_per_token, of_workloads, tokens_per_joule, work_of
+from analytics.efficiency import (
+    counted_times,
+    held_energy,
+    held_hull,
+    joules_per_token,
+    of_workloads,
+    tokens_per_joule,
+)
 from analytics.energy import device_steps, seconds, window_start
 from analytics.intervals import bounds, error_of_sums, measured
+from analytics.work import work_of
 from collector import catalogue as c
 
 TIMES: Final = {
@@ -69,7 +77,7 @@ def measures(
     All are over the time in which the workload's counters were read, waiting included.
     """
     steps = device_steps(device_samples, max_gap_s=max_gap_s, devices=devices).collect().lazy()
-    found = with_meters(held_energy(steps, workload_samples, allocations, by=by), devices)
+    found = with_meters(held_energy(steps, counted_times(workload_samples), allocations, by=by), devices)
     keys = ["workload"] if by is None else ["workload", "window"]
     work = work_of(workload_samples, seconds(by) if by else None, more=_MORE, within=held_hull(found))
     boards = _boards(steps, types, host_samples, max_gap_s=max_gap_s, by=by)

@@ -17,9 +17,10 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-from analytics.efficiency import held_energy, work_of
+from analytics.efficiency import counted_times, held_energy
 from analytics.energy import device_steps, seconds
 from analytics.intervals import SIGMAS
+from analytics.work import work_of
 from collector.catalogue import TOKENS_CACHED, TOKENS_IN, TOKENS_OUT
 
 EVERY: Final = "1m"
@@ -78,7 +79,7 @@ def phases(
     steps = device_steps(device_samples, max_gap_s=max_gap_s, devices=devices)
     keys, joules = ["workload", "window"], pl.col("energy_j")
     drawn = (
-        held_energy(steps, workload_samples, allocations, by=every)
+        held_energy(steps, counted_times(workload_samples), allocations, by=every)
         .filter("counted")
         .group_by(keys)
         .agg(pl.col("span_s", "covered_s", "energy_j").sum(), held_s=pl.col("span_s").max())

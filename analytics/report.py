@@ -16,7 +16,7 @@ import polars as pl
 from analytics.attribution import platform_steps
 from analytics.boards import with_meters
 from analytics.cost import cost, fixed_cost, rates
-from analytics.efficiency import current, energy_in, held_energy, of_workloads, work_of
+from analytics.efficiency import counted_times, current, energy_in, held_energy, of_workloads
 from analytics.energy import device_steps
 from analytics.findings import findings, thin
 from analytics.fleet import Fleet
@@ -37,6 +37,7 @@ from analytics.report_records import (
 from analytics.signals import GAUGES
 from analytics.steps import difference, in_order
 from analytics.waste import placed
+from analytics.work import work_of
 from collector.catalogue import (
     ACTIVITY_DRAM,
     ACTIVITY_SM,
@@ -494,11 +495,12 @@ def _work(workload: str, told: "WorkloadFrames", max_gap_s: float | None) -> tup
     # What runs still ends, for now, with the last that was seen.
     last = steps.select(pl.col("time").max().to_physical().fill_null(0)).collect().item()
     mine = held(mine, None, last)
-    used = with_meters(held_energy(steps, own, mine, by=None), told.devices)
+    read = counted_times(own).collect().lazy()
+    used = with_meters(held_energy(steps, read, mine, by=None), told.devices)
     joules, counter = used.filter(~pl.col("counted")).select(pl.col("energy_j", "counter_j").sum()).collect().row(0)
     found = of_workloads(used, own, by=None).collect()
     row = found.row(0, named=True) if found.height else dict.fromkeys(found.columns)
-    windows = of_workloads(held_energy(steps, own, mine, by="5m"), own, by="5m")
+    windows = of_workloads(held_energy(steps, read, mine, by="5m"), own, by="5m")
     best, pace = windows.select(
         pl.col("joules_per_token").quantile(BEST_WINDOWS), pace=pl.col("tokens_per_s").quantile(0.99)
     ).collect().row(0)  # fmt: skip

@@ -34,6 +34,8 @@ BUSY: Final = ("busy_s", "busy_covered_s")
 
 GROUP: Final = "__group"
 _SHORT: Final = 100
+_SLICED: Final = 200
+"""Rows of a run from which on a slice of it costs less than its rows one by one."""
 
 
 @dataclass(frozen=True)
@@ -104,13 +106,13 @@ def readings(samples: pl.LazyFrame) -> pl.LazyFrame:
 def ordered(rows: pl.DataFrame) -> Ordered:
     """Put `readings` in order; of rows of a series with the same time the last counts."""
     starts = _starts(rows)
-    if starts.size * 4 > rows.height:
-        rows, starts = _sorted(rows)
-    elif rows.select(pl.struct(KEYS).gather(starts).is_duplicated().any()).item():
-        rows, starts = _joined(rows, starts)
     found = Ordered(rows, starts)
+    if starts.size * 4 > rows.height:
+        found = _sorted(rows)
+    elif rows.select(pl.struct(KEYS).gather(starts).is_duplicated().any()).item():
+        found = _joined(rows, starts)
     if (found.span < 0).any():
-        found = Ordered(*_sorted(rows))
+        found = _sorted(rows)
     again = found.span == 0
     again[found.starts] = False
     if again.any():
@@ -130,24 +132,28 @@ def _differs(key: str) -> pl.Expr:
     return pl.col(key).ne_missing(pl.col(key).shift(1))
 
 
-def _sorted(rows: pl.DataFrame) -> tuple[pl.DataFrame, Ints]:
+def _sorted(rows: pl.DataFrame) -> Ordered:
     rows = rows.sort([*KEYS, "time"], maintain_order=True)
-    return rows, _starts(rows)
+    return Ordered(rows, _starts(rows))
 
 
-def _joined(rows: pl.DataFrame, starts: Ints) -> tuple[pl.DataFrame, Ints]:
+def _joined(rows: pl.DataFrame, starts: Ints) -> Ordered:
     """Bring the runs of a series together: a store has one in each segment. Runs are few where rows are many."""
     heads = rows.select(pl.col(*KEYS, "time").gather(starts)).with_row_index("run")
     runs = heads.sort([*KEYS, "time"], maintain_order=True)["run"].to_numpy()
     length = np.diff(np.append(starts, rows.height))[runs]
     ends = np.cumsum(length)
-    moved = rows[np.arange(rows.height) + np.repeat(starts[runs] - (ends - length), length)]
+    if starts.size * _SLICED < rows.height:
+        # Slices copy no words, which are most of a row.
+        moved = pl.concat([rows.slice(at, count) for at, count in zip(starts[runs], length, strict=True)])
+    else:
+        moved = rows[np.arange(rows.height) + np.repeat(starts[runs] - (ends - length), length)]
     joined = Ordered(moved, _starts(moved))
     joints = ends[:-1]
     # Runs that overlap in time are sorted row by row; which of two rows of one time came later is lost here.
     if (~joined.first[joints] & (joined.time[joints] <= joined.time[joints - 1])).any():
         return _sorted(rows)
-    return moved, joined.starts
+    return joined
 
 
 # ------------------------------------------------------------------------------------------------------- expressions
@@ -226,6 +232,24 @@ def difference(column: str, max_gap_s: float, max_power_w: float) -> tuple[pl.Ex
 
 
 # -------------------------------------------------------------------------------------------------------------- steps
+
+
+def risen(found: Ordered, column: str, max_gap_s: float = MAX_COUNTER_GAP_S) -> tuple[Floats, Floats]:
+    """As `difference` without a limit of power, of rows in order: rise and covered seconds of each step."""
+    values, longest = found.rows[column].to_numpy(), round(max_gap_s * NS)
+    if not found.rows[column].null_count():
+        rise = np.diff(values, prepend=values[:1])
+        counts = ~found.first & (rise >= 0) & (found.span <= longest)
+        return np.where(counts, rise, 0.0), np.where(counts, found.span / NS, 0.0)
+    read = ~np.isnan(values)
+    at = np.flatnonzero(read)
+    rise, span = np.diff(values[at]), np.diff(found.time[at])
+    counts = (found.series[at[1:]] == found.series[at[:-1]]) & (rise >= 0) & (span <= longest)
+    # Of each row the two readings around it, by the number of the first; none before the first and after the last.
+    pair = np.cumsum(read) - read - 1
+    counts = np.append(counts, False)[pair]
+    shared = np.append(rise, 0.0)[pair] * (found.span / np.append(np.maximum(span, 1), 1)[pair])
+    return np.where(counts, shared, 0.0), np.where(counts, found.span / NS, 0.0)
 
 
 def gaps_s(found: Ordered, column: str, max_gap_s: float | None) -> Floats:

@@ -12,9 +12,10 @@ import polars as pl
 
 from analytics.changes import DEVICE_SETTINGS, framework_name, framework_version, settings
 from analytics.changes import READ as SETTINGS_READ
-from analytics.efficiency import current, efficiency, work_of
+from analytics.efficiency import current, efficiency
 from analytics.energy import seconds
 from analytics.inventory import held as held_in
+from analytics.work import work_of
 from collector.catalogue import CLOCK_SM, LATENCY_P50, TEMPERATURE, UTILIZATION
 
 WINDOW: Final = "5m"

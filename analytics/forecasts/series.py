@@ -5,8 +5,9 @@ from typing import Final, Literal
 
 import polars as pl
 
-from analytics.efficiency import current, work_of
+from analytics.efficiency import current
 from analytics.energy import energy, group_of
+from analytics.work import work_of
 from collector.catalogue import TOKENS_OUT
 
 What = Literal["power", "devices", "tokens"]

@@ -297,6 +297,15 @@ def test_pue_is_measured_only_while_both_meters_are_read() -> None:
     assert (row["site"], row["pue"], row["covered_s"]) == ("dub", pytest.approx(1.2), pytest.approx(300.0))
 
 
+def test_what_a_device_drew_before_hours_of_silence_is_not_spread_over_them() -> None:
+    samples = device("a", 300.0, until=30_000).filter(~pl.col("time").is_between(at(500), at(20_000), closed="right"))
+    lines = attribute(samples, held(("x", "a", 0, None, 1.0)), by="15m").collect()
+    of_windows = energy(samples, by="15m").collect()
+    covered = lines.filter(pl.col("covered_s") > 0)
+    assert covered["window"].unique().sort().to_list() == of_windows["window"].to_list()
+    assert joules(covered.lazy(), "window") == pytest.approx(joules(of_windows.lazy(), "window"))
+
+
 # ---------------------------------------------------------------------------------------------------- conservation
 
 SECONDS = st.integers(0, 900)
@@ -356,6 +365,9 @@ def test_devices_and_overhead_add_up_to_the_host_wherever_both_are_measured(rows
     belongs = steps.select(part="device", whole="host").unique()
     machine = platform_steps(frame)
     found = overhead(machine, steps, belongs).collect()
+    in_one_pass = host_lines(measured(rows), frame).collect()
+    assert in_one_pass["energy_j"].to_list() == pytest.approx(found["overhead_j"].to_list(), rel=1e-9, abs=1e-6)
+    assert in_one_pass["covered_s"].to_list() == pytest.approx(found["covered_s"].to_list(), rel=1e-9)
     limit = machine.select(pl.col("energy_j").sum(), pl.col("covered_s").sum()).collect()
     for row in found.to_dicts():
         assert row["parts_j"] + row["overhead_j"] == pytest.approx(row["whole_j"], rel=1e-9, abs=1e-6)
