@@ -88,17 +88,18 @@ def view(stored: Stored, values: Values) -> EfficiencyView:
     lines, runs = told.lines.lazy().filter(*chosen), told.runs.lazy().filter(*chosen)
     per, axis = PER[str(values["by"])], AGAINST[str(values["against"])]
     measure, within = cast("Measure", values["measure"]), alike(PER[str(values["by"])])
-    plain = lines.drop("currency", strict=False)
     priced = "currency" in told.lines.columns
-    length_s = told.length_s or 1.0
+    of_hosts = (told.key, tuple(sorted(selection.sites)), tuple(sorted(selection.hosts)))
+    # Whatever the league is of, this is the same.
+    lost = stored.kept(("lost", *of_hosts), lambda: _lost(lines, told.length_s or 1.0, priced=priced))
     return EfficiencyView(
         start=told.start,
         end=told.end,
         length_s=told.length_s,
-        funnel=funnel(plain, length_s=length_s).collect(),
-        funnel_cost=_priced(funnel(lines, length_s=length_s).collect()) if priced else pl.DataFrame(),
-        waste=waste(plain).collect(),
-        waste_cost=_priced(waste(lines).collect()) if priced else pl.DataFrame(),
+        funnel=lost[0],
+        funnel_cost=_priced(lost[1]) if priced else pl.DataFrame(),
+        waste=lost[2],
+        waste_cost=_priced(lost[3]) if priced else pl.DataFrame(),
         league=pareto(
             league(runs, per=per, within=within, measure=measure), axis=axis, measure=measure, within=within
         ).collect(),
@@ -106,6 +107,16 @@ def view(stored: Stored, values: Values) -> EfficiencyView:
         within=within,
         measure=measure,
         axis=axis,
+    )
+
+
+def _lost(lines: pl.LazyFrame, length_s: float, *, priced: bool) -> list[pl.DataFrame]:
+    """Funnel, funnel by currency, waste, waste by currency; without prices the second is the first."""
+    plain = lines.drop("currency", strict=False)
+    costed = lines if priced else plain
+    # At once: what they have in common is worked out once, the rest on all cores.
+    return pl.collect_all(
+        [funnel(plain, length_s=length_s), funnel(costed, length_s=length_s), waste(plain), waste(costed)]
     )
 
 

@@ -138,7 +138,14 @@ def known(stored: Stored, selection: Selection) -> Known:
 
 def _size(stored: Stored, end_ns: int, window_s: int) -> tuple[int, float]:
     """About how many devices there are, and how often each is read: those of the window's last hour."""
-    seen = scan(stored.store(), "device_samples", end_ns - min(window_s, 3600) * NS, end_ns)
+    start_ns = end_ns - min(window_s, 3600) * NS
+    # About: what is read in some minutes makes it no other.
+    key = ("size", end_ns // _RECENT_NS, start_ns // _RECENT_NS, stored.version(("device_samples",), start_ns, end_ns))
+    return stored.kept(key, lambda: _sized(stored, start_ns, end_ns))
+
+
+def _sized(stored: Stored, start_ns: int, end_ns: int) -> tuple[int, float]:
+    seen = scan(stored.store(), "device_samples", start_ns, end_ns)
     time = pl.col("time").to_physical()
     devices, series, rows, span_ns = (
         seen.select(
