@@ -102,15 +102,15 @@ def thresholds(windows: pl.LazyFrame, rules: Sequence[ThresholdRule], until_ns: 
 
     In:  windows as `windows_of` gives them.
     """
-    columns = {column for rule in rules for column in _columns(rule)}
-    frame = windows.select("device", "time", "host", *sorted(columns)).collect()
+    columns = {"device", "time", "host", *columns_of(rules)}
+    frame = windows.select(sorted(columns)).collect()
     return [stretch for rule in rules for stretch in _beyond(frame, rule, until_ns)]
 
 
-def _columns(rule: ThresholdRule) -> Iterator[str]:
-    for value in rule.values:
-        yield from (name for name in (value.left, value.right) if name is not None)
-    yield from rule.shows
+def columns_of(rules: Sequence[ThresholdRule]) -> set[str]:
+    """What *rules* look at and show of a window."""
+    looked_at = {name for rule in rules for value in rule.values for name in (value.left, value.right)}
+    return {name for name in looked_at if name is not None}.union(*(rule.shows for rule in rules))
 
 
 def value_of(values: Sequence[Value]) -> pl.Expr:

@@ -6,12 +6,12 @@ from typing import Any
 import polars as pl
 
 from analytics.anomalies.causes import without_stalls_of_absence
-from analytics.anomalies.findings import Stretch, findings, windows_of
+from analytics.anomalies.findings import Stretch, columns_of, findings, windows_of
 from analytics.anomalies.impact import impacts, with_impacts
 from analytics.anomalies.incidents import OPEN, build, standing, subjects_of
 from analytics.anomalies.places import Places
 from analytics.anomalies.rows import frame_of, rows_before, rows_of
-from analytics.anomalies.rules import LONGEST_QUIET_S, Rules
+from analytics.anomalies.rules import LONGEST_QUIET_S, Rules, ThresholdRule
 from analytics.fleet import Fleet
 from analytics.inventory import device_types
 from analytics.jobs.job import Window
@@ -26,8 +26,20 @@ def incidents(frames: Mapping[str, pl.LazyFrame], window: Window, fleet: Fleet, 
     """
     start_ns, until_ns = window.start_ns, window.until_ns
     tdp = device_types(frames["devices"], fleet).select("device", "tdp_w")
+    wanted = [
+        "device",
+        "time",
+        "window_s",
+        "host",
+        "source",
+        "rows",
+        *sorted(columns_of(rules.of(ThresholdRule)) - {"tdp_w"}),
+    ]
     windows = (
-        windows_of(frames["device_rollups"]).join(tdp, on="device", how="left", maintain_order="left").collect().lazy()
+        windows_of(frames["device_rollups"].select(sorted(wanted)))
+        .join(tdp, on="device", how="left", maintain_order="left")
+        .collect()
+        .lazy()
     )
     devices = frames["devices"].sort("time").unique("device", keep="last", maintain_order=True).collect()
     partitions = set(devices.filter(pl.col("parent").is_not_null())["device"])

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from analytics.anomalies.detector import MAD_SIGMA, Array, Floats, scored
+from analytics.anomalies.groups import numbered, pairs
 from collector.errors import NotEnoughData
 
 FEWEST: Final = 4
@@ -74,8 +75,7 @@ def _compared(windows: pl.DataFrame, fewest: int) -> tuple[Floats, Array]:
     """For each row the median of the others of its group at its time (NaN: too few), and how many there are."""
     told = windows.select(
         "value",
-        group=pl.col("group").rank("dense").fill_null(0).cast(pl.Int64) * windows.height
-        + pl.col("time").rank("dense").cast(pl.Int64),
+        group=pl.Series(pairs(numbered(windows["group"]), windows["time"].to_physical().to_numpy())),
         judged=pl.col("group").is_not_null() & (pl.col("value") >= 0),
     )
     rows = np.flatnonzero(told["judged"].fill_null(False).to_numpy())

@@ -52,6 +52,10 @@ BUSY_RATIO: Final = 0.2
 """A workload is expected to make no less for being idler than this: that its devices idle explains nothing."""
 HOUR_S: Final = HOUR_NS // NS
 _USUAL_S: Final = 24 * 3600
+_TOLD: Final = (
+    "subject", "scope", "time", "host", "kind", "work", "workload", "group", "value", "normal", "covered_ratio",
+)  # fmt: skip
+"""What is told of a window beside what it was judged by."""
 
 
 class Look(NamedTuple):
@@ -249,8 +253,7 @@ def _scored(look: Look, window: Window, root: Path) -> Iterator[pl.DataFrame]:
 
 
 def _judged(detector: Detector, look: Look, window: Window) -> pl.DataFrame:
-    scores = detector.score(look.windows)
-    told = pl.concat([look.windows, scores], how="horizontal")
+    told = pl.concat([look.windows.select(_TOLD), detector.score(look.windows)], how="horizontal")
     if look.step_s == STEP_S:
         return judged(told, since_ns=window.start_ns)
     return judged(told, since_ns=window.start_ns, fewest=FEWEST_HOURS, odd_ratio=DRIFT_RATIO)

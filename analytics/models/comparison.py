@@ -158,14 +158,20 @@ def alarm_probability(p_value: Floats, *, alpha: float) -> Floats:
 
 
 def compare(
-    trial: Trial, *, sure: float | None = None, budget: Budget = BUDGET, draws: int = DRAWS, seed: int = 0
+    trial: Trial,
+    *,
+    sure: float | None = None,
+    budget: Budget = BUDGET,
+    draws: int = DRAWS,
+    seed: int = 0,
+    resample: "Bootstrap | None" = None,
 ) -> Comparison:
     """
     What *trial* says of the candidate, handed over with the rule of `keep_unless_sure` where *sure* is given.
 
     A measure of too few blocks (`LEAST_BLOCKS`) has no bounds and so is not within its limit. A champion that had
     nothing right of what the trial could tell has nothing to lose. Where no truth is known at all, churn stands for
-    flips.
+    flips. Who compares one trial several times gives its draws: *resample* instead of *draws* and *seed*.
     """
     old = trial.champion > 0.5
     new = keep_unless_sure(old, trial.candidate, sure=sure) if sure is not None else trial.candidate > 0.5
@@ -173,7 +179,7 @@ def compare(
     fault = trial.truth == 1
     was_right, is_right = known & (old == fault), known & (new == fault)
     every = np.ones(len(old), dtype=bool)
-    resample = _Bootstrap(block_of(trial), draws=draws, seed=seed)
+    resample = resample or Bootstrap(block_of(trial), draws=draws, seed=seed)
     # Each with what the candidate does, of what the champion did, and of what it could have done.
     flips = (
         ("negative_flip_ratio", was_right & ~is_right, was_right, known),
@@ -207,8 +213,9 @@ def least_margin(
     trial: Trial, *, budget: Budget = BUDGET, alone: bool = False
 ) -> tuple[float | None, Comparison] | None:
     """The first of `margins` with which a hand-over is within the budget, and what was found with it, or None."""
+    resample = Bootstrap(block_of(trial))
     for sure in margins(trial, alone=alone):
-        found = compare(trial, sure=sure, budget=budget)
+        found = compare(trial, sure=sure, budget=budget, resample=resample)
         if not found.breaches():
             return sure, found
     return None
@@ -222,27 +229,33 @@ def block_of(trial: Trial, *, blocks: int = BLOCKS) -> NDArray[np.int64]:
     new_series = np.concatenate([[True], series[1:] != series[:-1]])
     # An event that is cut would be two witnesses of one thing.
     within = np.concatenate([[False], fault[1:] & fault[:-1]]) & ~new_series
-    numbers = np.empty(len(order), dtype=np.int64)
-    number, since = -1, 0
-    for at in range(len(order)):
-        if new_series[at] or (at - since >= length and not within[at]):
-            number, since = number + 1, at
-        numbers[at] = number
-    found = np.empty_like(numbers)
-    found[order] = numbers
+    first_of, may_begin = np.flatnonzero(new_series), np.flatnonzero(~within)
+    begins, at = np.zeros(len(order), dtype=np.int64), 0
+    while at < len(order):
+        begins[at] = 1
+        at = min(_next(first_of, at + 1, len(order)), _next(may_begin, at + length, len(order)))
+    found = np.empty(len(order), dtype=np.int64)
+    found[order] = np.cumsum(begins) - 1
     return found
 
 
-class _Bootstrap:
-    """Draws of whole blocks, the same for every measure."""
+def _next(places: NDArray[np.int64], at: int, end: int) -> int:
+    """The first of *places*, which are in order, from *at* on; else *end*."""
+    number = int(np.searchsorted(places, at))
+    return int(places[number]) if number < len(places) else end
 
-    def __init__(self, block: NDArray[np.int64], *, draws: int, seed: int) -> None:
+
+class Bootstrap:
+    """Draws of whole blocks, the same for every measure and every comparison of one trial."""
+
+    def __init__(self, block: NDArray[np.int64], *, draws: int = DRAWS, seed: int = 0) -> None:
         self.block = block
         self.count = int(block.max()) + 1
         rng = np.random.default_rng(seed)
         self.times = rng.multinomial(self.count, np.full(self.count, 1 / self.count), size=draws)
 
     def sums(self, values: NDArray[Any]) -> Floats:
+        """The sum of *values* in each block."""
         return np.bincount(self.block, weights=values.astype(np.float64), minlength=self.count).astype(np.float64)
 
     def bounds(self, part: Floats, whole: Floats) -> tuple[float | None, float | None]:
@@ -258,7 +271,7 @@ class _Bootstrap:
 
 def _figure(
     measure: str,
-    resample: _Bootstrap,
+    resample: Bootstrap,
     part: NDArray[Any],
     whole: NDArray[Any],
     limit: float | None = None,
@@ -283,7 +296,7 @@ def _errors(
     known: Verdicts,
     was_right: Verdicts,
     is_right: Verdicts,
-    resample: _Bootstrap,
+    resample: Bootstrap,
     limit: float,
 ) -> list[Figure]:
     """The mean error of the candidate beside the champion's, and their ratio, which has the limit."""

@@ -274,12 +274,14 @@ def promote(
     sure: float | None = None,
     budget: Budget = BUDGET,
     force: bool = False,
+    found: Comparison | None = None,
 ) -> None:
     """
     Put a version in use, if what it costs is within the budget; with *sure* it is handed over by the rule.
 
     The first version of a model needs no comparison. With *force* none is made: *reason* says why. By the rule at most
-    `MOST_JUDGES` versions judge together; after that one must hold the limits alone.
+    `MOST_JUDGES` versions judge together; after that one must hold the limits alone. Who has just compared it so
+    with the champion gives what was *found*, and it is not worked out once more.
 
     Raises: OverBudget (a limit is not held: the champion stays), NotEnoughData (no trial against the champion),
     StoreError (no such version; its file, or the predecessor's, cannot be read: the champion stays).
@@ -302,7 +304,7 @@ def promote(
             changed["reason"] = f"forced: {reason}"
         elif current is not None:
             trial = _trial(store, name, version, current)
-            comparison = compare(trial, sure=sure, budget=budget)
+            comparison = found or compare(trial, sure=sure, budget=budget)
             if breaches := comparison.breaches():
                 said = "; ".join(breaches) + _way_out(trial, sure, budget)
                 raise OverBudget(f"{name} {version}: the champion {current} stays: {said}")
@@ -388,7 +390,7 @@ def _decided(
     root: Path | str, name: str, made: str, meta: Meta, trial: Trial | None, *, by: str, budget: Budget
 ) -> str:
     rows = _states(Store(root), name)
-    current, sure = _champion(rows), None
+    current, sure, found = _champion(rows), None, None
     if rows[made]["state"] != CANDIDATE:
         return str(rows[made]["state"])
     try:
@@ -396,8 +398,10 @@ def _decided(
             if trial is None or rows[current]["end"] > meta.end_ns:
                 return CANDIDATE
             record_trial(root, name, made, trial, against=current)
-            sure = usual_margin(root, name, made, budget=budget)
-        promote(root, name, made, by=by, sure=sure, budget=budget)
+            alone = _full(rows, current)
+            handover = least_margin(trial, budget=budget, alone=alone)
+            sure, found = handover or (margins(trial, alone=alone)[0], None)
+        promote(root, name, made, by=by, sure=sure, budget=budget, found=found)
     except NotEnoughData:
         return CANDIDATE
     except OverBudget as error:
