@@ -73,7 +73,8 @@ class Job:
     folder, for who keeps models there. With `by_device` the first input comes as a list of LazyFrames that hold devices
     whole (see `analytics.frames.by_device`), which bounds memory. `always`: there is something to find also where
     nothing came in, so windows go on until a day after the last row. `only_last`: it tells how things stand, so only
-    the last window is done. A window is done again no sooner than `rest_s` after it was done last.
+    the last window is done. A window is done again no sooner than `rest_s` after it was done last; where only the last
+    is done, the next day's waits so long, too.
     """
 
     name: str

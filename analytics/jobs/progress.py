@@ -135,7 +135,13 @@ class State:
     def due(self, job: Job, window: Window) -> Marks | None:
         """The marks of what goes into *window*, if it is to be done; None if that is done already."""
         marks = self.marks(job, window)
-        done = self.progress[job.name].windows.get(window.start_ns)
+        windows = self.progress[job.name].windows
+        done = windows.get(window.start_ns)
+        if job.only_last and done is None:
+            # It told how things stand a moment ago, on the day before.
+            last_ns = max((one.at_ns for one in windows.values()), default=self.now_ns - round(job.rest_s * NS))
+            if 0 <= self.now_ns - last_ns < job.rest_s * NS:
+                return None
         if done is None or done.end_ns != window.end_ns:
             return marks
         if 0 <= self.now_ns - done.at_ns < job.rest_s * NS:

@@ -339,6 +339,15 @@ def test_a_job_about_how_things_stand_does_the_last_window_only_and_rests(store:
     assert ran(go(store, [last], now_ns=NOW_NS + 7200 * NS)) == [("hours", 2)]
 
 
+def test_a_job_about_how_things_stand_rests_over_midnight(store: Store) -> None:
+    last = replace(HOURS, every="day", only_last=True, rest_s=7200.0)
+    midnight_ns = START_NS + 3 * DAY_NS
+    assert ran(go(store, [last], now_ns=midnight_ns - 60 * NS)) == [("hours", 2)]
+    store.write("device_samples", samples(midnight_ns, midnight_ns + HOUR_NS), writer="more")
+    assert go(store, [last], now_ns=midnight_ns + 300 * NS) == []
+    assert ran(go(store, [last], now_ns=midnight_ns + 7140 * NS)) == [("hours", 3)]
+
+
 def test_what_is_not_needed_does_not_hold_a_job_up(store: Store) -> None:
     broken = replace(HOURS, function="fake_jobs:broken", every="day")
     energy = Input("device_energy", needed=False)
