@@ -294,9 +294,10 @@ class Stretch:
         return sum(count for subject, source, count in self._series if (subject, source) in wanted)
 
     def _metrics(self) -> list[str]:
-        """The columns of metrics, those first that are looked at together."""
-        names = [c.name for c in self.samples if c.metric is not None and c.name in self.columns]
-        return sorted(names, key=lambda name: name not in {POWER.column, ENERGY.column})
+        """The columns of metrics, in the order in which they are looked at, those first that are together."""
+        kinds = {c.name: c.metric.kind for c in self.samples if c.metric is not None and c.name in self.columns}
+        together = {POWER.column, ENERGY.column}
+        return sorted(kinds, key=lambda name: (name not in together, kinds[name] is not Kind.COUNTER))
 
     def carried(self) -> list[str]:
         """The columns of which the last value before a window matters."""
@@ -443,8 +444,10 @@ def roll(stretch: Stretch, spill: Spill, last: Last | None, *, day: bool, carry:
 
     def part(keys: list[Key]) -> tuple[list[tuple[str, NDArray[Any]]], Last | None]:
         readings = stretch.read(keys, last)
+        # Before the windows, because these begin with the same columns.
+        read = stretch.after(keys, readings) if carry else None
         found = windows(readings, stretch.start_ns, stretch.end_ns, day=day)
-        return list(stretch.named(keys, found)), stretch.after(keys, readings) if carry else None
+        return list(stretch.named(keys, found)), read
 
     after = Last(stretch.end_ns) if carry else None
     with ThreadPoolExecutor(min(stretch.engine.threads or os.cpu_count() or 1, _MOST_THREADS)) as pool:
