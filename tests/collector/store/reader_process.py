@@ -1,6 +1,5 @@
 """Reads a store over and over in one of three ways; prints how often, or dies of the first error."""
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -37,11 +36,11 @@ def opened(path: str) -> duckdb.DuckDBPyConnection:
     successor's content is. Any client that met this opens it again, and so does this one, where that was the reason.
     """
     while True:
-        before = os.stat(path)
+        before = Path(path).stat()
         try:
             return duckdb.connect(path, read_only=True)
         except duckdb.Error:
-            now = os.stat(path)
+            now = Path(path).stat()
             if (before.st_ino, before.st_mtime_ns) == (now.st_ino, now.st_mtime_ns):
                 raise
 
