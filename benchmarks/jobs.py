@@ -106,9 +106,10 @@ def _more(root: Path, at_s: int, length_s: int) -> None:
 
 def _child(root: Path, until_s: int) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.jobs", str(root), str(START_NS + until_s * NS)]
-    # The last is as deploy/perfwatt-jobs.service has it.
+    # How memory is kept is as deploy/perfwatt-jobs.service has it.
     environment = os.environ | {
         "POLARS_MAX_THREADS": "2", "OMP_NUM_THREADS": "2", "_RJEM_MALLOC_CONF": "dirty_decay_ms:10000",
+        "MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "1073741824",
     }  # fmt: skip
     done = subprocess.run(
         command, cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True, check=False

@@ -132,14 +132,13 @@ class _Chain:
         """
         The jobs to begin now.
 
-        Rollups keep every core busy, and what takes longest waits for them: they run alone. Of others those go first
-        whose windows wait for one another, because they keep one core busy at most.
+        Rollups go first, because what takes longest waits for them; then those whose windows wait for one another,
+        because they keep one core busy at most; others fill what these leave.
         """
         ready = [job for job in waiting if not upstream(job, (*waiting, *running))]
-        alone = [job for job in (*running, *ready) if job.name == ROLLUPS]
-        if alone:
-            return [] if running else alone
-        return sorted(ready, key=lambda job: at_once > 1 and not job.in_order)[: at_once - len(running)]
+        if at_once > 1:
+            ready.sort(key=lambda job: (job.name != ROLLUPS, not job.in_order))
+        return ready[: at_once - len(running)]
 
     def _job(self, job: Job, start_ns: int | None, end_ns: int | None, *, force: bool) -> None:
         try:
