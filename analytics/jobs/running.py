@@ -132,10 +132,13 @@ class _Chain:
         """
         The jobs to begin now.
 
-        Rollups go first, because what takes longest waits for them; then those whose windows wait for one another,
-        because they keep one core busy at most; others fill what these leave.
+        Rollups leave little of the processors, and what takes longest waits for them: beside them there is room for
+        what does its last window only. Of others those go first whose windows wait for one another, because they keep
+        one core busy at most.
         """
         ready = [job for job in waiting if not upstream(job, (*waiting, *running))]
+        if any(job.name == ROLLUPS for job in (*running, *ready)):
+            ready = [job for job in ready if job.name == ROLLUPS or job.only_last]
         if at_once > 1:
             ready.sort(key=lambda job: (job.name != ROLLUPS, not job.in_order))
         return ready[: at_once - len(running)]

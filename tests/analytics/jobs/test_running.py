@@ -71,13 +71,20 @@ def test_jobs_that_need_not_wait_for_each_other_run_side_by_side(
 
 
 def test_side_by_side_rollups_go_first_and_before_others_what_goes_window_by_window() -> None:
-    waiting, running, begun = list(closure((), CHAIN)), list[Job](), list[str]()
-    while waiting or running:
-        some = _Chain._next(waiting, running, 2)
-        begun += [job.name for job in some]
+    waiting, begun = list(closure((), CHAIN)), list[list[str]]()
+    while waiting:
+        some = _Chain._next(waiting, [], 2)
         waiting = [job for job in waiting if job not in some]
-        running = [*running, *some][1:]
-    assert begun == ["rollups", "energy", "anomaly_scores", "capacity", "forecasts", "incidents"]
+        begun.append([job.name for job in some])
+    assert begun == [["rollups", "capacity"], ["anomaly_scores", "energy"], ["incidents", "forecasts"]]
+
+
+def test_beside_rollups_nothing_runs_that_takes_long() -> None:
+    waiting = list(closure((), CHAIN))
+    rollups, capacity = _Chain._next(waiting, [], 2)
+    waiting = [job for job in waiting if job not in (rollups, capacity)]
+    assert _Chain._next(waiting, [rollups], 2) == []
+    assert [job.name for job in _Chain._next(waiting, [capacity], 2)] == ["anomaly_scores"]
 
 
 def test_side_by_side_one_that_fails_holds_up_only_what_needs_it(store: Store) -> None:
