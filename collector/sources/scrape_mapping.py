@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from collector.catalogue import CATALOGUE, POWER, Kind, Metric, Scope, metric_of
+from collector.catalogue import CATALOGUE, POWER, REQUESTS, SAMPLES, STEPS, TOKENS_OUT, Kind, Metric, Scope, metric_of
 from collector.errors import ConfigError
 
 TABLES: Final = Path(__file__).parent / "mappings"
+_WORK_DONE: Final = (TOKENS_OUT, SAMPLES, STEPS, REQUESTS)
 
 # DCGM's "blank" values, as old exporters let them through: int32, int64 and fp64, each with its four reasons.
 _DCGM_BLANKS: Final = frozenset(
@@ -277,7 +278,7 @@ def tables() -> tuple[Table, ...]:
 
 
 def own_table() -> Table:
-    """What perfwatt's own agents export, by the catalogue that they export it from."""
+    """What perfwatt's own agents export, by the catalogue that they export it from; a job may export the same names."""
     name = "perfwatt"
     rules: dict[str, list[Rule]] = {}
     for order, metric in enumerate(CATALOGUE):
@@ -299,9 +300,10 @@ def own_table() -> Table:
     alike = ("vendor", "model", "serial", "bus", "driver_version", "firmware_version", "mode", "parent", "partition")
     return Table(
         name=name,
-        title="perfwatt's own agents",
+        title="perfwatt's own agents, and jobs that count their work under perfwatt's names",
         version=1,
-        detect=("accel_info", f"{Scope.AGENT.prefix}_source_up"),
+        # The last are what a training or serving job says of itself, where no agent stands between.
+        detect=("accel_info", f"{Scope.AGENT.prefix}_source_up", *(metric.prometheus for metric in _WORK_DONE)),
         rules={metric: tuple(found) for metric, found in rules.items()},
         labels={
             **{label: (label,) for label in (*alike, "host", "workload", "meter", "site")},

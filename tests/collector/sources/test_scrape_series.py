@@ -727,6 +727,15 @@ def test_what_an_agent_exports_is_read_back_as_it_was_measured() -> None:
     assert found["MIG-2"].values == {UTILIZATION: 0.25}
 
 
+def test_a_job_may_count_its_work_under_perfwatts_names() -> None:
+    """A training loop with a client library and no engine's names: nothing else tells whose it is."""
+    loop = """workload_tokens_total{workload="pretrain",model="llama",direction="in"} 8192
+workload_steps_total{workload="pretrain",model="llama"} 2
+"""
+    (sample,) = Exporter().say(loop).samples
+    assert (sample.subject, sample.text, sample.values) == ("pretrain", {"model": "llama"}, {TOKENS_IN: 8192, STEPS: 2})
+
+
 def test_tgi_tokens_are_the_sums_of_its_histograms() -> None:
     found = values(
         'tgi_request_generated_tokens_bucket{le="10"} 1\ntgi_request_generated_tokens_sum 12345\n'
