@@ -13,7 +13,6 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 import dash_mantine_components as dmc
-import plotly.graph_objects as go
 import polars as pl
 from dash import Dash, Input, Output, State, dcc, html, no_update
 from plotly.utils import PlotlyJSONEncoder
@@ -22,6 +21,7 @@ from collector.errors import TelemetryError
 from dashboards.controls import UNTIL, Control, Values, read, write
 from dashboards.data.fleet import Known
 from dashboards.data.stored import Stored
+from dashboards.figures.figure import Figure
 from dashboards.figures.style import fitted, hidden
 from dashboards.grids import Grid, height
 from dashboards.parts import REFRESH_S, labelled, legend, notice
@@ -43,7 +43,7 @@ Offer = Mapping[str, Sequence[str]]
 class Drawn:
     """A chart: the figure, the sentence that says the same, and what its colours mean."""
 
-    figure: go.Figure
+    figure: Figure
     words: str
     legend: Mapping[str, str] = field(default_factory=dict)
 

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-import plotly.graph_objects as go
 import polars as pl
 
 from analytics.capacity.ledger import MEANING
 from collector.catalogue import POWER
 from dashboards.data.capacity import CapacityView
+from dashboards.figures.figure import Figure
 from dashboards.figures.style import COLOURS, INK, REST_COLOUR, STRONG, axis, empty, titled, without
 from dashboards.words import joined, percent
 
@@ -21,7 +21,7 @@ _TITLES: Final = {"power_w": axis(POWER), "devices": "Devices held", "tokens_per
 UNITS: Final = {"power_w": "W", "devices": "devices", "tokens_per_s": "tokens/s"}
 
 
-def limits(view: CapacityView, show: str, theme: str) -> go.Figure:
+def limits(view: CapacityView, show: str, theme: str) -> Figure:
     """Load while all stands and in the worst failure, of what is safe; the node with least left first."""
     rows = view.charted(show).sort("failure_ratio", "node", descending=[True, False]).head(BARS).reverse()
     if rows.is_empty():
@@ -70,7 +70,7 @@ def limits(view: CapacityView, show: str, theme: str) -> go.Figure:
             hoverinfo="skip",
             marker={"color": REST_COLOUR[theme], "symbol": "line-ns-open", "size": 14, "line": {"width": 2}},
         )
-    figure.add_vline(x=1.0, line={"color": INK[theme], "width": 1.5, "dash": "dash"})
+    figure.add_vline(1.0, line={"color": INK[theme], "width": 1.5, "dash": "dash"})
     return figure
 
 
@@ -83,7 +83,7 @@ def _said(row: Mapping[str, Any]) -> str:
     )
 
 
-def runway(view: CapacityView, theme: str) -> go.Figure:
+def runway(view: CapacityView, theme: str) -> Figure:
     """When what runs out does: from the date that a tenth of the paths come before, to that of nine tenths."""
     rows = view.ahead.head(BARS).reverse()
     if rows.is_empty():
@@ -96,7 +96,7 @@ def runway(view: CapacityView, theme: str) -> go.Figure:
     )
     bindings = sorted(rows["binding"].unique().to_list())
     named = dict(zip(bindings, COLOURS[theme], strict=False))
-    figure.update_yaxes(categoryorder="array", categoryarray=rows["node"].to_list())
+    figure.layout["yaxis"].update(categoryorder="array", categoryarray=rows["node"].to_list())
     shown: set[str] = set()
     for row in rows.iter_rows(named=True):
         colour, text = named.get(row["binding"], REST_COLOUR[theme]), _dates(row)
@@ -146,7 +146,7 @@ def _dates(row: Mapping[str, Any]) -> str:
     )
 
 
-def stranded(view: CapacityView, theme: str) -> go.Figure:
+def stranded(view: CapacityView, theme: str) -> Figure:
     """Every watt of the domains that feed racks, by what it is kept from."""
     sums = view.stranded.filter(pl.col("cause") != "installed").group_by("cause").agg(pl.col("power_w").sum())
     told = dict(sums.iter_rows())
@@ -175,11 +175,11 @@ def stranded(view: CapacityView, theme: str) -> go.Figure:
                 hovertext=[MEANING[cause] for cause in own],
                 hovertemplate="%{y}: %{x:.4~s}W<br>%{hovertext}<extra></extra>",
             )
-    figure.update_yaxes(categoryorder="array", categoryarray=rows)
+    figure.layout["yaxis"].update(categoryorder="array", categoryarray=rows)
     return figure
 
 
-def forecast(view: CapacityView, theme: str) -> go.Figure:
+def forecast(view: CapacityView, theme: str) -> Figure:
     """What was, and what will be: the median between the quantiles of 5 and 95, and of 10 and 90, in 100."""
     rows = view.forecast
     if rows.is_empty():

@@ -4,27 +4,28 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, Final
 
-import plotly.graph_objects as go
+import numpy as np
 import polars as pl
 
 from collector.catalogue import POWER, TEMPERATURE, UTILIZATION, Metric
 from dashboards.data.device import CLOCKS, TEMPERATURES, USE, DeviceView
+from dashboards.figures.buckets import Buckets
+from dashboards.figures.figure import Figure
 from dashboards.figures.style import COLOURS, STRONG, axis, colours, empty, time_axis, titled, without
 
 _HZ_PER_MHZ: Final = 1e6
 
 
-def power(view: DeviceView, theme: str) -> go.Figure:
+def power(view: DeviceView, theme: str) -> Figure:
     """Mean power with the least and the most of each step, and the limit."""
-    rows = _with_gaps(view, view.power)
-    if not rows["power_mean_w"].count():
+    if not view.power["power_mean_w"].count():
         return without(empty(theme), "not measured in this window")
     figure = _over_time(view, axis(POWER), theme, tickformat="~s", rangemode="tozero")
-    times, colour = rows["window"].to_list(), COLOURS[theme][0]
+    buckets, colour = _buckets(view), COLOURS[theme][0]
     for column, fill in (("power_min_w", None), ("power_max_w", "tonexty")):
         figure.add_scatter(
-            x=times,
-            y=rows[column].to_list(),
+            **buckets.axis,
+            y=buckets.values(view.power, column),
             mode="lines",
             line={"width": 0, "color": colour},
             fill=fill,
@@ -33,8 +34,8 @@ def power(view: DeviceView, theme: str) -> go.Figure:
             hoverinfo="skip",
         )
     figure.add_scatter(
-        x=times,
-        y=rows["power_mean_w"].to_list(),
+        **buckets.axis,
+        y=buckets.values(view.power, "power_mean_w"),
         name="mean power",
         mode="lines",
         line={"color": colour, "width": 1.6},
@@ -53,25 +54,25 @@ def power(view: DeviceView, theme: str) -> go.Figure:
     return figure
 
 
-def use(view: DeviceView, theme: str) -> go.Figure:
+def use(view: DeviceView, theme: str) -> Figure:
     """How busy it was, as far as it tells."""
     figure = _over_time(view, axis(UTILIZATION), theme, tickformat=".0%", range=[0, 1.02])
     return _with_means(figure, view, USE, theme, "%{y:.1%}")
 
 
-def clocks(view: DeviceView, theme: str) -> go.Figure:
+def clocks(view: DeviceView, theme: str) -> Figure:
     """Its clocks."""
     figure = _over_time(view, "Clock (MHz)", theme, tickformat="~f", rangemode="tozero")
     return _with_means(figure, view, CLOCKS, theme, "%{y:.0f} MHz", scale=1 / _HZ_PER_MHZ)
 
 
-def temperatures(view: DeviceView, theme: str) -> go.Figure:
+def temperatures(view: DeviceView, theme: str) -> Figure:
     """How hot it was."""
     figure = _over_time(view, axis(TEMPERATURE), theme, tickformat="~f")
     return _with_means(figure, view, TEMPERATURES, theme, "%{y:.0f} °C")
 
 
-def throttled(view: DeviceView, theme: str) -> go.Figure:
+def throttled(view: DeviceView, theme: str) -> Figure:
     """The share of the time in which each reason held its clocks down."""
     rows = view.throttled.filter(pl.col("ratio") > 0)
     if view.throttled.is_empty():
@@ -79,11 +80,11 @@ def throttled(view: DeviceView, theme: str) -> go.Figure:
     if rows.is_empty():
         return without(empty(theme), "nothing held its clocks down")
     figure = _over_time(view, "Share of the time", theme, tickformat=".0%", rangemode="tozero")
+    buckets = _buckets(view)
     for name, colour in colours(rows["reason"].unique().sort(), theme).items():
-        mine = _with_gaps(view, rows.filter(pl.col("reason") == name).select("window", "ratio"))
         figure.add_scatter(
-            x=mine["window"].to_list(),
-            y=mine["ratio"].fill_null(0.0).to_list(),
+            **buckets.axis,
+            y=np.nan_to_num(buckets.values(rows.filter(pl.col("reason") == name), "ratio")),
             name=name,
             mode="lines",
             line={"color": colour, "width": 1.6, "shape": "hv"},
@@ -93,15 +94,14 @@ def throttled(view: DeviceView, theme: str) -> go.Figure:
 
 
 def _with_means(
-    figure: go.Figure, view: DeviceView, metrics: Sequence[Metric], theme: str, hover: str, *, scale: float = 1.0
-) -> go.Figure:
-    rows = _with_gaps(view, view.means)
+    figure: Figure, view: DeviceView, metrics: Sequence[Metric], theme: str, hover: str, *, scale: float = 1.0
+) -> Figure:
+    buckets = _buckets(view)
     for metric, colour in zip(metrics, COLOURS[theme], strict=False):
-        values = rows[metric.column]
-        if values.count():
+        if view.means[metric.column].count():
             figure.add_scatter(
-                x=rows["window"].to_list(),
-                y=(values * scale).to_list(),
+                **buckets.axis,
+                y=buckets.values(view.means, metric.column, scale),
                 name=metric.name.replace("_", " "),
                 mode="lines",
                 line={"color": colour, "width": 1.5},
@@ -111,25 +111,18 @@ def _with_means(
     return figure if figure.data else without(figure, "not measured in this window")
 
 
-def _with_gaps(view: DeviceView, rows: pl.DataFrame) -> pl.DataFrame:
-    """A row for every step of the window, so that a gap is seen as one."""
-    step = timedelta(seconds=view.every_s)
-    start, end = (moment.replace(tzinfo=None) for moment in (view.start, view.end))
-    grid = pl.datetime_range(start, end, step, closed="left", eager=True, time_unit="ns").dt.truncate(
-        f"{view.every_s}s"
-    )
-    return grid.alias("window").to_frame().join(rows, on="window", how="left")
+def _buckets(view: DeviceView) -> Buckets:
+    return Buckets(view.start, view.end, view.every_s)
 
 
-def _over_time(view: DeviceView, title: str, theme: str, **y: Any) -> go.Figure:
+def _over_time(view: DeviceView, title: str, theme: str, **y: Any) -> Figure:
     figure = empty(theme, x=time_axis(view.start, view.end), y={"title": titled(title), **y}, hovermode="x unified")
     for row in view.incidents.iter_rows(named=True):
         last = row["end"] or row["last"]
         figure.add_vrect(
-            x0=max(row["start"], view.start.replace(tzinfo=None)),
-            x1=max(last, row["start"] + timedelta(seconds=view.every_s)),
+            max(row["start"], view.start.replace(tzinfo=None)),
+            max(last, row["start"] + timedelta(seconds=view.every_s)),
             fillcolor=STRONG[theme],
             opacity=0.12,
-            line_width=0,
         )
     return figure

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-import plotly.graph_objects as go
 import polars as pl
 
 from analytics.leagues import AXES
 from dashboards.data.efficiency import EfficiencyView
+from dashboards.figures.figure import Figure
 from dashboards.figures.style import (
     COLOURS,
     REST,
@@ -30,7 +30,7 @@ LEAST_RATIO: Final = 1e-3
 _TIMES: Final = {"first_token_s": "Time to first token (s)", "latency_p99_s": "99th percentile of latency (s)"}
 
 
-def waste(view: EfficiencyView, theme: str) -> go.Figure:
+def waste(view: EfficiencyView, theme: str) -> Figure:
     """Device-hours without use, by cause, and beside them what they drew."""
     rows = lost(view)
     if rows.is_empty():
@@ -62,7 +62,7 @@ def lost(view: EfficiencyView) -> pl.DataFrame:
     return view.waste.filter(pl.col("cause") != "useful", pl.col("time_ratio") >= LEAST_RATIO)
 
 
-def front(view: EfficiencyView, theme: str) -> go.Figure:
+def front(view: EfficiencyView, theme: str) -> Figure:
     """Joules for the same work against throughput or latency; what nothing beats is joined by a line."""
     joules, axis = f"joules_per_{view.measure}", column_of(view)
     rows = view.league.drop_nulls([joules, axis])

@@ -1,15 +1,15 @@
 """What the Fleet page draws."""
 
 from collections.abc import Mapping
-from datetime import timedelta
-from math import isnan
 from typing import Any, Final
 
-import plotly.graph_objects as go
+import numpy as np
 import polars as pl
 
 from collector.catalogue import ENERGY, POWER, UTILIZATION
 from dashboards.data.fleet import View
+from dashboards.figures.buckets import Buckets
+from dashboards.figures.figure import Figure
 from dashboards.figures.style import (
     REST,
     REST_COLOUR,
@@ -21,7 +21,6 @@ from dashboards.figures.style import (
     short,
     time_axis,
     titled,
-    values,
     without,
 )
 from dashboards.words import J_PER_WH
@@ -29,13 +28,13 @@ from dashboards.words import J_PER_WH
 TOKENS_PER_JOULE: Final = "Tokens per joule (tokens/J)"
 
 
-def power(view: View, theme: str) -> go.Figure:
+def power(view: View, theme: str) -> Figure:
     """Mean power of each group in each bucket, stacked to the whole, with the whole's peaks on top."""
     figure = _empty(view, axis(POWER), theme, {"barmode": "stack", "bargap": 0}, tickformat="~s")
-    width_ms = view.every_s * 1000
+    buckets, width_ms = _buckets(view), view.every_s * 1000
     for name, colour, watts in _lines(view, view.groups, "power_mean_w", theme, total=True):
         figure.add_bar(
-            **_times(view),
+            **buckets.axis,
             y=watts,
             name=name,
             offset=0,
@@ -44,13 +43,9 @@ def power(view: View, theme: str) -> go.Figure:
             hovertemplate="%{y:.4~s}W",
         )
     # A step needs its last bucket's end, and a gap its own: so each bucket is drawn as a line of two points.
-    peaks = _with_gaps(view, view.power, "power_max_w").select(
-        time=pl.concat_list("window", pl.col("window") + timedelta(seconds=view.every_s)),
-        watts=pl.concat_list(pl.col("power_max_w").repeat_by(2)),
-    )
     figure.add_scatter(
-        x=peaks["time"].explode().dt.strftime("%Y-%m-%dT%H:%M:%S").to_list(),
-        y=values(peaks["watts"].explode()),
+        x=np.repeat(buckets.edges_ms, 2)[1:-1],
+        y=np.repeat(buckets.values(view.power, "power_max_w"), 2),
         name="peak in the bucket",
         mode="lines",
         line={"color": STRONG[theme], "width": 1.2, "shape": "linear"},
@@ -60,19 +55,19 @@ def power(view: View, theme: str) -> go.Figure:
     return figure
 
 
-def utilization(view: View, theme: str) -> go.Figure:
+def utilization(view: View, theme: str) -> Figure:
     """Mean utilisation of each group's devices in each bucket."""
     figure = _empty(view, axis(UTILIZATION), theme, tickformat=".0%", range=[0, 1.02])
     return _with_lines(figure, view, view.utilization, "utilization_ratio", "%{y:.1%}", theme)
 
 
-def efficiency(view: View, theme: str) -> go.Figure:
+def efficiency(view: View, theme: str) -> Figure:
     """Tokens per joule of each group in each bucket, idle energy included."""
     figure = _empty(view, TOKENS_PER_JOULE, theme, tickformat="~g", rangemode="tozero")
     return _with_lines(figure, view, view.efficiency, "tokens_per_joule", "%{y:.3~g} tokens/J", theme)
 
 
-def energy(view: View, theme: str) -> go.Figure:
+def energy(view: View, theme: str) -> Figure:
     """Energy of each group in the window; what was modelled and not measured is hatched."""
     coloured = _colours(view, theme)
     watt_hours = {"title": titled(axis(ENERGY, "Wh")), "tickformat": "~s", "rangemode": "tozero"}
@@ -109,28 +104,28 @@ def _colours(view: View, theme: str) -> dict[str, str]:
 
 def _lines(view: View, frame: pl.DataFrame, column: str, theme: str, *, total: bool) -> list[tuple[str, str, Any]]:
     """Name, colour and values on the grid of each group shown; with *total* what is left as one more."""
-    coloured = _colours(view, theme)
+    coloured, buckets = _colours(view, theme), _buckets(view)
     modelled = dict(zip(view.table["group"], view.table["modelled_ratio"].fill_null(0.0), strict=True))
     found = [
         (
             short(name) + _how(modelled[name] if total else 0.0),
             coloured[name],
-            _on_grid(view, frame.filter(pl.col("group") == name), column),
+            buckets.values(frame.filter(pl.col("group") == name), column),
         )
         for name in coloured
     ]
     rest = frame.filter(~pl.col("group").is_in(list(coloured)))
     if total and not rest.is_empty():
         summed = rest.group_by("window").agg(pl.col(column).sum())
-        found.append((f"{rest['group'].n_unique()} {REST}", REST_COLOUR[theme], _on_grid(view, summed, column)))
+        found.append((f"{rest['group'].n_unique()} {REST}", REST_COLOUR[theme], buckets.values(summed, column)))
     return found
 
 
-def _with_lines(figure: go.Figure, view: View, frame: pl.DataFrame, column: str, hover: str, theme: str) -> go.Figure:
+def _with_lines(figure: Figure, view: View, frame: pl.DataFrame, column: str, hover: str, theme: str) -> Figure:
     for name, colour, ratios in _lines(view, frame, column, theme, total=False):
-        if not all(map(isnan, ratios)):
+        if not np.isnan(ratios).all():
             figure.add_scatter(
-                **_times(view),
+                **_buckets(view).axis,
                 y=ratios,
                 name=name,
                 mode="lines",
@@ -141,22 +136,8 @@ def _with_lines(figure: go.Figure, view: View, frame: pl.DataFrame, column: str,
     return figure if figure.data else without(figure, "not measured in this window")
 
 
-def _times(view: View) -> dict[str, Any]:
-    """When the buckets begin, as an axis of evenly spaced points."""
-    return {"x0": view.start.replace(tzinfo=None), "dx": view.every_s * 1000}
-
-
-def _on_grid(view: View, frame: pl.DataFrame, column: str) -> Any:
-    """The values at each bucket; not a number where nothing was covered, so that a gap is seen as one."""
-    return values(_with_gaps(view, frame, column)[column])
-
-
-def _with_gaps(view: View, frame: pl.DataFrame, column: str) -> pl.DataFrame:
-    """The rows of all buckets."""
-    step = timedelta(seconds=view.every_s)
-    grid = pl.datetime_range(view.start, view.end, step, closed="left", eager=True).dt.replace_time_zone(None)
-    windows = grid.cast(pl.Datetime("ns")).alias("window").to_frame()
-    return windows.join(frame.select("window", column), on="window", how="left", maintain_order="left")
+def _buckets(view: View) -> Buckets:
+    return Buckets(view.start, view.end, view.every_s)
 
 
 def _how(modelled_ratio: float) -> str:
@@ -164,6 +145,6 @@ def _how(modelled_ratio: float) -> str:
     return " (modelled)" if modelled_ratio > 0.999 else " (partly modelled)" if modelled_ratio > 0 else ""
 
 
-def _empty(view: View, title: str, theme: str, layout: Mapping[str, Any] | None = None, **y: Any) -> go.Figure:
+def _empty(view: View, title: str, theme: str, layout: Mapping[str, Any] | None = None, **y: Any) -> Figure:
     times, told = time_axis(view.start, view.end), {"title": titled(title), **y}
     return empty(theme, x=times, y=told, hovermode="x unified", **(layout or {}))

@@ -3,13 +3,13 @@
 from datetime import timedelta
 from typing import Any, Final
 
-import plotly.graph_objects as go
 import polars as pl
 
 from analytics.anomalies.evidence import Evidence
 from collector.catalogue import POWER
 from dashboards.data.incidents import DEVICES, IncidentsView, IncidentView
 from dashboards.data.stored import utc
+from dashboards.figures.figure import Figure
 from dashboards.figures.style import (
     COLOURS,
     INK,
@@ -30,7 +30,7 @@ _COLOUR_OF: Final = {"critical": 5, "warning": 1, "info": 4}
 _BARS: Final = 12
 
 
-def begun(view: IncidentsView, theme: str) -> go.Figure:
+def begun(view: IncidentsView, theme: str) -> Figure:
     """How many incidents began on each day, by severity."""
     rows = view.incidents
     if rows.is_empty():
@@ -44,7 +44,7 @@ def begun(view: IncidentsView, theme: str) -> go.Figure:
     )
     days = rows.group_by("severity", day=pl.col("start").dt.truncate("1d")).agg(count=pl.len()).sort("day")
     if days["count"].sum() < 8:
-        figure.update_yaxes(dtick=1)
+        figure.layout["yaxis"].update(dtick=1)
     for severity in SEVERITIES:
         some = days.filter(pl.col("severity") == severity)
         if some.height:
@@ -58,7 +58,7 @@ def begun(view: IncidentsView, theme: str) -> go.Figure:
     return figure
 
 
-def cost(view: IncidentsView, theme: str) -> go.Figure:
+def cost(view: IncidentsView, theme: str) -> Figure:
     """Energy that the incidents of each kind wasted."""
     sums = view.incidents.group_by("kind").agg(pl.col("wasted_j").sum()).filter(pl.col("wasted_j") > 0)
     if sums.is_empty():
@@ -80,7 +80,7 @@ def cost(view: IncidentsView, theme: str) -> go.Figure:
     return figure
 
 
-def evidence(view: IncidentView, told: Evidence | None, theme: str) -> go.Figure:
+def evidence(view: IncidentView, told: Evidence | None, theme: str) -> Figure:
     """What a rule looked at, for each device, with its limits or what was expected."""
     if told is None:
         return without(empty(theme), "nothing is kept of what its rules looked at")
@@ -112,11 +112,11 @@ def evidence(view: IncidentView, told: Evidence | None, theme: str) -> go.Figure
     for name, limit in told.limits.items():
         if name == "limit" or limit != told.limits["limit"]:
             dash = "solid" if name == "limit" else "dot"
-            figure.add_hline(y=limit, line={"color": STRONG[theme], "width": 1.4, "dash": dash})
+            figure.add_hline(limit, line={"color": STRONG[theme], "width": 1.4, "dash": dash})
     return figure
 
 
-def power(view: IncidentView, theme: str) -> go.Figure:
+def power(view: IncidentView, theme: str) -> Figure:
     """Mean power of each device."""
     if view.power.is_empty():
         return without(empty(theme), "no power was measured")
@@ -136,7 +136,7 @@ def power(view: IncidentView, theme: str) -> go.Figure:
     return figure
 
 
-def _band(figure: go.Figure, rows: pl.DataFrame, theme: str) -> None:
+def _band(figure: Figure, rows: pl.DataFrame, theme: str) -> None:
     """What was expected, between the least and the most."""
     colour = INK[theme]
     for name, fill in (("low", None), ("high", "tonexty")):
@@ -151,14 +151,12 @@ def _band(figure: go.Figure, rows: pl.DataFrame, theme: str) -> None:
         )
 
 
-def _over_time(view: IncidentView, title: str, theme: str, **y: Any) -> go.Figure:
+def _over_time(view: IncidentView, title: str, theme: str, **y: Any) -> Figure:
     figure = empty(theme, x=time_axis(view.start, view.end), y={"title": titled(title), **y}, hovermode="x unified")
     ended_ns = view.row["end"] or view.row["last"]
     ends = [utc(ns).replace(tzinfo=None) for ns in (view.row["start"], ended_ns)]
     shade = COLOURS[theme][_COLOUR_OF.get(view.row["severity"], 4)]
-    figure.add_vrect(
-        x0=ends[0], x1=max(ends[1], ends[0] + timedelta(minutes=1)), fillcolor=shade, opacity=0.14, line_width=0
-    )
+    figure.add_vrect(ends[0], max(ends[1], ends[0] + timedelta(minutes=1)), fillcolor=shade, opacity=0.14)
     return figure
 
 

@@ -3,13 +3,13 @@
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-import plotly.graph_objects as go
 import polars as pl
 
 from analytics.report_records import DeviceUse
 from collector.catalogue import POWER, UTILIZATION
 from dashboards.data.jobs import JobsView, JobView
 from dashboards.data.stored import utc
+from dashboards.figures.figure import Figure
 from dashboards.figures.style import (
     COLOURS,
     REST,
@@ -29,13 +29,13 @@ from dashboards.words import J_PER_WH
 BARS: Final = 14
 
 
-def energy(view: JobsView, theme: str) -> go.Figure:
+def energy(view: JobsView, theme: str) -> Figure:
     """Energy of the jobs that used most, and what of it brought nothing."""
     rows = view.jobs.drop_nulls("energy_j").head(BARS).reverse()
     return _bars(rows, "workload", theme) if rows.height else without(empty(theme), "no job in this window")
 
 
-def teams(view: JobsView, theme: str) -> go.Figure:
+def teams(view: JobsView, theme: str) -> Figure:
     """Energy of the teams, and what of it brought nothing."""
     rows = view.jobs.drop_nulls("energy_j").with_columns(pl.col("team").fill_null("no team"))
     if rows.is_empty():
@@ -44,10 +44,10 @@ def teams(view: JobsView, theme: str) -> go.Figure:
     return _bars(sums, "team", theme)
 
 
-def power(view: JobView, theme: str) -> go.Figure:
+def power(view: JobView, theme: str) -> Figure:
     """Mean power of each device, stacked to the job's, in windows."""
     figure = _over_time(view, axis(POWER), theme, tickformat="~s")
-    figure.update_layout(barmode="stack", bargap=0)
+    figure.layout.update(barmode="stack", bargap=0)
     for name, colour, rows in _devices(view, view.power.rename({"group": "device"}), theme):
         sums = rows.group_by("window").agg(pl.col("power_mean_w").sum()).sort("window")
         figure.add_bar(
@@ -62,7 +62,7 @@ def power(view: JobView, theme: str) -> go.Figure:
     return figure if figure.data else without(figure, "not measured")
 
 
-def utilization(view: JobView, theme: str) -> go.Figure:
+def utilization(view: JobView, theme: str) -> Figure:
     """Mean utilisation of each device in windows; of many, of those shown and the mean of the others."""
     figure = _over_time(view, axis(UTILIZATION), theme, tickformat=".0%", range=[0, 1.02])
     for name, colour, rows in _devices(view, view.utilization, theme):
@@ -80,7 +80,7 @@ def utilization(view: JobView, theme: str) -> go.Figure:
     return figure if figure.data else without(figure, "not measured")
 
 
-def _bars(rows: pl.DataFrame, column: str, theme: str) -> go.Figure:
+def _bars(rows: pl.DataFrame, column: str, theme: str) -> Figure:
     """Energy of each row: what was of use, and what was not."""
     figure = empty(
         theme,
@@ -135,10 +135,10 @@ def _with_gaps(rows: pl.DataFrame, every_s: int) -> pl.DataFrame:
     return grid.alias("window").to_frame().join(rows, on="window", how="left")
 
 
-def _over_time(view: JobView, title: str, theme: str, **y: Any) -> go.Figure:
+def _over_time(view: JobView, title: str, theme: str, **y: Any) -> Figure:
     figure = empty(theme, x=time_axis(view.start, view.end), y={"title": titled(title), **y}, hovermode="x unified")
     for edge_ns in (view.report.start_ns, view.report.end_ns):
         if edge_ns is not None and view.start <= utc(edge_ns) <= view.end:
             at = utc(edge_ns).replace(tzinfo=None)
-            figure.add_vline(x=at, line={"color": STRONG[theme], "width": 1, "dash": "dot"})
+            figure.add_vline(at, line={"color": STRONG[theme], "width": 1, "dash": "dot"})
     return figure

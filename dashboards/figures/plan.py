@@ -1,17 +1,17 @@
 """What the Plan page draws."""
 
-import plotly.graph_objects as go
 import polars as pl
 
 from collector.catalogue import POWER
 from dashboards.data.plan import PlanView
+from dashboards.figures.figure import Figure
 from dashboards.figures.style import COLOURS, STRONG, axis, empty, titled, without
 from dashboards.words import joined
 
 BARS = 18
 
 
-def margins(view: PlanView, theme: str) -> go.Figure:
+def margins(view: PlanView, theme: str) -> Figure:
     """What is left in each failure case with the servers in place, at the node that has least; the least first."""
     rows = cases(view)
     if rows.is_empty():
@@ -42,7 +42,7 @@ def margins(view: PlanView, theme: str) -> go.Figure:
                 ],
                 hovertemplate="%{y}: %{x:.4~s}W left<br>%{hovertext}<extra></extra>",
             )
-    figure.update_yaxes(categoryorder="array", categoryarray=rows["label"].to_list())
+    figure.layout["yaxis"].update(categoryorder="array", categoryarray=rows["label"].to_list())
     return figure
 
 

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-import plotly.graph_objects as go
 import polars as pl
 
 from collector.catalogue import POWER
 from dashboards.data.plans import PlansView
+from dashboards.figures.figure import Figure
 from dashboards.figures.style import (
     COLOURS,
     INK,
@@ -25,7 +25,7 @@ from dashboards.words import joined
 _NONE = "there is no plan to draw"
 
 
-def servers(view: PlansView, theme: str) -> go.Figure:
+def servers(view: PlansView, theme: str) -> Figure:
     """Servers that stand in each period, by site and SKU."""
     if view.plan is None or not view.plan.found:
         return without(empty(theme), _NONE)
@@ -48,7 +48,7 @@ def servers(view: PlansView, theme: str) -> go.Figure:
     return figure
 
 
-def money(view: PlansView, theme: str) -> go.Figure:
+def money(view: PlansView, theme: str) -> Figure:
     """What is bought in each period against what may be spent."""
     rows = view.periods
     if rows.is_empty() or not rows["capital"].count():
@@ -77,7 +77,7 @@ def money(view: PlansView, theme: str) -> go.Figure:
     return figure
 
 
-def margins(view: PlansView, theme: str) -> go.Figure:
+def margins(view: PlansView, theme: str) -> Figure:
     """What is left in each period at the node that has least, in the failure that leaves least."""
     rows = view.periods
     if rows.is_empty() or not rows["margin_w"].count():
@@ -109,7 +109,7 @@ def _labels(view: PlansView) -> list[str]:
     return [f"{row['period'] + 1}<br>{row['start']:%b %y}" for row in view.periods.iter_rows(named=True)]
 
 
-def _over_periods(view: PlansView, theme: str, title: str, **y: Any) -> go.Figure:
+def _over_periods(view: PlansView, theme: str, title: str, **y: Any) -> Figure:
     # With many periods not each has its name below it.
     step = -(-view.periods.height // 7)
     labels = _labels(view)

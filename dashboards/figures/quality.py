@@ -2,11 +2,11 @@
 
 from typing import Final
 
-import plotly.graph_objects as go
 import polars as pl
 
 from analytics.quality import AGREES, COVERED
 from dashboards.data.quality import VERDICTS, QualityView
+from dashboards.figures.figure import Figure
 from dashboards.figures.style import COLOURS, INK, STRONG, empty, gap_of, titled, without
 
 MOST_HOSTS: Final = 16
@@ -18,7 +18,7 @@ def colours(theme: str) -> dict[str, str]:
     return dict(zip(VERDICTS, (green, amber, red), strict=True))
 
 
-def verdicts(view: QualityView, theme: str) -> go.Figure:
+def verdicts(view: QualityView, theme: str) -> Figure:
     """Devices by verdict on each host, those with most doubtful ones on top."""
     counts = view.devices.group_by("host").agg(
         *((pl.col("verdict") == name).sum().alias(name) for name in VERDICTS)
@@ -44,7 +44,7 @@ def verdicts(view: QualityView, theme: str) -> go.Figure:
     return figure
 
 
-def gaps(view: QualityView, theme: str) -> go.Figure:
+def gaps(view: QualityView, theme: str) -> Figure:
     """Device-hours without readings, by reason."""
     if view.gaps.is_empty():
         return without(empty(theme), "no gap in this window")
@@ -67,7 +67,7 @@ def gaps(view: QualityView, theme: str) -> go.Figure:
     return figure
 
 
-def agreement(view: QualityView, theme: str) -> go.Figure:
+def agreement(view: QualityView, theme: str) -> Figure:
     """Coverage of each device against its counter over its integrated power, with the bounds of the verdicts."""
     rows = view.devices.drop_nulls("covered_ratio")
     if rows.is_empty():
@@ -102,12 +102,12 @@ def agreement(view: QualityView, theme: str) -> go.Figure:
             hovertemplate="%{text}<extra></extra>",
         )
     for bound in AGREES:
-        figure.add_vline(x=bound, line={"color": INK[theme], "width": 0.8, "dash": "dot"})
+        figure.add_vline(bound, line={"color": INK[theme], "width": 0.8, "dash": "dot"})
     for bound in COVERED:
-        figure.add_hline(y=bound, line={"color": INK[theme], "width": 0.8, "dash": "dot"})
+        figure.add_hline(bound, line={"color": INK[theme], "width": 0.8, "dash": "dot"})
     lowest, highest = (
         min([*rows["agreement_ratio"].drop_nulls(), 0.85]),
         max([*rows["agreement_ratio"].drop_nulls(), 1.15]),
     )
-    figure.update_xaxes(range=[lowest - 0.02, highest + 0.02])
+    figure.layout["xaxis"].update(range=[lowest - 0.02, highest + 0.02])
     return figure

@@ -5,10 +5,10 @@ from itertools import groupby
 from math import floor
 from typing import Any, Final
 
-import plotly.graph_objects as go
 import polars as pl
 
 from dashboards.data.results import ResultsView
+from dashboards.figures.figure import Figure
 from dashboards.figures.style import (
     INK,
     REST,
@@ -28,7 +28,7 @@ NONE: Final = "no accelerator"
 BARS: Final = 14
 
 
-def pareto(view: ResultsView, theme: str) -> go.Figure:
+def pareto(view: ResultsView, theme: str) -> Figure:
     """Throughput against work per joule; lines of equal power, and the front that nothing beats."""
     rows = view.runs.drop_nulls([view.rate, view.gain]).with_columns(pl.col("accelerator").fill_null(NONE))
     if rows.is_empty():
@@ -69,7 +69,7 @@ def pareto(view: ResultsView, theme: str) -> go.Figure:
     return figure
 
 
-def leaders(view: ResultsView, theme: str) -> go.Figure:
+def leaders(view: ResultsView, theme: str) -> Figure:
     """The most efficient result of each accelerator."""
     rows = (
         view.runs.drop_nulls(view.gain)
@@ -111,9 +111,9 @@ def _coloured(rows: pl.DataFrame, theme: str) -> list[tuple[str, str, pl.DataFra
     return found + [(name, named[name], rows.filter(pl.col("accelerator") == name)) for name in named]
 
 
-def _equal_power(figure: go.Figure, watts: pl.Series, theme: str) -> None:
+def _equal_power(figure: Figure, watts: pl.Series, theme: str) -> None:
     """A dotted line for each power of ten of watts: along it, throughput over efficiency is that power."""
-    (left, right), (bottom, top) = figure.layout.xaxis.range, figure.layout.yaxis.range
+    (left, right), (bottom, top) = (figure.layout[axis]["range"] for axis in ("xaxis", "yaxis"))
     low, high = log_axis(watts)["range"]
     for decade in range(floor(low), floor(high) + 2):
         figure.add_scatter(

@@ -5,10 +5,10 @@ from datetime import UTC, datetime, timedelta
 from math import log10
 from typing import Any, Final
 
-import plotly.graph_objects as go
 import polars as pl
 
 from collector.catalogue import Metric
+from dashboards.figures.figure import Figure
 
 # Near Okabe and Ito's, moved until each stands out 3 : 1 from its ground and any two differ by a CIE76 distance of 20
 # for people with protanopia, deuteranopia and tritanopia too (Machado et al. 2009).
@@ -49,7 +49,7 @@ def short(name: str, most: int = 22) -> str:
     return name if len(name) <= most else f"{name[: most - 10]}…{name[-8:]}"
 
 
-def empty(theme: str, *, x: dict[str, Any] | None = None, y: dict[str, Any] | None = None, **layout: Any) -> go.Figure:
+def empty(theme: str, *, x: dict[str, Any] | None = None, y: dict[str, Any] | None = None, **layout: Any) -> Figure:
     """A figure without anything in it; *x* and *y* are what its axes have besides the usual."""
     lines = {
         "gridcolor": _GRID[theme],
@@ -57,10 +57,7 @@ def empty(theme: str, *, x: dict[str, Any] | None = None, y: dict[str, Any] | No
         "linecolor": _GRID[theme],
         "ticks": "",
     }
-    # Given at once: to update a figure that is there takes ten times as long.
     looks: dict[str, Any] = dict(
-        # All that is not usual is said here: a template is another six kilobytes, which the browser has to apply.
-        template="none",
         autotypenumbers="strict",
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
@@ -78,21 +75,21 @@ def empty(theme: str, *, x: dict[str, Any] | None = None, y: dict[str, Any] | No
         yaxis={**lines, **(y or {})},
         **layout,
     )
-    return go.Figure(layout=looks)
+    return Figure(looks)
 
 
-def hidden() -> go.Figure:
+def hidden() -> Figure:
     """A figure of nothing, without axes."""
-    return go.Figure(layout={"template": "none", "xaxis": {"visible": False}, "yaxis": {"visible": False}})
+    return Figure({"xaxis": {"visible": False}, "yaxis": {"visible": False}})
 
 
-def fitted(figure: go.Figure) -> dict[str, Any]:
+def fitted(figure: Figure) -> dict[str, Any]:
     """
     The figure as it goes to the browser, with room for what stands beside its axes.
 
     A browser that has to find out how much that needs draws twice.
     """
-    drawn: dict[str, Any] = figure.to_dict()
+    drawn = figure.packed()
     layout = drawn["layout"]
     x, y = layout["xaxis"], layout["yaxis"]
     named = [y.get("categoryarray", []), *(trace.get("y", []) for trace in drawn["data"])]
@@ -118,11 +115,6 @@ def _beside(axis: Mapping[str, Any], labels_px: int) -> int:
 
 def _wide_px(word: str) -> float:
     return sum(_WIDTH_PX.get(letter, _OTHERS_PX) for letter in word)
-
-
-def values(series: pl.Series) -> Any:
-    """Numbers as they go to the browser: packed, to seven digits, and not a number where there is none."""
-    return series.cast(pl.Float32).fill_null(float("nan")).to_numpy()
 
 
 def gap_of(bars: int) -> float:
@@ -153,20 +145,22 @@ def log_axis(values: pl.Series, margin: float = 0.12) -> dict[str, Any]:
     return {"type": "log", "range": [low - margin, high + margin], "dtick": 1 if high - low > 2.5 else "D2"}
 
 
-def without(figure: go.Figure, text: str) -> go.Figure:
+def without(figure: Figure, text: str) -> Figure:
     """The figure, saying *text* in the place of what it cannot show."""
     figure.add_annotation(text=text, showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper", font={"size": 13})
-    figure.update_xaxes(showticklabels=False, showgrid=False, zeroline=False)
-    figure.update_yaxes(showticklabels=False, showgrid=False, zeroline=False)
+    figure.layout["xaxis"].update(showticklabels=False, showgrid=False, zeroline=False)
+    figure.layout["yaxis"].update(showticklabels=False, showgrid=False, zeroline=False)
     return figure
 
 
-def legend_of(figure: go.Figure) -> dict[str, str]:
+def legend_of(figure: Figure) -> dict[str, str]:
     """The colour of each trace that has a name."""
     return {
-        trace.name: trace.line.color if _is_line(trace) else trace.marker.color for trace in figure.data if trace.name
+        trace["name"]: trace["line" if _is_line(trace) else "marker"]["color"]
+        for trace in figure.data
+        if trace.get("name")
     }
 
 
-def _is_line(trace: Any) -> bool:
-    return trace.type == "scatter" and "lines" in trace.mode
+def _is_line(trace: Mapping[str, Any]) -> bool:
+    return trace["type"] == "scatter" and "lines" in trace["mode"]

@@ -13,6 +13,8 @@ import pytest
 
 from dashboards.app import PAGES
 from dashboards.controls import read, write
+from dashboards.data.stored import Stored
+from tests.dashboards.plotted import plotted
 
 OpenTab = Callable[..., Any]
 NAMES = [page.name for page in PAGES]
@@ -21,6 +23,8 @@ SEEN = "until=2026-03-04T12:00:00Z&window=15m"
 
 SUBJECTS = {"job": "vllm", "incident": "i1", "device": "GPU-a1"}
 """Whom the pages of one thing are about."""
+DRAWN_ELSEWHERE = {"incident", "plan", "plans"}
+"""What they draw is in no store of conftest.py; their own tests have it."""
 
 
 def address(name: str) -> str:
@@ -48,6 +52,22 @@ def test_nothing_is_cut_off_and_nobody_is_shut_out(tab_at: OpenTab, name: str, w
     cut = f"{parts}.filter(x => x.clientWidth && x.scrollWidth > x.clientWidth + 1)"
     assert page.evaluate(f"{cut}.map(x => x.innerText)") == []
     assert told == []
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("name", [page.name for page in PAGES if page.charts])
+def test_what_is_drawn_is_in_words_that_plotly_knows(
+    store_root: Path, told_root: Path, clock_ns: Callable[[], int], name: str, theme: str
+) -> None:
+    page = next(page for page in PAGES if page.name == name)
+    drawn = 0
+    for root in (store_root, told_root):
+        values = read(page.controls, address(name).partition("?")[2])
+        content = page.content(Stored(root, clock_ns=clock_ns), values, theme)
+        for chart in content.charts.values():
+            plotted(chart.figure)
+            drawn += len(chart.figure.data)
+    assert drawn or name in DRAWN_ELSEWHERE
 
 
 @pytest.mark.browser

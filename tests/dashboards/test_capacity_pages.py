@@ -22,6 +22,7 @@ from dashboards.data.stored import Stored
 from dashboards.figures import capacity as figures
 from dashboards.figures import plan as plan_figures
 from dashboards.pages import capacity, plan
+from tests.dashboards.plotted import plotted
 
 OpenTab = Callable[..., Any]
 NS = 1_000_000_000
@@ -167,7 +168,7 @@ def test_what_is_charted_is_a_share_of_what_is_safe(stored: Stored) -> None:
     assert rows["row1-a"]["failure_ratio"] == pytest.approx(1300 / 1400)
     assert rows["row1-a"]["load_ratio"] == pytest.approx(650 / 1400)
     assert set(view.charted("racks")["kind"]) <= {"rack"}
-    figure = figures.limits(view, "domains", "light")
+    figure = plotted(figures.limits(view, "domains", "light"))
     assert {trace.name for trace in figure.data} == {"load while all stands", "load in the worst failure"}
 
 
@@ -177,7 +178,7 @@ def test_what_runs_out_by_itself_comes_first_by_date(stored: Stored) -> None:
     first = view.ahead.row(0, named=True)
     # 20 W a day of the 100 W that are left.
     assert END.replace(tzinfo=None) < first["runway_p10"] < END.replace(tzinfo=None) + timedelta(days=9)
-    figure = figures.runway(view, "dark")
+    figure = plotted(figures.runway(view, "dark"))
     assert [trace.name for trace in figure.data if trace.name] == ["power"]
 
 
@@ -209,7 +210,7 @@ def test_a_forecast_says_by_what_and_follows_the_choice(stored: Stored) -> None:
     content = capacity.PAGE.content(stored, values(), "light")
     words = content.charts["forecast"].words
     assert "By last value at 1 h; pooled model at 6 h to 24 h (20 % to 40 % less error than the best baseline)" in words
-    figure = content.charts["forecast"].figure
+    figure = plotted(content.charts["forecast"].figure)
     assert figure.layout.yaxis.title.text == "Power (W)"
     assert {trace.name for trace in figure.data} == {"5 to 95 in 100", "10 to 90 in 100", "median"}
 
@@ -242,6 +243,7 @@ def test_a_plan_places_proves_prices_and_tells_the_next_best(stored: Stored) -> 
     # 100 W are left on row 1, a server takes 400.
     assert placed == {"r2": 2}
     assert min(view.plan.proof["margin_w"]) == pytest.approx(100.0)
+    assert plotted(plan_figures.margins(view, "light")).data
     cases = plan_figures.cases(view)
     assert cases["margin_w"].is_sorted()
     assert set(cases["case"]) >= {"none", "row2-a", "row2-b", "r2: cord to row2-a"}

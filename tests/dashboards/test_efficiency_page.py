@@ -14,6 +14,7 @@ from dashboards.data import efficiency as data
 from dashboards.data.stored import Stored
 from dashboards.figures import efficiency as figures
 from dashboards.pages.efficiency import PAGE
+from tests.dashboards.plotted import plotted
 
 OpenTab = Callable[..., Any]
 QUERY = "?window=15m&until=2026-03-04T12:00:00Z"
@@ -86,7 +87,7 @@ def test_what_takes_long_is_worked_out_once_whatever_is_chosen(stored: Stored, m
 @pytest.mark.parametrize("against", data.AGAINST)
 def test_axes_say_what_they_are(stored: Stored, against: str) -> None:
     view = data.view(stored, values(f"&against={against.replace(' ', '+')}"))
-    figure = figures.front(view, "light")
+    figure = plotted(figures.front(view, "light"))
     if figure.data:
         assert figure.layout.yaxis.title.text == "Energy per token (J/token)"
         assert "(tokens/s)" in figure.layout.xaxis.title.text or "(s)" in figure.layout.xaxis.title.text

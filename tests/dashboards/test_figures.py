@@ -1,5 +1,6 @@
 """What is drawn is what was measured, and nothing else."""
 
+from base64 import b64decode
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,8 +17,10 @@ from dashboards.data.fleet import View
 from dashboards.data.stored import Stored
 from dashboards.figures import fleet as figures
 from dashboards.figures import style
+from dashboards.figures.buckets import Buckets
 from dashboards.page import changed
 from dashboards.selection import Selection
+from tests.dashboards.plotted import plotted
 
 
 @pytest.fixture
@@ -27,13 +30,13 @@ def view(store_root: Path, clock_ns: Callable[[], int]) -> View:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_axes_are_titled_from_the_catalogue(view: View, theme: str) -> None:
-    assert figures.power(view, theme).layout.yaxis.title.text == POWER.title == "Power (W)"
-    assert figures.utilization(view, theme).layout.yaxis.title.text == UTILIZATION.title
-    assert figures.energy(view, theme).layout.xaxis.title.text == "Energy (Wh)"
+    assert plotted(figures.power(view, theme)).layout.yaxis.title.text == POWER.title == "Power (W)"
+    assert plotted(figures.utilization(view, theme)).layout.yaxis.title.text == UTILIZATION.title
+    assert plotted(figures.energy(view, theme)).layout.xaxis.title.text == "Energy (Wh)"
 
 
 def test_bars_stack_to_the_fleets_mean_and_the_line_is_its_peak(view: View) -> None:
-    figure = figures.power(view, "light")
+    figure = plotted(figures.power(view, "light"))
     bars = [trace.y for trace in figure.data if trace.type == "bar"]
     stacked = np.nansum(np.stack(bars), axis=0)
     assert stacked[stacked > 0].tolist() == pytest.approx(view.power["power_mean_w"].to_list())
@@ -41,18 +44,18 @@ def test_bars_stack_to_the_fleets_mean_and_the_line_is_its_peak(view: View) -> N
 
 
 def test_a_gap_is_no_number_and_not_zero(view: View) -> None:
-    figure = figures.power(view, "light")
+    figure = plotted(figures.power(view, "light"))
     modelled = next(trace for trace in figure.data if trace.name.startswith("TPU-b1"))
     assert np.isnan(modelled.y).sum() >= 28
     assert 0.0 not in modelled.y
-    line = next(trace for trace in figures.utilization(view, "light").data if trace.name == "TPU-b1")
+    line = next(trace for trace in plotted(figures.utilization(view, "light")).data if trace.name == "TPU-b1")
     assert line.connectgaps is False
     assert np.isnan(line.y).sum() >= 28
 
 
 def test_modelled_watts_are_told_from_measured_ones(view: View) -> None:
-    assert "TPU-b1 (modelled)" in {trace.name for trace in figures.power(view, "light").data}
-    patterns = {trace.y[0]: trace.marker.pattern.shape for trace in figures.energy(view, "light").data}
+    assert "TPU-b1 (modelled)" in {trace.name for trace in plotted(figures.power(view, "light")).data}
+    patterns = {trace.y[0]: trace.marker.pattern.shape for trace in plotted(figures.energy(view, "light")).data}
     assert patterns == {"GPU-a1": "", "GPU-a2": "", "TPU-b1": "/"}
 
 
@@ -63,7 +66,7 @@ def test_more_groups_than_colours_are_shown_together_and_nothing_is_left_out(
     many = pl.concat(one.with_columns(device=pl.lit(f"GPU-{n:02}"), power_w=pl.lit(100.0 + n)) for n in range(20))
     Store.create(tmp_path).write("device_samples", many)
     view = fleet.view(Stored(tmp_path, clock_ns=clock_ns), Selection(window="15m", by="device"))
-    bars = [trace for trace in figures.power(view, "light").data if trace.type == "bar"]
+    bars = [trace for trace in plotted(figures.power(view, "light")).data if trace.type == "bar"]
     assert [trace.name for trace in bars][-1] == "12 others"
     assert len(bars) == style.SHOWN + 1
     assert sum(trace.y[100] for trace in bars) == pytest.approx(sum(100.0 + n for n in range(20)))
@@ -72,12 +75,12 @@ def test_more_groups_than_colours_are_shown_together_and_nothing_is_left_out(
 def test_what_was_not_measured_is_said_to_be_so(tmp_path: Path, clock_ns: Callable[[], int]) -> None:
     Store.create(tmp_path)
     view = fleet.view(Stored(tmp_path, clock_ns=clock_ns), Selection())
-    assert "not measured" in figures.efficiency(view, "dark").layout.annotations[0].text
-    assert not figures.energy(view, "dark").data
+    assert "not measured" in plotted(figures.efficiency(view, "dark")).layout.annotations[0].text
+    assert not plotted(figures.energy(view, "dark")).data
 
 
 def test_the_time_axis_is_the_window_whatever_was_measured(view: View) -> None:
-    first, last = figures.power(view, "light").layout.xaxis.range
+    first, last = plotted(figures.power(view, "light")).layout.xaxis.range
     assert (first, last) == (datetime(2026, 3, 4, 11, 45), datetime(2026, 3, 4, 12, 0, 1))
     assert view.end == datetime(2026, 3, 4, 12, 0, 1, tzinfo=UTC)
 
@@ -95,13 +98,31 @@ def test_a_figure_makes_room_for_the_names_beside_it_so_that_it_is_drawn_once() 
 
 
 def test_what_the_browser_has_is_not_sent_again() -> None:
-    one, other = style.hidden(), style.hidden()
+    other = style.hidden()
     other.add_bar(x=[1.0, float("nan")])
-    *first, sent = changed([one, "said"], None)
+    *first, sent = changed([style.hidden().packed(), "said"], None)
     assert first[1] == "said"
-    *again, sent_again = changed([style.hidden(), "said"], sent)
+    *again, sent_again = changed([style.hidden().packed(), "said"], sent)
     assert again == [no_update, no_update]
-    *third, sent = changed([other, no_update], sent_again)
+    *third, sent = changed([other.packed(), no_update], sent_again)
     assert third[0]["data"][0]["x"] == [1.0, None]
     assert third[1] is no_update
-    assert changed([other, "said"], sent)[:2] == (no_update, no_update)
+    assert changed([other.packed(), "said"], sent)[:2] == (no_update, no_update)
+
+
+def test_arrays_go_as_their_bytes_and_what_is_not_said_does_not_go() -> None:
+    figure = style.empty("light")
+    figure.add_scatter(x=[1, 2], y=np.array([1.5, np.nan], dtype=">f4"), fill=None)
+    (trace,) = figure.packed()["data"]
+    assert trace.keys() == {"type", "x", "y"}
+    assert trace["y"]["dtype"] == "f4"
+    assert np.array_equal(np.frombuffer(b64decode(trace["y"]["bdata"]), "<f4"), [1.5, np.nan], equal_nan=True)
+
+
+def test_buckets_are_whole_and_have_what_was_measured_in_them() -> None:
+    start = datetime(2026, 3, 4, 11, 59, 50, tzinfo=UTC)
+    buckets = Buckets(start, datetime(2026, 3, 4, 12, 1, 10, tzinfo=UTC), 30)
+    assert buckets.axis == {"x0": datetime(2026, 3, 4, 11, 59, 30), "dx": 30_000}
+    assert len(buckets.edges_ms) == 5
+    rows = pl.DataFrame({"window": [datetime(2026, 3, 4, 12, 0, 30)], "power_w": [2.0]})
+    assert np.array_equal(buckets.values(rows, "power_w", 10), [np.nan, np.nan, 20.0, np.nan], equal_nan=True)

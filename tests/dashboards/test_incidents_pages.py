@@ -17,6 +17,7 @@ from dashboards.data.stored import Stored
 from dashboards.figures import incidents as figures
 from dashboards.pages import incident, incidents
 from tests.dashboards import told
+from tests.dashboards.plotted import plotted
 
 OpenTab = Callable[..., Any]
 
@@ -77,7 +78,8 @@ def test_an_incident_is_shown_by_what_its_rule_looked_at(stored: Stored) -> None
     assert first.series["value"].max() == pytest.approx(0.5)
     assert first.series["subject"].unique().to_list() == ["GPU-a1"]
     assert view.power["value"].to_list() == pytest.approx([310.0] * view.power.height)
-    figure = figures.evidence(view, first, "light")
+    assert plotted(figures.power(view, "light")).data
+    figure = plotted(figures.evidence(view, first, "light"))
     assert [shape.y0 for shape in figure.layout.shapes if shape.type == "line"] == [0.2, 0.05]
 
 

@@ -15,6 +15,7 @@ from dashboards.data import jobs as data
 from dashboards.data.stored import Stored
 from dashboards.figures import jobs as figures
 from dashboards.pages import job, jobs
+from tests.dashboards.plotted import plotted
 
 OpenTab = Callable[..., Any]
 QUERY = "?window=15m&until=2026-03-04T12:00:00Z"
@@ -73,7 +74,7 @@ def test_a_job_that_nobody_knows_is_said_to_be_so_and_others_are_named(stored: S
 def test_power_of_a_job_stacks_to_its_devices(stored: Stored, theme: str) -> None:
     view = data.job(stored, "vllm")
     assert view is not None
-    figure = figures.power(view, theme)
+    figure = plotted(figures.power(view, theme))
     assert [trace.name for trace in figure.data] == ["GPU-a1"]
     assert figure.layout.yaxis.title.text == "Power (W)"
     assert {round(value) for value in figure.data[0].y} == {300}

@@ -20,6 +20,7 @@ from dashboards.data import plans as data
 from dashboards.data.stored import Stored
 from dashboards.pages import plans
 from tests.dashboards.conftest import Serving
+from tests.dashboards.plotted import plotted
 from tests.dashboards.test_capacity_pages import DAYS, END_NS, FLEET, NS
 
 OpenTab = Callable[..., Any]
@@ -95,8 +96,9 @@ def test_periods_add_up_to_the_plan_and_to_what_may_be_spent(stored: Stored) -> 
     content = plans.PAGE.content(stored, asked(), "light")
     assert "1 X at dub" in str(content.slots["periods"])
     assert set(content.grids["proof"]["period_shown"]) == {2, 3}
-    figure = content.charts["money"].figure
-    assert [list(trace.y) for trace in figure.data] == [[0.0, 1000.0, 1000.0], [1500.0, 1500.0, 1500.0]]
+    drawn = {name: plotted(chart.figure) for name, chart in content.charts.items()}
+    assert all(figure.data for figure in drawn.values())
+    assert [list(trace.y) for trace in drawn["money"].data] == [[0.0, 1000.0, 1000.0], [1500.0, 1500.0, 1500.0]]
 
 
 def test_another_text_of_the_file_is_answered_anew(tmp_path: Path, root: Path) -> None:

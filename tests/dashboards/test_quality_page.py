@@ -15,6 +15,7 @@ from dashboards.data.stored import Stored
 from dashboards.figures import quality as figures
 from dashboards.pages.quality import PAGE
 from dashboards.selection import selection_of, span_of
+from tests.dashboards.plotted import plotted
 
 OpenTab = Callable[..., Any]
 QUERY = "?window=15m&until=2026-03-04T12:00:00Z"
@@ -52,10 +53,10 @@ def test_a_choice_of_places_narrows_all_of_it(store_root: Path) -> None:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_a_device_without_a_counter_is_drawn_hollow(store_root: Path, theme: str) -> None:
-    figure = figures.agreement(view(store_root), theme)
+    figure = plotted(figures.agreement(view(store_root), theme))
     symbols = {symbol for trace in figure.data for symbol in trace.marker.symbol}
     assert symbols == {"circle-open"}
-    assert {trace.name for trace in figures.verdicts(view(store_root), theme).data} == {"good", "fair", "poor"}
+    assert {trace.name for trace in plotted(figures.verdicts(view(store_root), theme)).data} == {"good", "fair", "poor"}
 
 
 def test_a_window_that_ends_now_moves_in_steps() -> None:

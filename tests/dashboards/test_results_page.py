@@ -15,6 +15,7 @@ from dashboards.data import results as data
 from dashboards.data.stored import Stored
 from dashboards.figures import results as figures
 from dashboards.pages.results import PAGE
+from tests.dashboards.plotted import plotted
 
 OpenTab = Callable[..., Any]
 
@@ -68,7 +69,7 @@ def test_results_are_worked_out_once_and_again_when_there_are_more(tmp_path: Pat
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_points_on_a_line_of_equal_power_have_that_power(stored: Stored, theme: str) -> None:
-    figure = figures.pareto(view(stored), theme)
+    figure = plotted(figures.pareto(view(stored), theme))
     dotted = [trace for trace in figure.data if trace.mode == "lines" and trace.line.dash == "dot"]
     watts = sorted(round(trace.x[0] / trace.y[0]) for trace in dotted)
     assert watts == [10, 100, 1000, 10_000]
