@@ -11,7 +11,7 @@ from analytics.boards import calibrated
 from analytics.capacity.tree import trees
 from analytics.energy import over_time
 from analytics.fleet import Fleet
-from analytics.frames import boards, latest, scan
+from analytics.frames import scan
 from analytics.inventory import held
 from analytics.known import column_sum
 from analytics.quality import quality
@@ -101,26 +101,30 @@ def view(stored: Stored, values: Values) -> DeviceView | None:
 
 def known(stored: Stored) -> list[str]:
     """All devices that ever described themselves, and those of the last hour's readings."""
-    newest_ns = stored.newest_ns()
-    names = set(scan(stored.store(), "devices").select("device").unique().collect()["device"])
-    if newest_ns is not None:
-        seen = scan(stored.store(), "device_samples", newest_ns - 3600 * NS, newest_ns + NS)
-        names |= set(seen.select("device").unique().collect()["device"])
-    return sorted(names)
+    newest_ns = stored.newest_ns() or 0
+    hour = newest_ns - 3600 * NS, newest_ns + NS
+    key = ("devices", stored.version(("<devices", "device_samples"), *hour))
+    return stored.kept(key, lambda: _known(stored, *hour))
+
+
+def _known(stored: Stored, start_ns: int, end_ns: int) -> list[str]:
+    seen = scan(stored.store(), "device_samples", start_ns, end_ns).select("device").unique().collect()["device"]
+    return sorted({*stored.boards().select("device").collect()["device"], *seen})
 
 
 def _work_out(stored: Stored, device: str, start_ns: int, end_ns: int, every_s: int) -> DeviceView | None:
     store = stored.store()
     mine = pl.col("device") == device
     samples = scan(store, "device_samples", start_ns, end_ns, mine).collect()
-    described = latest(store, "devices").filter(mine).collect()
+    board = stored.boards().filter(mine).collect().lazy()
+    described = board.sort("time").last().collect()
     if samples.is_empty() and described.is_empty() and device not in known(stored):
         return None
-    told = described.sort("time").row(-1, named=True) if described.height else {}
+    told = described.row(0, named=True) if described.height else {}
     rows = readings(samples.lazy()).collect()
     # No finer than the readings: what lies between two of them is not a gap.
-    every_s = next((step for step in STEPS_S if step >= max(every_s, usual_period_s(rows))), every_s)
-    board = boards(store).filter(mine)
+    least_s = max(every_s, usual_period_s(rows))
+    every_s = next((step for step in STEPS_S if step >= least_s), every_s)
     drawn = readings(calibrated(samples.lazy(), board)).collect()
     found = over_time([drawn], every_s=every_s, by=("device",), within_ns=(start_ns, end_ns), devices=board)
     used = found.devices
@@ -131,7 +135,7 @@ def _work_out(stored: Stored, device: str, start_ns: int, end_ns: int, every_s: 
     host = told.get("host") or (str(seen[0]) if seen.len() else None)
     judged = quality(
         [rows],
-        devices=scan(store, "devices").filter(mine),
+        devices=board,
         events=scan(store, "events", None, end_ns).filter(pl.col("host") == host),
         calibrations=scan(store, "calibrations", None, end_ns).filter(mine),
         start_ns=start_ns,

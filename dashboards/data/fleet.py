@@ -15,7 +15,7 @@ import polars as pl
 
 from analytics.efficiency import joules_per_token, tokens_of_devices, tokens_per_joule
 from analytics.energy import Windows, group_of, of_boards, over_time, regrouped
-from analytics.frames import Spliced, boards, by_device, latest, scan, spliced
+from analytics.frames import Spliced, by_device, latest, scan, spliced
 from analytics.known import column_sum
 from analytics.rollups import SLOT_S, windows_of_rollups
 from analytics.steps import readings, usual_period_s
@@ -193,7 +193,7 @@ class _Drawn:
 
 def _drawn(stored: Stored, chosen: Sequence[str], start_ns: int, end_ns: int, every_s: int) -> _Drawn:
     store = stored.store()
-    known = boards(store)
+    known = stored.boards()
     only = pl.col("device").is_in(list(chosen)) if chosen else pl.lit(value=True)
     rolled = None
     if every_s % SLOT_S == 0:

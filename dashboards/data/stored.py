@@ -12,8 +12,10 @@ from tempfile import mkdtemp
 from threading import Lock
 from typing import Any, Final, Generic, TypeVar
 
+import polars as pl
+
 from analytics.fleet import Fleet
-from analytics.frames import PART_ROWS, read_fleet
+from analytics.frames import PART_ROWS, boards, read_fleet
 from collector.store import Store
 
 ALL: Final = "all"
@@ -102,6 +104,15 @@ class Stored:
         since_ns = self.now_ns() - round(within_s * NS)
         with self._lock:
             return [window for window, at_ns in self._wanted.items() if at_ns >= since_ns]
+
+    def boards(self) -> pl.LazyFrame:
+        """
+        All devices as they were ever observed: as `analytics.frames.boards`.
+
+        Raises: StoreError.
+        """
+        key = ("boards", self.version(("<devices", "<calibrations"), None, None))
+        return self.kept(key, lambda: boards(self.store()))
 
     def sites(self, hosts: Iterable[str]) -> dict[str, str]:
         """

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 
@@ -24,16 +22,21 @@ class Buckets:
         return {"x0": first.replace(tzinfo=None), "dx": self.every_s * 1000}
 
     @property
-    def edges_ms(self) -> npt.NDArray[np.float64]:
-        """Their beginnings, and the end of the last."""
-        return np.arange(self._first, self._last + 1, dtype=np.float64) * self.every_s * 1000
+    def edges_ms(self) -> pl.Series:
+        """When each begins and ends, in milliseconds since 1970: twice as many as there are steps."""
+        return (
+            self._number.repeat_by(2).explode().shift(-1, fill_value=self._last).cast(pl.Float64) * self.every_s * 1e3
+        )
 
-    def values(self, frame: pl.DataFrame, column: str, scale: float = 1.0) -> npt.NDArray[np.float32]:
+    def values(self, frame: pl.DataFrame, column: str, scale: float = 1.0) -> pl.Series:
         """*column* by the step that begins at `window`, to seven digits; not a number where there is none."""
-        found = np.full(self._last - self._first, np.nan, dtype=np.float32)
-        at = frame["window"].dt.epoch("s").to_numpy() // self.every_s - self._first
-        found[at] = frame[column].cast(pl.Float64).fill_null(float("nan")).to_numpy() * scale
-        return found
+        found = pl.repeat(float("nan"), len(self._number), dtype=pl.Float32, eager=True)
+        at = frame["window"].dt.epoch("s") // self.every_s - self._first
+        return found.scatter(at, (frame[column] * scale).cast(pl.Float32).fill_null(float("nan")))
+
+    @property
+    def _number(self) -> pl.Series:
+        return pl.int_range(self._first, self._last, eager=True)
 
     @property
     def _first(self) -> int:

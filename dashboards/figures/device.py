@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, Final
 
-import numpy as np
 import polars as pl
 
 from collector.catalogue import POWER, TEMPERATURE, UTILIZATION, Metric
@@ -84,7 +83,7 @@ def throttled(view: DeviceView, theme: str) -> Figure:
     for name, colour in colours(rows["reason"].unique().sort(), theme).items():
         figure.add_scatter(
             **buckets.axis,
-            y=np.nan_to_num(buckets.values(rows.filter(pl.col("reason") == name), "ratio")),
+            y=buckets.values(rows.filter(pl.col("reason") == name), "ratio").fill_nan(0.0),
             name=name,
             mode="lines",
             line={"color": colour, "width": 1.6, "shape": "hv"},

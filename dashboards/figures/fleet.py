@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-import numpy as np
 import polars as pl
 
 from collector.catalogue import ENERGY, POWER, UTILIZATION
@@ -44,8 +43,8 @@ def power(view: View, theme: str) -> Figure:
         )
     # A step needs its last bucket's end, and a gap its own: so each bucket is drawn as a line of two points.
     figure.add_scatter(
-        x=np.repeat(buckets.edges_ms, 2)[1:-1],
-        y=np.repeat(buckets.values(view.power, "power_max_w"), 2),
+        x=buckets.edges_ms,
+        y=buckets.values(view.power, "power_max_w").repeat_by(2).explode(),
         name="peak in the bucket",
         mode="lines",
         line={"color": STRONG[theme], "width": 1.2, "shape": "linear"},
@@ -123,7 +122,7 @@ def _lines(view: View, frame: pl.DataFrame, column: str, theme: str, *, total: b
 
 def _with_lines(figure: Figure, view: View, frame: pl.DataFrame, column: str, hover: str, theme: str) -> Figure:
     for name, colour, ratios in _lines(view, frame, column, theme, total=False):
-        if not np.isnan(ratios).all():
+        if not ratios.is_nan().all():
             figure.add_scatter(
                 **_buckets(view).axis,
                 y=ratios,
