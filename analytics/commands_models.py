@@ -4,7 +4,7 @@
 
 import getpass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -26,6 +26,9 @@ from collector.options import (
 )
 from collector.output import Field, Format
 
+if TYPE_CHECKING:
+    from analytics.models.comparison import HandOver
+
 app = typer.Typer(name="models", help="Versions of models: which is in use, and why.", rich_markup_mode=None)
 
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="The model, as `models list` calls it.")]
@@ -40,7 +43,17 @@ SureOption = Annotated[
         min=0.0,
         max=0.5,
         help="Keep the old verdict unless the new model's probability is this far from one half; 0: take over outright."
-        " As a job would, if not given: by 0.45 or 0.49 where the truth is known.",
+        " As a job would, if not given: where the truth is known what errs least within the budget.",
+    ),
+]
+WithdrawOption = Annotated[
+    float | None,
+    typer.Option(
+        "--withdraw",
+        metavar="MARGIN",
+        min=0.0,
+        max=0.5,
+        help="With --hand-over: how far it must be to withdraw an alarm; the same if not given.",
     ),
 ]
 ByOption = Annotated[str | None, typer.Option("--by", help="Who decides; the user of this process if not given.")]
@@ -90,6 +103,7 @@ def compare(
     version: CandidateName = None,
     store: StoreOption = None,
     hand_over: SureOption = None,
+    withdraw: WithdrawOption = None,
     output: OutputOption = Format.TABLE,
     file: FileOption = None,
     limit: LimitOption = None,
@@ -102,13 +116,13 @@ def compare(
 
     A limit is held when the upper bound is within it. --check 'within==0' exits with 4 if one is not.
     """
-    from analytics.models.versions import compared, usual_margin
+    from analytics.models.versions import compared
 
     asked, root = request(output, file, limit, None, None, "UTC"), store_root(store)
     chosen = version or _candidate(root, model)
-    sure = usual_margin(root, model, chosen) if hand_over is None else hand_over or None
-    found = compared(root, model, chosen, sure=sure)
-    say(f"{model} {chosen}: {found.windows:,} windows, of which the truth is known of {found.known:,}; {_how(sure)}")
+    how = _asked(root, model, chosen, hand_over, withdraw)
+    found = compared(root, model, chosen, hand_over=how)
+    say(f"{model} {chosen}: {found.windows:,} windows, of which the truth is known of {found.known:,}; {_how(how)}")
     give("models.compare", [Field(name, kind) for name, kind in _COMPARED], found.figures, asked, check)
 
 
@@ -118,6 +132,7 @@ def promote(
     version: CandidateName = None,
     store: StoreOption = None,
     hand_over: SureOption = None,
+    withdraw: WithdrawOption = None,
     force: Annotated[bool, typer.Option("--force", help="Without any comparison; --reason says why.")] = False,
     reason: ReasonOption = "",
     by: ByOption = None,
@@ -132,15 +147,14 @@ def promote(
     if force and not reason:
         raise ConfigError("--reason", "is needed with --force: say why nothing was compared")
     from analytics.models.versions import promote as put_in_use
-    from analytics.models.versions import usual_margin
 
     root = store_root(store)
     chosen = version or _candidate(root, model)
     if force:
         warn(f"{model} {chosen} takes over without a comparison")
-    sure = usual_margin(root, model, chosen) if hand_over is None and not force else hand_over or None
-    put_in_use(root, model, chosen, by=by or getpass.getuser(), reason=reason, sure=sure, force=force)
-    say(f"{model} {chosen} is in use, {_how(sure)}")
+    how = _asked(root, model, chosen, 0.0 if force and hand_over is None else hand_over, withdraw)
+    put_in_use(root, model, chosen, by=by or getpass.getuser(), reason=reason, hand_over=how, force=force)
+    say(f"{model} {chosen} is in use, {_how(how)}")
 
 
 @app.command()
@@ -162,8 +176,26 @@ def rollback(
     say(f"{model} {found} is in use again")
 
 
-def _how(sure: float | None) -> str:
-    return "taking over outright" if sure is None else f"handed over by {sure:g}"
+def _asked(root: Path, model: str, version: str, add: float | None, withdraw: float | None) -> "HandOver | None":
+    """
+    The hand-over that the options ask for, None being outright.
+
+    Raises: ConfigError (margins that do not go together), StoreError, NotEnoughData.
+    """
+    from analytics.models.comparison import HandOver
+    from analytics.models.versions import usual_hand_over
+
+    if withdraw is not None and not add:
+        raise ConfigError("--withdraw", "is for a hand-over by the rule: give --hand-over above 0 with it")
+    if add is None:
+        return usual_hand_over(root, model, version)
+    return HandOver(add, add if withdraw is None else withdraw) if add else None
+
+
+def _how(hand_over: "HandOver | None") -> str:
+    if hand_over is None:
+        return "taking over outright"
+    return f"handed over by {hand_over.add:g}, alarms withdrawn by {hand_over.withdraw:g}"
 
 
 def _candidate(root: Path, model: str) -> str:

@@ -7,6 +7,7 @@ candidate gets wrong: all of it (negative flips; 1 - BTC of Srivastava et al. 20
 without fault. Bounds come from a bootstrap over contiguous blocks, since neighbouring windows are wrong together.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -19,7 +20,6 @@ Verdicts = NDArray[np.bool_]
 
 SURE: Final = 0.45
 """A new model overrules a verdict when its probability is further than this from one half."""
-MARGINS: Final = (0.1, 0.2, 0.35, SURE, 0.49)
 BLOCKS: Final = 200
 DRAWS: Final = 2_000
 TAIL: Final = 0.05
@@ -72,6 +72,24 @@ class Trial:
         return {name: array for name, array in every.items() if array is not None}
 
 
+class HandOver(NamedTuple):
+    """
+    How far from one half the new model's probability must be to overrule the old verdict.
+
+    add: for an alarm where the old model gave none. withdraw: for none where it gave one. Of a new model that has met
+    few faults lately the second is the bold claim, and what was an alarm is what people act on.
+    """
+
+    add: float
+    withdraw: float
+
+
+MARGINS: Final = (0.1, 0.2, 0.35, SURE, 0.49)
+ADDS: Final = (SURE, 0.49)
+WITHDRAWS: Final = (0.5, 0.499, 0.4975, 0.495, 0.49, 0.475, SURE)
+"""The boldest last. At 0.5 only a model that is certain withdraws an alarm."""
+
+
 class Figure(NamedTuple):
     """A measure of the candidate with its bounds, the champion's own where it has one, and the limit if any."""
 
@@ -98,7 +116,7 @@ class Budget:
 
     error_ratio: float = 1.02
     negative_flip_ratio: float = 0.01
-    lost_alarm_ratio: float = 0.02
+    lost_alarm_ratio: float = 0.01
     new_false_alarm_ratio: float = 0.005
     churn_ratio: float = 0.01
 
@@ -122,28 +140,30 @@ class Comparison(NamedTuple):
         return [_breach(figure) for figure in self.figures if figure.within is False]
 
 
-def keep_unless_sure(old: Verdicts, probability: Floats, *, sure: float = SURE) -> Verdicts:
+def keep_unless_sure(old: Verdicts, probability: Floats, hand_over: HandOver) -> Verdicts:
     """
-    The verdicts at a hand-over: the old one, unless the new model is sure of its own: |p - 1/2| >= *sure*.
+    The verdicts at a hand-over: the old one, unless the new model is sure of its own: |p - 1/2| is at least the margin.
 
-    For two classes what the cost-ratio rule of Träuble et al. 2021 (Backward-compatible prediction updates) is to many.
+    With equal margins what the cost-ratio rule of Träuble et al. 2021 (Backward-compatible prediction updates) is to
+    many classes.
 
-    >>> keep_unless_sure(np.array([True, True, False]), np.array([0.4, 0.05, 0.95])).tolist()
+    >>> keep_unless_sure(np.array([True, True, False]), np.array([0.04, 0.001, 0.96]), HandOver(0.45, 0.495)).tolist()
     [True, False, True]
     """
     # A limit written as 0.35 must admit 0.85 and 0.15, which in floats are a hair closer to one half.
-    return np.where(np.abs(probability - 0.5) >= sure - 1e-12, probability > 0.5, old)
+    needed = np.where(old, hand_over.withdraw, hand_over.add) - 1e-12
+    return np.where(np.abs(probability - 0.5) >= needed, probability > 0.5, old)
 
 
-def judge(probabilities: Sequence[Floats], sure: Sequence[float | None]) -> Verdicts:
+def judge(probabilities: Sequence[Floats], hand_overs: Sequence[HandOver | None]) -> Verdicts:
     """
     The verdicts of versions in use together, the oldest first: each overrules those before it only where it is sure.
 
-    One whose *sure* is None has taken over outright.
+    One whose hand-over is None has taken over outright.
     """
     found = probabilities[0] > 0.5
-    for probability, margin in zip(probabilities[1:], sure[1:], strict=True):
-        found = probability > 0.5 if margin is None else keep_unless_sure(found, probability, sure=margin)
+    for probability, hand_over in zip(probabilities[1:], hand_overs[1:], strict=True):
+        found = probability > 0.5 if hand_over is None else keep_unless_sure(found, probability, hand_over)
     return found
 
 
@@ -160,21 +180,21 @@ def alarm_probability(p_value: Floats, *, alpha: float) -> Floats:
 def compare(
     trial: Trial,
     *,
-    sure: float | None = None,
+    hand_over: HandOver | None = None,
     budget: Budget = BUDGET,
     draws: int = DRAWS,
     seed: int = 0,
     resample: "Bootstrap | None" = None,
 ) -> Comparison:
     """
-    What *trial* says of the candidate, handed over with the rule of `keep_unless_sure` where *sure* is given.
+    What *trial* says of the candidate, handed over with the rule of `keep_unless_sure` where *hand_over* is given.
 
     A measure of too few blocks (`LEAST_BLOCKS`) has no bounds and so is not within its limit. A champion that had
     nothing right of what the trial could tell has nothing to lose. Where no truth is known at all, churn stands for
     flips. Who compares one trial several times gives its draws: *resample* instead of *draws* and *seed*.
     """
     old = trial.champion > 0.5
-    new = keep_unless_sure(old, trial.candidate, sure=sure) if sure is not None else trial.candidate > 0.5
+    new = trial.candidate > 0.5 if hand_over is None else keep_unless_sure(old, trial.candidate, hand_over)
     known = trial.truth != UNKNOWN
     fault = trial.truth == 1
     was_right, is_right = known & (old == fault), known & (new == fault)
@@ -196,29 +216,44 @@ def compare(
     return Comparison(tuple(figures), len(old), int(known.sum()))
 
 
-def margins(trial: Trial, *, alone: bool = False) -> tuple[float | None, ...]:
+def hand_overs(trial: Trial, *, alone: bool = False) -> tuple[HandOver | None, ...]:
     """
-    The margins to try a hand-over with, None being outright; with *alone* that only.
+    The hand-overs to try, None being outright; with *alone* that only.
 
     Where the truth is known there are right verdicts to keep, and nothing below `SURE` keeps enough of them; where it
     is not, what changes is counted, and taking over outright comes first.
     """
     if alone:
         return (None,)
-    labelled = bool((trial.truth != UNKNOWN).any())
-    return tuple(sure for sure in MARGINS if sure >= SURE) if labelled else (None, *MARGINS)
+    if bool((trial.truth != UNKNOWN).any()):
+        return tuple(HandOver(add, withdraw) for add in ADDS for withdraw in WITHDRAWS)
+    return (None, *(HandOver(margin, margin) for margin in MARGINS))
 
 
-def least_margin(
+def best_hand_over(
     trial: Trial, *, budget: Budget = BUDGET, alone: bool = False
-) -> tuple[float | None, Comparison] | None:
-    """The first of `margins` with which a hand-over is within the budget, and what was found with it, or None."""
+) -> tuple[HandOver | None, Comparison] | None:
+    """
+    Of `hand_overs` within the budget the one with the least error, and what was found with it; None if none is.
+
+    Of equals the first: what withdraws fewer alarms. Where no truth is known the first that is within the budget.
+    """
     resample = Bootstrap(block_of(trial))
-    for sure in margins(trial, alone=alone):
-        found = compare(trial, sure=sure, budget=budget, resample=resample)
-        if not found.breaches():
-            return sure, found
-    return None
+    labelled = bool((trial.truth != UNKNOWN).any())
+    best: tuple[HandOver | None, Comparison] | None = None
+    for hand_over in hand_overs(trial, alone=alone):
+        found = compare(trial, hand_over=hand_over, budget=budget, resample=resample)
+        if found.breaches() or (best is not None and _error(found) >= _error(best[1])):
+            continue
+        best = hand_over, found
+        if not labelled:
+            break
+    return best
+
+
+def _error(found: Comparison) -> float:
+    value = found.of("error").value
+    return math.inf if value is None else value
 
 
 def block_of(trial: Trial, *, blocks: int = BLOCKS) -> NDArray[np.int64]:

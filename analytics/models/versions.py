@@ -25,7 +25,16 @@ import polars.selectors as cs
 
 from analytics.frames import scan
 from analytics.models import files
-from analytics.models.comparison import BUDGET, Budget, Comparison, Trial, compare, least_margin, margins
+from analytics.models.comparison import (
+    BUDGET,
+    Budget,
+    Comparison,
+    HandOver,
+    Trial,
+    best_hand_over,
+    compare,
+    hand_overs,
+)
 from analytics.models.files import Array
 from collector.errors import NotEnoughData, OverBudget, StoreError
 from collector.moments import NS
@@ -91,10 +100,10 @@ class Model(NamedTuple):
 
 
 class Judge(NamedTuple):
-    """A version in use; where *sure* is given it overrules those before it only when so sure."""
+    """A version in use; where *hand_over* is given it overrules those before it only when so sure."""
 
     version: str
-    sure: float | None
+    hand_over: HandOver | None
 
 
 # ---------------------------------------------------------------------------------------------------- keeping, reading
@@ -231,7 +240,7 @@ def record_trial(root: Path | str, name: str, version: str, trial: Trial, *, aga
 
 
 def compared(
-    root: Path | str, name: str, version: str, *, sure: float | None = None, budget: Budget = BUDGET
+    root: Path | str, name: str, version: str, *, hand_over: HandOver | None = None, budget: Budget = BUDGET
 ) -> Comparison:
     """
     The candidate *version* beside the champion, by the trial that was recorded.
@@ -241,12 +250,12 @@ def compared(
     store = Store(root)
     rows = _states(store, name)
     _known(store, name, version, rows)
-    return compare(_trial(store, name, version, _champion(rows)), sure=sure, budget=budget)
+    return compare(_trial(store, name, version, _champion(rows)), hand_over=hand_over, budget=budget)
 
 
-def usual_margin(root: Path | str, name: str, version: str, *, budget: Budget = BUDGET) -> float | None:
+def usual_hand_over(root: Path | str, name: str, version: str, *, budget: Budget = BUDGET) -> HandOver | None:
     """
-    The margin with which a job would hand over to *version*, None being outright; the first to try if none suffices.
+    How a job would hand over to *version*, None being outright; the first to try if nothing is within the budget.
 
     Raises: StoreError (no such version; a damaged file), NotEnoughData (no trial against the champion).
     """
@@ -257,8 +266,8 @@ def usual_margin(root: Path | str, name: str, version: str, *, budget: Budget = 
     if current in {None, version}:
         return None
     trial, alone = _trial(store, name, version, current), _full(rows, current)
-    found = least_margin(trial, budget=budget, alone=alone)
-    return found[0] if found else margins(trial, alone=alone)[0]
+    found = best_hand_over(trial, budget=budget, alone=alone)
+    return found[0] if found else hand_overs(trial, alone=alone)[0]
 
 
 # ------------------------------------------------------------------------------------------------------------ decisions
@@ -271,19 +280,21 @@ def promote(
     *,
     by: str,
     reason: str = "",
-    sure: float | None = None,
+    hand_over: HandOver | None = None,
     budget: Budget = BUDGET,
     force: bool = False,
     found: Comparison | None = None,
+    against: str | None = None,
 ) -> None:
     """
-    Put a version in use, if what it costs is within the budget; with *sure* it is handed over by the rule.
+    Put a version in use, if what it costs is within the budget; with *hand_over* it is handed over by the rule.
 
     The first version of a model needs no comparison. With *force* none is made: *reason* says why. By the rule at most
     `MOST_JUDGES` versions judge together; after that one must hold the limits alone. Who has just compared it so
-    with the champion gives what was *found*, and it is not worked out once more.
+    with the champion gives what was *found* and *against* which, and it is not worked out once more.
 
-    Raises: OverBudget (a limit is not held: the champion stays), NotEnoughData (no trial against the champion),
+    Raises: OverBudget (a limit is not held: the champion stays), NotEnoughData (no trial against the champion, or
+    *against* is not the champion any more),
     StoreError (no such version; its file, or the predecessor's, cannot be read: the champion stays).
     """
     store = Store(root)
@@ -297,16 +308,18 @@ def promote(
             raise OverBudget(f"{name} {version} was rejected ({row['reason']}): the champion stays; --force overrules")
         changed = {**row, "champion": current, "state": CHAMPION, "by": by, "reason": reason or "first version"}
         judges = [Judge(version, None)]
-        if current is not None and sure is not None:
-            judges = [*_judges(rows[current]), Judge(version, sure)]
+        if against not in {None, current}:
+            raise NotEnoughData(f"{name}: {version} was compared with {against}, and the champion is {current} now")
+        if current is not None and hand_over is not None:
+            judges = [*_judges(rows[current]), Judge(version, hand_over)]
             _loadable(root, name, judges)
         if current is not None and force:
             changed["reason"] = f"forced: {reason}"
         elif current is not None:
             trial = _trial(store, name, version, current)
-            comparison = found or compare(trial, sure=sure, budget=budget)
+            comparison = found or compare(trial, hand_over=hand_over, budget=budget)
             if breaches := comparison.breaches():
-                said = "; ".join(breaches) + _way_out(trial, sure, budget)
+                said = "; ".join(breaches) + _way_out(trial, hand_over, budget)
                 raise OverBudget(f"{name} {version}: the champion {current} stays: {said}")
             changed |= {**_measured(trial, comparison, current), "reason": reason or "within the budget"}
         metrics = json.loads(row["metrics"] or "{}")
@@ -372,8 +385,8 @@ def offer(
     """
     What a job does with what it fitted: keep it, compare it, and put it in use or reject it; version and state.
 
-    The first version is put in use. A later one with a *trial* takes over by the first margin that is within the budget
-    (see `comparison.margins`), or only outright where `MOST_JUDGES` judge together already. It stays a candidate
+    The first version is put in use. A later one with a *trial* takes over as `comparison.best_hand_over` says, or
+    only outright where `MOST_JUDGES` judge together already. It stays a candidate
     without a trial, where its data end before those of the champion, and where another took over while it was tried.
     What was decided before stands.
     Files that nobody can need any more are removed (see `prune`).
@@ -390,7 +403,7 @@ def _decided(
     root: Path | str, name: str, made: str, meta: Meta, trial: Trial | None, *, by: str, budget: Budget
 ) -> str:
     rows = _states(Store(root), name)
-    current, sure, found = _champion(rows), None, None
+    current, hand_over, found = _champion(rows), None, None
     if rows[made]["state"] != CANDIDATE:
         return str(rows[made]["state"])
     try:
@@ -399,9 +412,9 @@ def _decided(
                 return CANDIDATE
             record_trial(root, name, made, trial, against=current)
             alone = _full(rows, current)
-            handover = least_margin(trial, budget=budget, alone=alone)
-            sure, found = handover or (margins(trial, alone=alone)[0], None)
-        promote(root, name, made, by=by, sure=sure, budget=budget, found=found)
+            best = best_hand_over(trial, budget=budget, alone=alone)
+            hand_over, found = best or (hand_overs(trial, alone=alone)[0], None)
+        promote(root, name, made, by=by, hand_over=hand_over, budget=budget, found=found, against=current)
     except NotEnoughData:
         return CANDIDATE
     except OverBudget as error:
@@ -502,7 +515,15 @@ def _full(rows: Mapping[str, Mapping[str, Any]], current: str | None) -> bool:
 
 def _judges(row: Mapping[str, Any]) -> list[Judge]:
     """Those that judge together where *row* puts its version in use."""
-    return [Judge(*judge) for judge in json.loads(row["metrics"] or "{}").get("judges", [(row["version"], None)])]
+    told = json.loads(row["metrics"] or "{}").get("judges", [(row["version"], None)])
+    return [Judge(version, _told(hand_over)) for version, hand_over in told]
+
+
+def _told(hand_over: Any) -> HandOver | None:
+    """A hand-over as it was written; one number is of a perfwatt that had one margin for both directions."""
+    if hand_over is None:
+        return None
+    return HandOver(*hand_over) if isinstance(hand_over, list) else HandOver(hand_over, hand_over)
 
 
 def _loadable(root: Path | str, name: str, judges: Sequence[Judge]) -> None:
@@ -570,9 +591,11 @@ def _measured(trial: Trial, comparison: Comparison, current: str) -> dict[str, A
     }
 
 
-def _way_out(trial: Trial, sure: float | None, budget: Budget) -> str:
-    found = least_margin(trial, budget=budget) if sure is None else None
-    return "" if found is None else f"; --hand-over {found[0]:g} would be within the budget"
+def _way_out(trial: Trial, hand_over: HandOver | None, budget: Budget) -> str:
+    best = best_hand_over(trial, budget=budget) if hand_over is None else None
+    if best is None or best[0] is None:
+        return ""
+    return f"; --hand-over {best[0].add:g} --withdraw {best[0].withdraw:g} would be within the budget"
 
 
 def _trial_path(root: Path | str, name: str, version: str, current: str) -> Path:

@@ -55,11 +55,13 @@ def test_compare_tells_bounds_and_limits_and_check_makes_it_a_gate(store: Store)
     found = {row["measure"]: row for row in json.loads(result.stdout)["rows"]}
     lost = found["lost_alarm_ratio"]
     assert lost["low"] < lost["value"] == 0.1 < lost["high"]
-    assert (lost["limit"], lost["within"], lost["blocks"]) == (0.02, False, 50)
+    assert (lost["limit"], lost["within"], lost["blocks"]) == (0.01, False, 50)
     assert found["error_ratio"]["within"] is True
     assert "6,000 windows, of which the truth is known of 6,000; taking over outright" in result.stderr
     kept = run(store, "compare", NAME, "--check", "within==0")
-    assert (kept.exit_code, "handed over by 0.45" in kept.stderr) == (0, True)
+    assert (kept.exit_code, "handed over by 0.45, alarms withdrawn by 0.5" in kept.stderr) == (0, True)
+    same = run(store, "compare", NAME, "--hand-over", 0.35)
+    assert "handed over by 0.35, alarms withdrawn by 0.35" in same.stderr
 
 
 def test_a_promotion_beyond_the_budget_is_refused_and_the_rule_makes_it_fit(store: Store) -> None:
@@ -68,11 +70,11 @@ def test_a_promotion_beyond_the_budget_is_refused_and_the_rule_makes_it_fit(stor
     assert refused.exit_code == 1
     assert f"the champion {before} stays" in refused.stderr
     assert "lost_alarm_ratio is 0.1, at most" in refused.stderr
-    assert "--hand-over 0.45 would be within the budget" in refused.stderr
+    assert "--hand-over 0.45 --withdraw 0.5 would be within the budget" in refused.stderr
     assert in_use(store) == before
-    promoted = run(store, "promote", NAME, "--by", "ann")
-    assert (promoted.exit_code, "handed over by 0.45" in promoted.stderr) == (0, True)
-    assert versions.in_use(store.root, NAME)[-1].sure == 0.45
+    promoted = run(store, "promote", NAME, "--by", "ann", "--hand-over", 0.45, "--withdraw", 0.495)
+    assert (promoted.exit_code, "handed over by 0.45, alarms withdrawn by 0.495" in promoted.stderr) == (0, True)
+    assert versions.in_use(store.root, NAME)[-1].hand_over == (0.45, 0.495)
     first, second = rows(run(store, "list", "-o", "json"))
     assert (first["state"], first["by"], first["lost_alarm_ratio"]) == ("champion", "ann", 0.0)
     assert (second["version"], second["state"]) == (before, "retired")
@@ -98,6 +100,8 @@ def test_a_bad_promotion_is_taken_back_with_a_reason(store: Store) -> None:
         (("compare", NAME, "20260101-0"), 1, "no version '20260101-0'; there are 2026"),
         (("promote", NAME, "../x"), 1, "no version '../x'"),
         (("promote", NAME, "--hand-over", "0.7"), 2, "equal to 0.5"),
+        (("promote", NAME, "--withdraw", "0.49"), 2, "give --hand-over above 0 with it"),
+        (("compare", NAME, "--hand-over", "0", "--withdraw", "0.49"), 2, "give --hand-over above 0 with it"),
         (("rollback", NAME, "--reason", "x"), 1, "nothing was in use before"),
         (("rollback", NAME, "--reason", "x", "--to", "y"), 1, "no version 'y'"),
         (("rollback", "none", "--reason", "x"), 1, "no version is in use; there are none"),

@@ -10,14 +10,15 @@ from analytics.models.comparison import (
     LEAST_BLOCKS,
     SURE,
     UNKNOWN,
+    HandOver,
     Trial,
     alarm_probability,
+    best_hand_over,
     block_of,
     compare,
+    hand_overs,
     judge,
     keep_unless_sure,
-    least_margin,
-    margins,
 )
 from tests.analytics.models.trials import trial
 
@@ -52,14 +53,27 @@ def test_what_is_counted_is_what_the_champion_had_right() -> None:
 def test_the_rule_keeps_the_old_verdict_unless_the_new_model_is_sure() -> None:
     old = np.array([True, True, True, False, False, False])
     probability = np.array([0.15, 0.151, 0.9, 0.85, 0.849, 0.1])
-    assert keep_unless_sure(old, probability, sure=0.35).tolist() == [False, True, True, True, False, False]
-    assert keep_unless_sure(old, probability, sure=0.0).tolist() == (probability > 0.5).tolist()
+    by = HandOver(0.35, 0.35)
+    assert keep_unless_sure(old, probability, by).tolist() == [False, True, True, True, False, False]
+    assert keep_unless_sure(old, probability, HandOver(0.0, 0.0)).tolist() == (probability > 0.5).tolist()
+
+
+def test_an_alarm_is_withdrawn_by_its_own_margin() -> None:
+    old = np.array([True, True, True, False, False])
+    probability = np.array([0.01, 0.001, 0.6, 0.96, 0.94])
+    assert keep_unless_sure(old, probability, HandOver(0.45, 0.499)).tolist() == [True, False, True, True, False]
+    assert keep_unless_sure(old, probability, HandOver(0.45, 0.45)).tolist() == [False, False, True, True, False]
+    # At one half only who is certain withdraws.
+    certain = np.array([0.001, 0.0, 0.6, 0.96, 0.94])
+    assert keep_unless_sure(old, certain, HandOver(0.45, 0.5)).tolist() == [True, False, True, True, False]
 
 
 def test_versions_judge_in_their_order() -> None:
     first, second, third = np.array([0.9, 0.1, 0.9]), np.array([0.4, 0.9, 0.1]), np.array([0.6, 0.6, 0.05])
     assert judge([first], [None]).tolist() == [True, False, True]
-    assert judge([first, second, third], [None, 0.35, 0.4]).tolist() == [True, True, False]
+    equal, torn = (HandOver(0.35, 0.35), HandOver(0.4, 0.4)), (HandOver(0.45, 0.35), HandOver(0.4, 0.49))
+    assert judge([first, second, third], [None, *equal]).tolist() == [True, True, False]
+    assert judge([first, second, third], [None, *torn]).tolist() == [True, False, False]
     assert judge([first, second], [None, None]).tolist() == (second > 0.5).tolist()
 
 
@@ -74,31 +88,55 @@ def test_a_p_value_at_the_limit_is_a_probability_of_one_half() -> None:
 def test_the_rule_is_what_is_compared_where_it_is_asked_for() -> None:
     unsure = trial(lost=40, found=40)
     assert compare(unsure).of("lost_alarm_ratio").value == pytest.approx(40 / 250)
-    assert compare(unsure, sure=0.35).of("lost_alarm_ratio").value == 0
+    kept = compare(unsure, hand_over=HandOver(0.35, 0.35))
+    assert kept.of("lost_alarm_ratio").value == 0
     # What the candidate is sure of still gets through.
-    assert compare(unsure, sure=0.35).of("positive_flip_ratio").value == compare(unsure).of("positive_flip_ratio").value
+    assert kept.of("positive_flip_ratio").value == compare(unsure).of("positive_flip_ratio").value
 
 
 def test_right_verdicts_are_handed_over_by_the_rule_though_the_budget_would_allow_more() -> None:
-    gentle = trial(lost=1, found=40)
+    gentle = trial(found=40)
+    gentle.candidate[230] = 0.6
+    assert compare(gentle).of("new_false_alarm_ratio").value != 0
     assert compare(gentle).breaches() == []
-    handed = least_margin(gentle)
+    handed = best_hand_over(gentle)
     assert handed is not None
-    assert (handed[0], handed[1].of("lost_alarm_ratio").value) == (SURE, 0)
-    assert least_margin(trial(lost=40, found=40, sure=True)) is None
+    # Nothing that could be withdrawn would be right to, so nothing may be.
+    assert (handed[0], handed[1].of("negative_flip_ratio").value) == (HandOver(SURE, 0.5), 0)
+    assert best_hand_over(trial(lost=40, found=40, sure=True)) is None
+
+
+def test_of_hand_overs_within_the_budget_the_one_that_errs_least_is_taken() -> None:
+    """Rather sure of what it would lose and surer of the false alarms, it needs a margin for each direction."""
+    torn = trial(found=50)
+    seen, false_alarms = (torn.truth == 1) & (torn.champion > 0.5), (torn.truth == 0) & (torn.champion > 0.5)
+    torn.candidate[np.flatnonzero(seen)[:25]] = 0.03
+    torn.candidate[false_alarms] = 0.004
+    best = best_hand_over(torn)
+    assert best is not None
+    assert best[0] == HandOver(SURE, 0.495)
+    assert best[1].of("lost_alarm_ratio").value == 0
+    assert best[1].of("error").value == 0
+    assert compare(torn, hand_over=HandOver(SURE, SURE)).breaches() != []
+    # With one margin for both either alarms are lost, or what the candidate found is.
+    errors = [compare(torn, hand_over=HandOver(both, both)).of("error").value for both in (SURE, 0.475, 0.49, 0.495)]
+    assert min(errors) > 0
 
 
 def test_where_nothing_is_known_to_be_right_the_first_to_try_is_outright() -> None:
     unknown = replace(trial(found=1), truth=np.full(6000, UNKNOWN))
-    assert margins(unknown)[:2] == (None, 0.1)
-    assert margins(trial(found=1)) == (SURE, 0.49)
+    assert hand_overs(unknown)[:2] == (None, HandOver(0.1, 0.1))
+    outright = best_hand_over(replace(unknown, candidate=unknown.champion))
+    assert outright is not None
+    assert outright[0] is None
+    assert None not in hand_overs(trial(found=1))
 
 
 def test_alone_a_candidate_takes_over_outright_or_not_at_all() -> None:
-    outright = least_margin(trial(found=30), alone=True)
+    outright = best_hand_over(trial(found=30), alone=True)
     assert outright is not None
     assert outright[0] is None
-    assert least_margin(trial(lost=40, found=40), alone=True) is None
+    assert best_hand_over(trial(lost=40, found=40), alone=True) is None
 
 
 def test_a_candidate_within_the_budget_breaches_nothing() -> None:
@@ -119,7 +157,7 @@ def test_a_better_candidate_that_costs_too_much_is_told(candidate: Trial, measur
 
 
 def test_the_limit_is_held_by_the_upper_bound_not_the_value() -> None:
-    found = compare(trial(lost=4, found=50)).of("lost_alarm_ratio")
+    found = compare(trial(lost=2, found=50)).of("lost_alarm_ratio")
     assert found.value is not None
     assert found.high is not None
     assert found.value < BUDGET.lost_alarm_ratio < found.high

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from analytics.models import versions
-from analytics.models.comparison import SURE, Budget
+from analytics.models.comparison import SURE, Budget, HandOver
 from analytics.models.versions import Judge
 from collector.errors import NotEnoughData, OverBudget, StoreBusy, StoreError
 from collector.store import Store
@@ -21,6 +21,7 @@ from collector.store.files import Files, WriterLock
 from tests.analytics.models.trials import END_NS, NAME, arrays, meta, trial
 
 HERE = Path(__file__).parent
+RULE = HandOver(0.35, 0.49)
 
 
 def states(store: Store) -> dict[str, str]:
@@ -179,24 +180,34 @@ def test_without_a_trial_against_this_champion_nothing_is_promoted(store: Store,
 
 def test_by_the_rule_old_and_new_judge_together(store: Store, two: tuple[str, str]) -> None:
     versions.record_trial(store.root, NAME, two[1], trial(lost=25, found=50))
-    versions.promote(store.root, NAME, two[1], by="test", sure=0.35)
-    assert versions.in_use(store.root, NAME) == [Judge(two[0], None), Judge(two[1], 0.35)]
+    versions.promote(store.root, NAME, two[1], by="test", hand_over=RULE)
+    assert versions.in_use(store.root, NAME) == [Judge(two[0], None), Judge(two[1], RULE)]
     versions.path_of(store.root, NAME, two[0]).unlink()
     third = kept(store, 3)
     versions.record_trial(store.root, NAME, third, trial(found=30))
     with pytest.raises(StoreError, match="cannot be read"):
-        versions.promote(store.root, NAME, third, by="test", sure=0.35)
+        versions.promote(store.root, NAME, third, by="test", hand_over=RULE)
     versions.promote(store.root, NAME, third, by="test")
     assert versions.in_use(store.root, NAME) == [Judge(third, None)]
+
+
+def test_a_row_of_the_time_of_one_margin_means_it_for_both_directions(store: Store, two: tuple[str, str]) -> None:
+    versions.promote(store.root, NAME, two[1], by="test", hand_over=RULE, force=True, reason="x")
+    (row,) = versions.listed(store.root, NAME).filter(state="champion").iter_rows(named=True)
+    told = json.loads(row["metrics"])["judges"]
+    assert told == [[two[0], None], [two[1], [0.35, 0.49]]]
+    assert versions._judges({**row, "metrics": json.dumps({"judges": [[two[0], None], [two[1], 0.35]]})}) == [
+        Judge(two[0], None), Judge(two[1], HandOver(0.35, 0.35)),
+    ]  # fmt: skip
 
 
 def test_the_rule_does_not_pile_up_versions_for_ever(store: Store, two: tuple[str, str]) -> None:
     for number in range(2, versions.MOST_JUDGES + 1):
         version = kept(store, number)
-        versions.promote(store.root, NAME, version, by="test", sure=0.35, force=True, reason="x")
+        versions.promote(store.root, NAME, version, by="test", hand_over=RULE, force=True, reason="x")
     assert len(versions.in_use(store.root, NAME)) == versions.MOST_JUDGES
     with pytest.raises(OverBudget, match="must take over alone"):
-        versions.promote(store.root, NAME, kept(store, 99), by="test", sure=0.35, force=True, reason="x")
+        versions.promote(store.root, NAME, kept(store, 99), by="test", hand_over=RULE, force=True, reason="x")
 
 
 def test_a_job_offers_and_the_gate_decides(store: Store) -> None:
@@ -248,10 +259,22 @@ def test_the_first_of_two_that_are_offered_at_once_is_in_use(store: Store, monke
     assert versions.champion(store.root, NAME) != made
 
 
+def test_what_was_found_against_another_champion_does_not_count(store: Store, two: tuple[str, str]) -> None:
+    """Also where a trial against the champion of now is there, by which the candidate would be beyond the budget."""
+    found = versions.record_trial(store.root, NAME, two[1], trial(found=30))
+    third = kept(store, 3)
+    versions.promote(store.root, NAME, third, by="test", force=True, reason="x")
+    versions.record_trial(store.root, NAME, two[1], trial(lost=25))
+    with pytest.raises(NotEnoughData, match=f"compared with {two[0]}, and the champion is {third} now"):
+        versions.promote(store.root, NAME, two[1], by="test", found=found, against=two[0])
+    assert versions.champion(store.root, NAME) == third
+
+
 def test_a_job_hands_over_by_the_rule_until_as_many_judge_as_may(store: Store) -> None:
     for number in range(1, versions.MOST_JUDGES + 1):
         assert versions.offer(store.root, NAME, arrays(number), meta(), trial(found=30))[1] == "champion"
-    assert [judge.sure for judge in versions.in_use(store.root, NAME)] == [None, *[SURE] * (versions.MOST_JUDGES - 1)]
+    found = [judge.hand_over for judge in versions.in_use(store.root, NAME)]
+    assert found == [None, *[HandOver(SURE, 0.5)] * (versions.MOST_JUDGES - 1)]
     # One more may not judge beside them: it must hold the limits alone.
     assert versions.offer(store.root, NAME, arrays(98), meta(), trial(lost=25, found=50))[1] == "rejected"
     alone, state = versions.offer(store.root, NAME, arrays(99), meta(), trial(found=30))
@@ -259,11 +282,11 @@ def test_a_job_hands_over_by_the_rule_until_as_many_judge_as_may(store: Store) -
     assert versions.in_use(store.root, NAME) == [Judge(alone, None)]
 
 
-def test_a_job_hands_over_by_the_least_margin_that_is_within_the_budget(store: Store) -> None:
+def test_a_job_hands_over_by_what_errs_least_within_the_budget(store: Store) -> None:
     first, _ = versions.offer(store.root, NAME, arrays(1), meta())
     second, state = versions.offer(store.root, NAME, arrays(2), meta(), trial(lost=25, found=50))
     assert state == "champion"
-    assert versions.in_use(store.root, NAME) == [Judge(first, None), Judge(second, SURE)]
+    assert versions.in_use(store.root, NAME) == [Judge(first, None), Judge(second, HandOver(SURE, 0.5))]
 
 
 def test_a_trial_that_was_damaged_is_named(store: Store, two: tuple[str, str]) -> None:
@@ -298,13 +321,13 @@ def test_a_bad_promotion_is_taken_back(store: Store, two: tuple[str, str]) -> No
 
 
 def test_rolling_back_goes_on_to_what_was_before_with_the_rule_it_had(store: Store, two: tuple[str, str]) -> None:
-    versions.promote(store.root, NAME, two[1], by="test", sure=0.3, force=True, reason="x")
+    versions.promote(store.root, NAME, two[1], by="test", hand_over=RULE, force=True, reason="x")
     third, fourth = kept(store, 3), kept(store, 4)
     versions.promote(store.root, NAME, third, by="test", force=True, reason="x")
     versions.promote(store.root, NAME, fourth, by="test", force=True, reason="x")
     assert versions.rollback(store.root, NAME, by="test", reason="x") == third
     assert versions.rollback(store.root, NAME, by="test", reason="x") == two[1]
-    assert versions.in_use(store.root, NAME) == [Judge(two[0], None), Judge(two[1], 0.3)]
+    assert versions.in_use(store.root, NAME) == [Judge(two[0], None), Judge(two[1], RULE)]
     assert versions.rollback(store.root, NAME, by="test", reason="x", to=fourth) == fourth
     with pytest.raises(StoreError, match="was not in use before"):
         versions.rollback(store.root, NAME, by="test", reason="x", to=fourth)
@@ -393,7 +416,7 @@ def test_what_judges_together_with_one_that_is_kept_stays(store: Store) -> None:
     first = versions.save(store.root, NAME, arrays(100), meta(END_NS - 2))
     versions.promote(store.root, NAME, first, by="test")
     second = versions.save(store.root, NAME, arrays(101), meta(END_NS - 1))
-    versions.promote(store.root, NAME, second, by="test", sure=0.3, force=True, reason="x")
+    versions.promote(store.root, NAME, second, by="test", hand_over=RULE, force=True, reason="x")
     made = chain(store, versions.KEPT)
     # The first is one too many itself; the second, the last that is kept, judges only with it.
     assert versions.prune(store.root, NAME, now_ns=later()) == []

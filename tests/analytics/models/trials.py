@@ -28,7 +28,7 @@ def trial(
     Events of five windows, of which the champion sees all but every sixth and has one false alarm in a hundred.
 
     The candidate loses or invents so many windows without being *sure*, finds so many, and has none of the champion's
-    false alarms.
+    false alarms, without being sure of it either.
     """
     truth = np.zeros(windows, dtype=np.int8)
     starts = np.arange(events) * (windows // events)
@@ -40,7 +40,7 @@ def trial(
     champion = np.where(seen, 0.9, 0.1)
     candidate = champion.copy()
     champion[50::100] = 0.9
-    candidate[np.flatnonzero(seen)[:lost]] = 0.001 if sure else 0.4
+    candidate[np.flatnonzero(seen)[:lost]] = 0.0 if sure else 0.4
     candidate[np.flatnonzero(truth == 0)[10 : 10 + false_alarms]] = 0.6
     candidate[missed[:found]] = 0.95
     return Trial(
