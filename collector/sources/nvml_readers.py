@@ -6,7 +6,10 @@ call for the board. What a board does not support is found out once, at opening,
 to the same metric the first that works is kept.
 
 Ticks read what moves. Limits, thresholds and counters of errors are read every `slow_s` seconds and carried in between:
-they change by somebody's act or by a fault, and a device has twice as many of them.
+they change by somebody's act or by a fault, and a device has twice as many of them. So are some for which the driver
+goes to the board's firmware (each over 1 ms of a core on an H100, where most take less than 0.1): two counters of rare
+throttling, which lose nothing by it and of which the reasons tell at each tick whether they count, and the margin, which
+the temperature beside it goes along with.
 """
 
 import ctypes
@@ -186,8 +189,8 @@ FIELDS: Final = (
     Field(c.THROTTLE_POWER, pynvml.NVML_FI_DEV_PERF_POLICY_POWER, _NANO),
     Field(c.THROTTLE_THERMAL, pynvml.NVML_FI_DEV_CLOCKS_EVENT_REASON_SW_THERM_SLOWDOWN, _NANO),
     Field(c.THROTTLE_THERMAL, pynvml.NVML_FI_DEV_PERF_POLICY_THERMAL, _NANO),
-    Field(c.THROTTLE_THERMAL_HARDWARE, pynvml.NVML_FI_DEV_CLOCKS_EVENT_REASON_HW_THERM_SLOWDOWN, _NANO),
-    Field(c.THROTTLE_POWER_BRAKE, pynvml.NVML_FI_DEV_CLOCKS_EVENT_REASON_HW_POWER_BRAKE_SLOWDOWN, _NANO),
+    Field(c.THROTTLE_THERMAL_HARDWARE, pynvml.NVML_FI_DEV_CLOCKS_EVENT_REASON_HW_THERM_SLOWDOWN, _NANO, slow=True),
+    Field(c.THROTTLE_POWER_BRAKE, pynvml.NVML_FI_DEV_CLOCKS_EVENT_REASON_HW_POWER_BRAKE_SLOWDOWN, _NANO, slow=True),
     Field(c.THROTTLE_SYNC, pynvml.NVML_FI_DEV_PERF_POLICY_SYNC_BOOST, _NANO),
     Field(c.THROTTLE_BOARD, pynvml.NVML_FI_DEV_PERF_POLICY_BOARD_LIMIT, _NANO),
     Field(c.THROTTLE_RELIABILITY, pynvml.NVML_FI_DEV_PERF_POLICY_RELIABILITY, _NANO),
@@ -242,6 +245,7 @@ CALLS: Final = (
         "nvmlDeviceGetMarginTemperature",
         _versioned(pynvml.c_nvmlMarginTemperature_v1_t, pynvml.nvmlMarginTemperature_v1),
         (c.TEMPERATURE_MARGIN, "marginTemperature", 1.0),
+        slow=True,
     ),
     Call("nvmlDeviceGetPerformanceState", ctypes.c_uint, take=_state, more=(c.PERFORMANCE_STATE,)),
     _throttling("nvmlDeviceGetCurrentClocksEventReasons"),

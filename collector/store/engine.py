@@ -24,10 +24,14 @@ _SHORT_BYTES = 4 << 20
 def connect(
     database: Path | str = ":memory:", *, threads: int | None = None, memory: str | None = None, read_only: bool = False
 ) -> duckdb.DuckDBPyConnection:
-    """Open a DuckDB connection that fetches nothing from the network and prints nothing."""
+    """
+    Open a DuckDB connection that fetches nothing from the network and prints nothing.
+
+    With *threads* it works in so many and no more: DuckDB would add four for each core that only wait for files.
+    """
     config: dict[str, Any] = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
     if threads is not None:
-        config["threads"] = threads
+        config |= {"threads": threads, "async_threads": 0}
     if memory is not None:
         config["memory_limit"] = memory
     connection = duckdb.connect(str(database), read_only=read_only, config=config)

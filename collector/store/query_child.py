@@ -71,6 +71,7 @@ def connect(request: dict[str, Any]) -> Any:
             "allow_community_extensions": "false",
             "allow_persistent_secrets": "false",
             "threads": str(request["limits"]["threads"]),
+            "async_threads": "0",
             "memory_limit": f"{request['limits']['working_bytes']}B",
         }
     )

@@ -245,6 +245,25 @@ def test_pcie_throughput_is_asked_only_when_told_to_and_stays_out_of_the_ticks(b
     assert (values["pcie_tx_bytes_per_s"], values["pcie_rx_bytes_per_s"]) == (4217e3, 8691e3)
 
 
+@pytest.mark.parametrize(
+    ("asked", "metric"),
+    [
+        ("nvmlDeviceGetMarginTemperature", "temperature_margin_c"),
+        ("field 270 0", "throttle_thermal_hardware_s"),
+        ("field 271 0", "throttle_power_brake_s"),
+    ],
+)
+def test_what_the_firmware_must_be_asked_for_is_not_asked_at_each_tick(
+    bench: Any, nvml: Any, asked: str, metric: str
+) -> None:
+    before = bench.open().values()[metric]
+    nvml.break_(asked)
+    nvml.advance(1)
+    assert bench.values()[metric] == before
+    nvml.advance(10)
+    assert metric not in bench.values()
+
+
 def test_links_that_count_one_by_one_are_summed(bench: Any, nvml: Any) -> None:
     nvml.deny("field 138 4294967295", "field 139 4294967295")
     nvml.device[0].architecture = 10

@@ -19,7 +19,7 @@ from collector.store import Store, sql
 from collector.store import writer as writer_module
 from collector.store.batch import batch_of, joined
 from collector.store.derived import JOB_RUNS
-from collector.store.engine import Engine
+from collector.store.engine import Engine, connect
 from collector.store.extents import extents
 from collector.store.plain import plain_segment
 from collector.store.rows import Row
@@ -96,6 +96,15 @@ def test_a_segment_has_the_types_that_duckdb_writes(tmp_path: Path, table: Table
     assert schema(ours) == schema(theirs)
     assert engine.versions([ours]) == {str(ours): 1}
     engine.close()
+
+
+def test_an_engine_works_in_the_threads_that_it_may_and_no_more() -> None:
+    """An agent on a host of 128 cores would else have 512 threads that wait for files."""
+    tasks = Path("/proc/self/task")
+    before = len(list(tasks.iterdir()))
+    with connect(threads=2) as connection:
+        connection.execute("SELECT sum(range) FROM range(1000)").fetchall()
+        assert len(list(tasks.iterdir())) <= before + 1
 
 
 def test_no_rows_are_a_file_too(tmp_path: Path) -> None:
