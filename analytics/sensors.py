@@ -60,7 +60,7 @@ def update_period(time_s: Floats, watts: Floats) -> Period:
     How often the value behind readings at *time_s* (seconds, increasing) is renewed.
 
     A value that is renewed and stays the same looks like none, so intervals may be multiples of the period; a reading
-    sees a change late by up to its own period, which cancels over many. A sensor that is read no faster than it
+    sees a change late by up to its distance from the one before, which cancels over many. A sensor that is read no faster than it
     updates shows the readers' period only.
     """
     if len(time_s) < 3:
@@ -69,7 +69,7 @@ def update_period(time_s: Floats, watts: Floats) -> Period:
             reason=f"{len(time_s)} readings; 3 are needed",
         )  # fmt: skip
     polled = float(np.median(np.diff(time_s)))
-    after, _ = changes(watts)
+    after, before = changes(watts)
 
     def unknown(reason: str) -> Period:
         return Period(
@@ -83,6 +83,9 @@ def update_period(time_s: Floats, watts: Floats) -> Period:
     # Where most renewals leave the value as it was, the median is a multiple; a short interval is not, unless a late
     # reading made it, and those are few.
     seed = low if middle > 1.6 * low and low > 3 * polled else middle
+    # A reading sees a change late by up to its distance from the one before; drivers and schedulers hold some up.
+    late = np.maximum(time_s[after] - time_s[before], polled)
+    tolerance = 1.25 * np.maximum(late[1:], late[:-1])
     near = np.abs(intervals - seed) <= 1.25 * polled
     period = float(intervals[near].mean())
     if period < MIN_RATIO * polled:
@@ -93,7 +96,7 @@ def update_period(time_s: Floats, watts: Floats) -> Period:
     if period > 3 * polled:
         for _ in range(5):
             count = np.round(intervals / period)
-            near = (count >= 1) & (np.abs(intervals - count * period) <= np.minimum(1.25 * polled, 0.3 * period))
+            near = (count >= 1) & (np.abs(intervals - count * period) <= np.minimum(tolerance, 0.3 * period))
             if not near.any():
                 break
             period = float(intervals[near].sum() / count[near].sum())
