@@ -100,11 +100,12 @@ def test_nvidia_smi_beside_says_the_same(samples: pl.DataFrame, tmp_path: Path) 
         "power_average_w": 0.75, "power_instant_w": 0.6, "utilization_ratio": 0.9, "utilization_memory_ratio": 0.9,
         "clock_sm_hz": 0.75, "clock_memory_hz": 1.0, "temperature_c": 0.85, "temperature_memory_c": 0.85,
         "memory_used_bytes": 0.99, "power_limit_requested_w": 1.0, "performance_state": 1.0,
+        "throttling_power": 0.9, "throttling_thermal": 1.0,
     }.items():  # fmt: skip
         ours, theirs = pairs[column].to_numpy(), pairs[f"{column}_right"].to_numpy()
         # nvidia-smi rounds to whole MiB, MHz and hundredths of a watt.
         assert np.mean(np.isclose(ours, theirs, rtol=1e-3)) >= alike, column
-        assert ours.mean() == pytest.approx(theirs.mean(), rel=0.005), column
+        assert ours.mean() == pytest.approx(theirs.mean(), rel=0.01), column
 
 
 def test_the_sensors_of_an_h100_are_what_was_published(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from collector.catalogue import Metric
 from collector.imports.clocks import Zone, out_of_order
 from collector.imports.lines import BROKEN, Lines, looks_whole
 from collector.imports.nvidia_fields import Field
@@ -13,6 +14,7 @@ from collector.imports.tables import implausible
 
 # What nvidia-smi says where there is no value: [N/A], [Not Supported], [Unknown Error], [GPU is lost], ERR!, -
 _ABSENT = r"^(?:\[[^\[\]]*\]|N/A|n/a|Not Supported|ERR!|-|)$"
+_HEXADECIMAL = r"^0x([0-9A-Fa-f]{1,16})$"
 _NUMBER = r"^([+-]?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)(?: ?([^0-9+\-. ][^0-9+\-.]*))?$"
 
 
@@ -91,6 +93,22 @@ def value(data: pl.DataFrame, column: Column, field: Field) -> pl.DataFrame:
         .then(pl.concat_str(pl.lit(f"{column.name} cannot be true: "), written))
     )
     return data.with_columns(reason=pl.coalesce("reason", bad))
+
+
+def mask(data: pl.DataFrame, column: Column, bits: Iterable[tuple[Metric, int]]) -> pl.DataFrame:
+    """*data* with a hexadecimal field's *bits* as metrics that it does not have yet; a reason where it is no number."""
+    written = pl.col(f"f{column.position}")
+    absent = written.str.contains(_ABSENT)
+    number = written.str.extract(_HEXADECIMAL, 1).str.to_integer(base=16, dtype=pl.UInt64, strict=False)
+    bad = pl.when(~absent & number.is_null()).then(pl.concat_str(pl.lit(f"{column.name} is no value: "), written))
+    return data.with_columns(
+        *(
+            ((number & bit) != 0).cast(pl.Float64).alias(metric.column)
+            for metric, bit in bits
+            if metric.column not in data.columns
+        ),
+        reason=pl.coalesce("reason", bad),
+    )
 
 
 def refuse(lines: Lines, account: Account, data: pl.DataFrame, *, separator: str | None) -> pl.DataFrame:

@@ -143,6 +143,9 @@ QUERY: Final[dict[str, Field]] = {
 }
 """The fields of ``--query-gpu`` that are metrics."""
 
+MASKS: Final = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")
+"""All reasons in one number, such as 0x0000000000000004; a field of one reason goes before it."""
+
 IDENTITY: Final = {
     "uuid": "uuid",
     "gpu_uuid": "uuid",

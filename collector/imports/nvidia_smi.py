@@ -16,9 +16,10 @@ from collector.imports import columns
 from collector.imports.clocks import Zone
 from collector.imports.columns import Column
 from collector.imports.lines import Lines, read_lines
-from collector.imports.nvidia_fields import IDENTITY, QUERY
+from collector.imports.nvidia_fields import IDENTITY, MASKS, QUERY
 from collector.imports.report import Account, Unit, merged
 from collector.imports.tables import shaped
+from collector.nvidia import REASON_BITS
 
 SOURCE = "import:nvidia-smi"
 _HEADING = re.compile(r"^([A-Za-z_][\w.]*)(?: \[([^\[\]]*)\])?$")
@@ -77,7 +78,7 @@ def read_query(
 
 
 def _known(name: str) -> bool:
-    return name == "timestamp" or name in QUERY or name in IDENTITY
+    return name == "timestamp" or name in QUERY or name in IDENTITY or name in MASKS
 
 
 def _blocks(lines: Lines, account: Account, fields: Sequence[str]) -> Iterator[tuple[list[Column], list[int]]]:
@@ -140,6 +141,9 @@ def _read_block(lines: Lines, account: Account, heading: list[Column], numbers: 
             data = columns.text(data, column, IDENTITY[column.name])
     for column, field in columns.best((column, QUERY[column.name]) for column in heading if column.name in QUERY):
         data = columns.value(data, column, field)
+    for column in heading:
+        if column.name in MASKS:
+            data = columns.mask(data, column, REASON_BITS)
     return columns.refuse(lines, account, data, separator=",").drop(f"f{at}" for at in range(len(heading)))
 
 

@@ -8,8 +8,8 @@ to the same metric the first that works is kept.
 Ticks read what moves. Limits, thresholds and counters of errors are read every `slow_s` seconds and carried in between:
 they change by somebody's act or by a fault, and a device has twice as many of them. So are some for which the driver
 goes to the board's firmware (each over 1 ms of a core on an H100, where most take less than 0.1): two counters of rare
-throttling, which lose nothing by it and of which the reasons tell at each tick whether they count, and the margin, which
-the temperature beside it goes along with.
+throttling, which lose nothing by it and of which the reasons tell at each tick whether they count, and the margin,
+which the temperature beside it goes along with.
 """
 
 import ctypes
@@ -25,6 +25,7 @@ import pynvml
 
 from collector import catalogue as c
 from collector.catalogue import Metric
+from collector.nvidia import REASON_BITS
 from collector.sources.nvml_library import ABSENT, FATAL, bind, failure
 
 log = logging.getLogger(__name__)
@@ -128,16 +129,6 @@ def _profile(out: Any, values: Values) -> None:
             return
 
 
-REASONS: Final = (
-    (c.THROTTLING_IDLE, 0x1),
-    (c.THROTTLING_SETTING, 0x2),
-    (c.THROTTLING_POWER, 0x4),
-    (c.THROTTLING_HARDWARE, 0x8),
-    (c.THROTTLING_SYNC, 0x10),
-    (c.THROTTLING_THERMAL, 0x20),
-    (c.THROTTLING_THERMAL_HARDWARE, 0x40),
-    (c.THROTTLING_POWER_BRAKE, 0x80),
-)
 _REASONS_OF: Final[dict[int, Values]] = {}
 
 
@@ -145,12 +136,12 @@ def _reasons(out: Any, values: Values) -> None:
     mask = out.value
     found = _REASONS_OF.get(mask)
     if found is None:
-        found = _REASONS_OF[mask] = {metric: 1.0 if mask & bit else 0.0 for metric, bit in REASONS}
+        found = _REASONS_OF[mask] = {metric: 1.0 if mask & bit else 0.0 for metric, bit in REASON_BITS}
     values.update(found)
 
 
 def _throttling(function: str) -> Call:
-    return Call(function, ctypes.c_ulonglong, take=_reasons, more=tuple(metric for metric, _ in REASONS))
+    return Call(function, ctypes.c_ulonglong, take=_reasons, more=tuple(metric for metric, _ in REASON_BITS))
 
 
 def _violation(metric: Metric, policy: int) -> Call:

@@ -158,6 +158,21 @@ def test_the_older_names_of_fields_mean_the_same(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("word", ["clocks_event_reasons", "clocks_throttle_reasons"])
+def test_a_mask_of_reasons_is_each_of_them_and_a_field_of_one_goes_before_it(tmp_path: Path, word: str) -> None:
+    header = f"timestamp, uuid, {word}.active, {word}.sw_power_cap"
+    rows = [
+        f"2024/05/01 12:00:00.{at}00, GPU-a, {said}, Not Active"
+        for at, said in enumerate(("0x0000000000000024", "0x0000000000000001", "[N/A]", "0", "36"))
+    ]
+    unit = query(write(tmp_path / "log.csv", header, *rows))
+    found = [(row["throttling_thermal"], row["throttling_idle"], row["throttling_power"]) for row in samples(unit)]
+    assert found == [(1, 0, 0), (0, 1, 0), (None, None, 0)]
+    (file,) = unit.files
+    assert [line.reason for line in file.bad] == [f"{word}.active is no value: {said}" for said in ("0", "36")]
+    assert not file.ignored
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
