@@ -60,8 +60,8 @@ def update_period(time_s: Floats, watts: Floats) -> Period:
     How often the value behind readings at *time_s* (seconds, increasing) is renewed.
 
     A value that is renewed and stays the same looks like none, so intervals may be multiples of the period; a reading
-    sees a change late by up to its distance from the one before, which cancels over many. A sensor that is read no faster than it
-    updates shows the readers' period only.
+    sees a change late by up to its distance from the one before, which cancels over many. A sensor that is read no
+    faster than it updates shows the readers' period only.
     """
     if len(time_s) < 3:
         return Period(
