@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from analytics.anomalies.figures import Figure
 from analytics.anomalies.incidents import OPEN
 from analytics.anomalies.places import SCOPES
-from analytics.anomalies.rows import Figure
 from analytics.anomalies.rules import SEVERITIES
 from collector.moments import NS, format_moment
 

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import polars as pl
 
+from analytics.anomalies.figures import Figure
 from analytics.anomalies.findings import Stretch
 from analytics.anomalies.incidents import OPEN, RESOLVED, Incident, subjects_text
 from analytics.anomalies.places import Places
@@ -93,14 +94,6 @@ def _fresh(stretch: Stretch, since_ns: int) -> int:
 
 
 # ------------------------------------------------------------------------------------------------------------- evidence
-
-
-class Figure(float):
-    """A number that is never written with an exponent, whatever a text asks for: 2,860, not 2.86e+03."""
-
-    def __format__(self, spec: str) -> str:
-        text = super().__format__(spec)
-        return f"{float(text):,.0f}" if "e+" in text else text
 
 
 class _Known(dict[str, Any]):

@@ -14,6 +14,7 @@ from pathlib import Path
 from string import Formatter
 from typing import Any, Final, Literal, TypeVar
 
+from analytics.anomalies.figures import Figure
 from analytics.tables import Keys, read_toml
 from collector.errors import ConfigError
 from collector.moments import NS, parse_span
@@ -365,6 +366,6 @@ def _check_text(keys: Keys, text: str, fields: Mapping[str, object]) -> None:
         if unknown:
             known = ", ".join(f"{{{name}}}" for name in fields) or "none"
             raise keys.wrong("says", f"has {{{unknown[0]}}}; there are {known}")
-        text.format(**fields)
+        text.format(**{name: Figure(value) if isinstance(value, float) else value for name, value in fields.items()})
     except (ValueError, KeyError, IndexError, AttributeError) as error:
         raise keys.wrong("says", f"is {text!r}: {error}") from error
