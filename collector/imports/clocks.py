@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import polars as pl
 
@@ -13,6 +13,35 @@ QUARTER_S = 900
 _LIMIT_S = 26 * 3600
 """From UTC-12 to UTC+14."""
 _OFFSET = re.compile(r"^(?:UTC|GMT)?([+-])([0-9]{1,2}):?([0-9]{2})?$")
+
+
+_EARLIEST, _LATEST = datetime(1678, 1, 1), datetime(2262, 1, 1)
+"""What nanoseconds can hold. A year -2024, or the 9999 of an end that is not known, comes out as another year."""
+
+
+def has_offset(form: str) -> bool:
+    """Whether times of this form say how far they are off UTC."""
+    return "%z" in form or "%:z" in form
+
+
+def parsed(text: pl.Expr, form: str | None = None) -> pl.Expr:
+    """
+    *text* as times in nanoseconds, null where it is none that they can hold.
+
+    In UTC where the form has an offset, or is not given: ISO 8601 with offsets.
+    """
+    utc = "UTC" if form is None or has_offset(form) else None
+    fine, coarse = (
+        text.str.to_datetime(form, time_unit=unit, time_zone=utc, strict=False).dt.replace_time_zone(None)
+        for unit in ("ns", "us")
+    )
+    return pl.when(coarse.is_between(_EARLIEST, _LATEST)).then(fine)
+
+
+def nanoseconds(moment: pl.Expr) -> pl.Expr:
+    """Times of any unit in nanoseconds; null where those cannot hold them."""
+    held = moment.dt.replace_time_zone(None).cast(pl.Datetime("ms")).is_between(_EARLIEST, _LATEST)
+    return pl.when(held).then(moment.dt.cast_time_unit("ns"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import polars as pl
 
 from collector.errors import ConfigError, ImportFailed
 from collector.imports import columns
-from collector.imports.clocks import Zone
+from collector.imports.clocks import Zone, parsed
 from collector.imports.columns import Column
 from collector.imports.lines import Lines, read_lines
 from collector.imports.nvidia_fields import DMON
@@ -152,20 +152,12 @@ def _timed(
 ) -> pl.DataFrame:
     """*data* with the column local: from date and time, from start and time, or from start and period."""
     if "date" in data.columns and "time" in data.columns:
-        return data.with_columns(
-            local=pl.concat_str("date", pl.lit(" "), "time").str.to_datetime(
-                "%Y%m%d %H:%M:%S", time_unit="ns", strict=False
-            )
-        )
+        return data.with_columns(local=parsed(pl.concat_str("date", pl.lit(" "), "time"), "%Y%m%d %H:%M:%S"))
     if start is None:
         has = "times without a date" if "time" in data.columns else "no times (dmon was run without -o DT)"
         raise ConfigError("--start", f"{path}: has {has}; say when its first line was written")
     if "time" in data.columns:
-        dated = data.with_columns(
-            clock=pl.concat_str(pl.lit(f"{start:%Y%m%d} "), "time").str.to_datetime(
-                "%Y%m%d %H:%M:%S", time_unit="ns", strict=False
-            )
-        )
+        dated = data.with_columns(clock=parsed(pl.concat_str(pl.lit(f"{start:%Y%m%d} "), "time"), "%Y%m%d %H:%M:%S"))
         # Past midnight the clock starts again: a fall of more than half a day is the next day.
         midnights = (pl.col("clock").diff() < timedelta(hours=-12)).fill_null(False).cum_sum()
         return dated.with_columns(local=pl.col("clock") + midnights * pl.duration(days=1)).drop("clock")

@@ -32,7 +32,7 @@ from collector.catalogue import (
 )
 from collector.errors import ImportFailed
 from collector.imports import columns
-from collector.imports.clocks import Shift, Zone, find_shift, hours, out_of_order
+from collector.imports.clocks import Shift, Zone, find_shift, hours, out_of_order, parsed
 from collector.imports.lines import is_text, read_lines
 from collector.imports.mllog import entries
 from collector.imports.report import Account, Unit, merged
@@ -180,7 +180,7 @@ def _read_power(path: Path) -> tuple[pl.DataFrame, Account]:
         data.filter(~blank)
         .with_columns(pl.col("text").str.extract_groups(_HEAD).alias("found"))
         .unnest("found")
-        .with_columns(local=pl.col("time").str.to_datetime(_TIME, time_unit="ns", strict=False))
+        .with_columns(local=parsed(pl.col("time"), _TIME))
         .with_columns(pl.col("watts", "volts", "amps", "pf").cast(pl.Float64))
         .with_columns(numbers=pl.col("channels").str.extract_all(r",Ch[0-9]+,").list.join(""))
     )

@@ -13,7 +13,7 @@ import polars as pl
 
 from collector.errors import ConfigError, ImportFailed
 from collector.imports import columns
-from collector.imports.clocks import Zone
+from collector.imports.clocks import Zone, parsed
 from collector.imports.columns import Column
 from collector.imports.lines import Lines, read_lines
 from collector.imports.nvidia_fields import IDENTITY, MASKS, QUERY
@@ -131,9 +131,7 @@ def _read_block(lines: Lines, account: Account, heading: list[Column], numbers: 
     names = {column.name: column for column in heading}
     if "timestamp" in names:
         written = pl.col(f"f{names['timestamp'].position}")
-        data = data.with_columns(
-            local=pl.coalesce(written.str.to_datetime(form, time_unit="ns", strict=False) for form in _TIMES)
-        ).with_columns(
+        data = data.with_columns(local=pl.coalesce(parsed(written, form) for form in _TIMES)).with_columns(
             reason=pl.coalesce("reason", pl.when(pl.col("local").is_null()).then(pl.lit("timestamp is no time")))
         )
     for column in heading:

@@ -10,6 +10,7 @@ import polars as pl
 
 from collector.errors import ConfigError, ImportFailed
 from collector.imports import columns
+from collector.imports.clocks import has_offset, nanoseconds, parsed
 from collector.imports.lines import BROKEN, Lines, read_lines
 from collector.imports.mapping import EPOCHS, Elapsed, Join, Quantity, TableMapping, When, Where, read_mapping
 from collector.imports.report import Account, Unit
@@ -259,7 +260,7 @@ def _moments(data: pl.DataFrame, when: When, mapping: TableMapping) -> pl.Series
     """The column of *when* as times in UTC; null where it says none."""
     written = data[f"in:{when.column}"]
     if written.dtype == pl.Datetime:
-        local = written.cast(pl.Datetime("ns", written.dtype.time_zone))  # type: ignore[attr-defined]  # Datetime has it
+        local = pl.select(nanoseconds(pl.lit(written))).to_series()
         if local.dtype.time_zone is not None:  # type: ignore[attr-defined]
             return local.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
         return _zoned(local, when, mapping)
@@ -267,28 +268,24 @@ def _moments(data: pl.DataFrame, when: When, mapping: TableMapping) -> pl.Series
         number = written.cast(pl.String).str.strip_chars()
         whole = number.str.extract(r"^([0-9]+)(?:\.0*)?$", 1).cast(pl.Int64, strict=False)
         scale = EPOCHS[when.form]
+        # What would not fit comes out as another time.
+        held = number.cast(pl.Float64, strict=False) * scale < 2.0**63
         # A float of nanoseconds is not exact; fractions are, taken apart.
         fraction = number.str.extract(r"^[0-9]+(\.[0-9]+)$", 1).cast(pl.Float64, strict=False)
         parts = number.str.extract(r"^([0-9]+)\.[0-9]+$", 1).cast(pl.Int64, strict=False)
         exact = pl.select(
-            pl.coalesce(whole * scale, parts * scale + (fraction * scale).round().cast(pl.Int64))
+            pl.when(held).then(pl.coalesce(whole * scale, parts * scale + (fraction * scale).round().cast(pl.Int64)))
         ).to_series()
         return exact.cast(pl.Datetime("ns"))
-    text = written.cast(pl.String).str.strip_chars()
+    text = pl.lit(written.cast(pl.String).str.strip_chars())
     if when.form == "iso":
-        has_offset = text.str.contains(r"(?:Z|[+-][0-9]{2}:?[0-9]{2})$").fill_null(False)
-        aware = text.str.to_datetime(time_unit="ns", time_zone="UTC", strict=False) if has_offset.any() else None
-        if has_offset.all() and aware is not None:
-            return aware.dt.replace_time_zone(None)
+        offsets = pl.select(text.str.contains(r"(?:Z|[+-][0-9]{2}:?[0-9]{2})$").fill_null(False)).to_series()
+        if offsets.all():
+            return pl.select(parsed(text)).to_series()
         forms = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M")
-        naive = pl.select(
-            pl.coalesce(text.str.to_datetime(form, time_unit="ns", strict=False) for form in forms)
-        ).to_series()
-        return _zoned(naive, when, mapping)
-    if "%z" in when.form or "%:z" in when.form:
-        aware = text.str.to_datetime(when.form, time_unit="ns", time_zone="UTC", strict=False)
-        return aware.dt.replace_time_zone(None)
-    return _zoned(text.str.to_datetime(when.form, time_unit="ns", strict=False), when, mapping)
+        return _zoned(pl.select(pl.coalesce(parsed(text, form) for form in forms)).to_series(), when, mapping)
+    found = pl.select(parsed(text, when.form)).to_series()
+    return found if has_offset(when.form) else _zoned(found, when, mapping)
 
 
 def _zoned(local: pl.Series, when: When, mapping: TableMapping) -> pl.Series:

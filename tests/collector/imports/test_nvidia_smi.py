@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from collector.errors import ConfigError, ImportFailed
@@ -260,6 +260,7 @@ NOISE = st.lists(
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(NOISE)
+@example([(1, 0, "x", 0), (2, 0, "-", 0), (3, 28, "", 3), (4, 0, "x", 0)])  # the year -2024 is 2068 in nanoseconds
 def test_damage_never_stores_a_value_that_was_not_written(
     tmp_path: Path, noise: list[tuple[int, int, str, int]]
 ) -> None:

@@ -114,6 +114,40 @@ def test_times_of_every_form(tmp_path: Path, mapping: Path) -> None:
         assert rows(only(log, mapping))[0]["time"] == expected, (form, written)
 
 
+@pytest.mark.parametrize(
+    ("form", "zone", "written"),
+    [
+        ("unix_s", "", "253402300799"),
+        ("unix_ns", "", "99999999999999999999"),
+        ("iso", "", "9999-12-31T23:59:59Z"),
+        ("iso", "UTC", "9999-12-31 23:59:59"),
+        ("%d.%m.%Y %H:%M:%S", "UTC", "31.12.9999 23:59:59"),
+    ],
+)
+def test_a_time_that_nanoseconds_cannot_hold_is_no_other_time(
+    tmp_path: Path, mapping: Path, form: str, zone: str, written: str
+) -> None:
+    """An end that is not known is often written as the year 9999, which would come out as 1816."""
+    log = tmp_path / "log.csv"
+    log.write_text(f"when,id,p,u,t\n{written},GPU-a,1000,1,50\n")
+    mapping.write_text(
+        MAPPING.replace('format = "unix_ms"', f'format = "{form}"' + (f'\nzone = "{zone}"' if zone else ""))
+    )
+    (bad,) = only(log, mapping).files[0].bad
+    assert "its time is no time" in bad.reason
+
+
+def test_a_parquet_time_that_nanoseconds_cannot_hold_is_no_other_time(tmp_path: Path, mapping: Path) -> None:
+    times = [datetime(2023, 11, 14, 22, 13, 20), datetime(9999, 12, 31)]
+    data = pl.DataFrame({"when": times, "id": ["GPU-a"] * 2, "p": [1000] * 2, "u": [1] * 2, "t": [50] * 2})
+    log = tmp_path / "log.parquet"
+    for unit in ("us", "ms"):
+        data.with_columns(pl.col("when").dt.cast_time_unit(unit).dt.replace_time_zone("UTC")).write_parquet(log)
+        found = only(log, mapping)
+        assert [row["time"] for row in rows(found)] == times[:1]
+        assert [bad.line for bad in found.files[0].bad] == [2]
+
+
 def test_a_parquet_time_needs_a_zone_only_when_it_has_none(tmp_path: Path, mapping: Path) -> None:
     moment = datetime(2023, 11, 14, 22, 13, 20)
     data = pl.DataFrame({"when": [moment], "id": ["GPU-a"], "p": [1000], "u": [1], "t": [50]})
