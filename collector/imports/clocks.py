@@ -38,12 +38,6 @@ def parsed(text: pl.Expr, form: str | None = None) -> pl.Expr:
     return pl.when(coarse.is_between(_EARLIEST, _LATEST)).then(fine)
 
 
-def nanoseconds(moment: pl.Expr) -> pl.Expr:
-    """Times of any unit in nanoseconds; null where those cannot hold them."""
-    held = moment.dt.replace_time_zone(None).cast(pl.Datetime("ms")).is_between(_EARLIEST, _LATEST)
-    return pl.when(held).then(moment.dt.cast_time_unit("ns"))
-
-
 @dataclass(frozen=True, slots=True)
 class Zone:
     """A fixed offset from UTC, or a zone of the IANA database by name."""

@@ -10,7 +10,7 @@ import polars as pl
 
 from collector.errors import ConfigError, ImportFailed
 from collector.imports import columns
-from collector.imports.clocks import has_offset, nanoseconds, parsed
+from collector.imports.clocks import has_offset, parsed
 from collector.imports.lines import BROKEN, Lines, read_lines
 from collector.imports.mapping import EPOCHS, Elapsed, Join, Quantity, TableMapping, When, Where, read_mapping
 from collector.imports.report import Account, Unit
@@ -260,8 +260,9 @@ def _moments(data: pl.DataFrame, when: When, mapping: TableMapping) -> pl.Series
     """The column of *when* as times in UTC; null where it says none."""
     written = data[f"in:{when.column}"]
     if written.dtype == pl.Datetime:
-        local = pl.select(nanoseconds(pl.lit(written))).to_series()
-        if local.dtype.time_zone is not None:  # type: ignore[attr-defined]
+        zone = written.dtype.time_zone  # type: ignore[attr-defined]  # Datetime has it
+        local = written.cast(pl.Datetime("ns", zone), strict=False)  # null where nanoseconds cannot hold it
+        if zone is not None:
             return local.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
         return _zoned(local, when, mapping)
     if when.form in EPOCHS:
