@@ -1,31 +1,37 @@
-"""Reads samples as `collector.store.windows` wants them, some series at a time, and keeps what it makes of them."""
+"""
+Reads samples as `collector.store.windows` wants them, and keeps what it makes of them.
+
+A *sweep* is as many series as there is room for. Each segment is read once for it, some columns at a time, in the types
+that it stores, and each row is put where it belongs: segments are sorted by series, so a sweep is put in order by the
+runs of rows that it has in each. Then windows are made of some series of the sweep at a time.
+"""
 
 import os
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from collector.catalogue import ENERGY, POWER, Kind
+from collector.catalogue import POWER, Kind
 from collector.gaps import MAX_COUNTER_GAP_S
 from collector.store import sql
 from collector.store.arrays import Array, Lists, write_ordered
 from collector.store.bulk import Written
 from collector.store.encoding import FAST, QUICK, Effort
 from collector.store.engine import Engine
-from collector.store.extents import extents
+from collector.store.extents import Extent, extents
 from collector.store.files import Files
 from collector.store.schema import ROLLUP_TABLES
 from collector.store.segments import DAY_NS, Segment, segments_of
 from collector.store.table import Table
 from collector.store.views import groups
-from collector.store.windows import HOUR_S, Flags, Floats, Ints, Readings, Sketches, windows
+from collector.store.windows import HOUR_S, TOGETHER, Flags, Floats, Ints, Readings, Sketches, Windows
 
 HOUR_NS: Final = HOUR_S * 10**9
 # How far back the reading before a window is looked for; what rose over a longer silence belongs to no window.
@@ -33,10 +39,13 @@ _LOOK_BACK_NS: Final = DAY_NS
 _LOOK_AHEAD_NS: Final = round(MAX_COUNTER_GAP_S * 10**9)
 # Series that are read for less than a day take room for a day all the same.
 _ROOM: Final = 288
-# So many columns of as many rows as there is room for are held at once; of more rows, fewer.
+# A sweep is so many times what windows are made of at once, and has so many columns of that at once.
+_SWEEP: Final = 4
 _COLUMNS: Final = 40
-# Reading the same thrice costs less than arrays so large that the system gives and takes their memory each time.
+# Rather than to read the same more often more memory is taken.
 _READ: Final = 3
+# Segments are read together up to so many rows: the answer to each statement is memory that the next takes again.
+_ANSWER: Final = 200_000
 # Each takes memory for as many rows as there is room for.
 _MOST_THREADS: Final = 4
 
@@ -87,6 +96,20 @@ def _taken(values: NDArray[Any], at: Ints, empty: Any) -> NDArray[Any]:
     if not values.size:
         return np.full(at.size, empty)
     return np.where(at >= 0, values[at], empty)
+
+
+class Room:
+    """Memory for columns, which one sweep after another fills: to be given it anew each time costs as much as that."""
+
+    def __init__(self) -> None:
+        self._held: list[Floats] = []
+
+    def columns(self, count: int, size: int) -> list[Floats]:
+        """Columns of *size* values, whatever they are."""
+        if any(column.size < size for column in self._held):
+            self._held = []
+        self._held += [np.empty(size) for _ in range(count - len(self._held))]
+        return [column[:size] for column in self._held[:count]]
 
 
 class Spill:
@@ -181,10 +204,12 @@ class Stretch:
                   source: tuple(s for _, s, _ in self._series if s is not None)}  # fmt: skip
         return {name: tuple(sorted(set(words))) for name, words in found.items()}
 
-    def parts(self) -> Iterator[list[Key]]:
+    def sweeps(self) -> Iterator[list[Key]]:
         """The series, as many at a time as there is room for; all series of a subject together."""
         sizes = [max(count, _ROOM) for _, _, count in self._series]
-        most = max(self._most, sum(sizes) / self._divisible()) if sum(sizes) > self._most else self._most
+        most = float(self._most * _SWEEP)
+        if sum(sizes) > most:
+            most = max(most, sum(sizes) / self._divisible())
         some: list[Key] = []
         rows = 0
         for (subject, source, _), size in zip(self._series, sizes, strict=True):
@@ -198,9 +223,9 @@ class Stretch:
 
     def _divisible(self) -> float:
         """
-        Into how many parts the rows come without being read more than about `_READ` times.
+        Into how many sweeps the rows come without being read more than about `_READ` times.
 
-        A group of rows is read for each part that it has a subject of; those of small segments have all subjects.
+        A group of rows is read for each sweep that it has a subject of; those of small segments have all subjects.
         """
         subjects = list(dict.fromkeys(subject for subject, *_ in self._series if subject is not None))
         held = total = 0.0
@@ -220,15 +245,6 @@ class Stretch:
         within = f"{name} >= {sql.text(held[0])} AND {name} <= {sql.text(held[-1])}" if held else "false"
         return f"({within}{f' OR {name} IS NULL' if len(held) < len(keys) else ''})"
 
-    def _codes(self, name: str) -> str:
-        """A column of text as codes; -1 where there is none, -2 for a word that no row of the stretch has."""
-        words, column = self.words[name], sql.quoted(name)
-        if not words:
-            return "-1::INTEGER"
-        kind = sql.quoted(f"words of {name}")
-        code = f"coalesce(enum_code(TRY_CAST({column} AS {kind}))::INTEGER, -2)"
-        return f"CASE WHEN {column} IS NULL THEN -1 ELSE {code} END"
-
     def begin(self) -> None:
         """Tell the engine the words."""
         for name, words in self.words.items():
@@ -236,7 +252,38 @@ class Stretch:
                 listed = ", ".join(map(sql.text, words))
                 self.engine.run(f"CREATE OR REPLACE TYPE {sql.quoted(f'words of {name}')} AS ENUM ({listed})")
 
-    def _number(self, keys: Sequence[Key], subjects: NDArray[Any], sources: NDArray[Any]) -> Ints:
+    def read(self, keys: Sequence[Key], last: Last | None, pool: ThreadPoolExecutor) -> "Sweep":
+        """The readings of *keys*; *last* is what was read before, if that is known."""
+        return Sweep(self, keys, self._chunks(keys), self._last(keys, last), pool)
+
+    def _chunks(self, keys: Sequence[Key]) -> list["_Chunk"]:
+        """What is read of *keys* at once: some small segments after one another, or some row groups of a large one."""
+        by_path: dict[Path, list[Extent]] = {segment.path: [] for segment in self._segments}
+        for extent in extents(self._segments):
+            by_path[extent.segment.path].append(extent)
+        known = stored_columns(self.engine, self._segments)
+        found: list[_Chunk] = []
+        for number, (some, repeats) in enumerate(groups(self.samples, self._segments)):
+            for segments, ranged in _portions(some, by_path, keys):
+                columns = frozenset[str]().union(*(known[segment.path] for segment in segments))
+                rows = self._select(keys, segments, columns, ranged)
+                found.append(_Chunk(rows, columns, number if repeats else -1))
+        return found
+
+    def _select(
+        self, keys: Sequence[Key], some: Sequence[Segment], columns: frozenset[str], ranged: tuple[int, int] | None
+    ) -> str:
+        """The rows of *keys* of some segments, or of the rows from one number to another of a segment."""
+        where = [f"file_row_number >= {ranged[0]} AND file_row_number < {ranged[1]}"] if ranged else []
+        # Names tell milliseconds.
+        if any(one.first_ns < self.start_ns or one.last_ns + 10**6 > self.end_ns + _LOOK_AHEAD_NS for one in some):
+            where.append(_within(self.start_ns, self.end_ns + _LOOK_AHEAD_NS))
+        if len(keys) < len(self._series):
+            where.append(self._of(keys) if self.samples.keys[0] in columns else str(keys[-1][0] is None).lower())
+        source = sql.read_segments([segment.path for segment in some], ", file_row_number = true" if ranged else "")
+        return f"{source} WHERE {' AND '.join(where)}" if where else source
+
+    def number(self, keys: Sequence[Key], subjects: NDArray[Any], sources: NDArray[Any]) -> Ints:
         """The number of each row's series among *keys*; -1 for another."""
         places = [{word: at for at, word in enumerate(self.words[name])} for name in (self.samples.keys[0], "source")]
         wide = len(places[1]) + 2
@@ -247,57 +294,24 @@ class Stretch:
         found: Ints = table[(subjects.astype(np.int64) + 2) * wide + sources + 2]
         return found
 
-    def read(self, keys: Sequence[Key], last: Last | None) -> Readings:
-        """The readings of *keys*; *last* is what was read before, if that is known."""
-        names = self._metrics()
-        subject = self.samples.keys[0]
-        others = [name for name in self.words if name not in {subject, "source"}]
-        told = [f"{self._codes(name)} AS {sql.quoted(name)}" for name in (subject, "source", *others)]
-        # Of rows that replace others the order is not the same twice.
-        at_once = len(names) if self.repeats else max(1, _COLUMNS * self._most // max(self._most, self._count(keys)))
-        found = self._arrays([*told, "epoch_ns(time) AS time", *_numbers(names[:at_once])], keys)
-        before = self._last(keys, last)
-        there = np.flatnonzero(before.time >= 0)
-        series = np.concatenate([self._number(keys, found[subject], found["source"]), there])
-        time = np.concatenate([found["time"], before.time[there]])
-        order = slice(None) if _rises(series, time) else np.lexsort((time, series))
+    def metrics(self) -> list[str]:
+        """The columns of metrics, those first that are looked at together."""
+        names = [c.name for c in self.samples if c.metric is not None and c.name in self.columns]
+        return sorted(names, key=lambda name: name not in TOGETHER)
 
-        def ordered(values: NDArray[Any], more: NDArray[Any] | int) -> NDArray[Any]:
-            more = np.broadcast_to(more, there.size).astype(values.dtype)
-            return (np.concatenate([values, more]) if there.size else values)[order]
+    def codes(self, name: str) -> str:
+        """A column of text as codes; -1 where there is none, -2 for a word that no row of the stretch has."""
+        words, column = self.words[name], sql.quoted(name)
+        if not words:
+            return "-1::INTEGER"
+        kind = sql.quoted(f"words of {name}")
+        code = f"coalesce(enum_code(TRY_CAST({column} AS {kind}))::INTEGER, -2)"
+        return f"CASE WHEN {column} IS NULL THEN -1 ELSE {code} END"
 
-        def columns_of(some: Sequence[str], read: Mapping[str, NDArray[Any]]) -> dict[str, Floats]:
-            # What is never looked at there is no value, and no lack of one either.
-            return {n: ordered(read[n], before.values[n][there] if n in before.values else 0) for n in some}
-
-        words = {name: ordered(found[name], -1) for name in others}
-        methods = self.words.get("power_method", ())
-        is_modelled = methods.index("modelled") if "modelled" in methods else len(methods)
-        return Readings(
-            samples=self.samples,
-            series=series[order],
-            time=time[order],
-            before=(np.arange(time.size) >= time.size - there.size)[order],
-            values=_Columns(
-                lambda some: columns_of(some, self._arrays(_numbers(some), keys)),
-                names,
-                at_once,
-                columns_of(names[:at_once], found),
-            ),
-            words=words,
-            read_ns={n: ordered(found["time"], before.read_ns[n][there]) for n in before.read_ns} if there.size else {},
-            modelled=words["power_method"] == is_modelled if methods else np.zeros(time.size, bool),
-        )
-
-    def _count(self, keys: Sequence[Key]) -> int:
-        wanted = set(keys)
-        return sum(count for subject, source, count in self._series if (subject, source) in wanted)
-
-    def _metrics(self) -> list[str]:
-        """The columns of metrics, in the order in which they are looked at, those first that are together."""
-        kinds = {c.name: c.metric.kind for c in self.samples if c.metric is not None and c.name in self.columns}
-        together = {POWER.column, ENERGY.column}
-        return sorted(kinds, key=lambda name: (name not in together, kinds[name] is not Kind.COUNTER))
+    @property
+    def at_once(self) -> int:
+        """How many rows windows are made of at once."""
+        return self._most
 
     def carried(self) -> list[str]:
         """The columns of which the last value before a window matters."""
@@ -308,10 +322,6 @@ class Stretch:
             and column.name in self.columns
             and (column.metric.kind is Kind.COUNTER or column.metric is POWER)
         ]
-
-    def _arrays(self, chosen: Sequence[str], keys: Sequence[Key]) -> dict[str, NDArray[Any]]:
-        found = self.engine.arrays(f"SELECT {', '.join(chosen)} FROM ({self._rows}) WHERE {self._of(keys)}")
-        return {name: np.ma.getdata(values) for name, values in found.items()}
 
     # -------------------------------------------------------------------------------------------- what was read before
 
@@ -335,14 +345,14 @@ class Stretch:
         if not segments:
             return
         subject = self.samples.keys[0]
-        chosen = [f"{self._codes(name)} AS {sql.quoted(name)}" for name in (subject, "source")]
+        chosen = [f"{self.codes(name)} AS {sql.quoted(name)}" for name in (subject, "source")]
         chosen.append("epoch_ns(max(time)) AS time")
         for name in map(sql.quoted, names):
             chosen.append(f"coalesce(arg_max({name}, time), 'nan'::DOUBLE) AS {name}")
             chosen.append(f'coalesce(epoch_ns(max(time) FILTER ({name} IS NOT NULL)), -1) AS {name[:-1]} ns"')
         rows = f"SELECT * FROM ({between(self.samples, segments, start_ns, end_ns)}) WHERE {self._of(keys)}"
         found = self.engine.arrays(f"SELECT {', '.join(chosen)} FROM ({rows}) GROUP BY {sql.quoted(subject)}, source")
-        number = self._number(keys, *(np.ma.getdata(found[name]) for name in (subject, "source")))
+        number = self.number(keys, *(np.ma.getdata(found[name]) for name in (subject, "source")))
         mine = np.flatnonzero(number >= 0)
         at = number[mine]
         last.time[at] = np.where(last.time[at] < 0, np.ma.getdata(found["time"])[mine], last.time[at])
@@ -350,23 +360,6 @@ class Stretch:
             lacks = last.read_ns[name][at] < 0
             last.values[name][at[lacks]] = np.ma.getdata(found[name])[mine][lacks]
             last.read_ns[name][at[lacks]] = np.ma.getdata(found[f"{name} ns"])[mine][lacks]
-
-    def after(self, keys: Sequence[Key], readings: Readings) -> Last:
-        """What `Last` is at the end of the stretch."""
-        starts = np.flatnonzero(np.append(True, readings.series[1:] != readings.series[:-1]))
-        inside = readings.time < self.end_ns
-        there = {key: at for at, key in enumerate(keys[int(number)] for number in readings.series[starts])}
-        last = Last(self.end_ns, there, np.maximum.reduceat(np.where(inside, readings.time, -1), starts))
-        rows = np.arange(readings.time.size)
-        for name in self.carried():
-            values = readings.values[name]
-            row = np.maximum.reduceat(np.where(inside & ~np.isnan(values), rows, -1), starts)
-            time = readings.time
-            if name in readings.read_ns:
-                time = np.where(readings.before, readings.read_ns[name], time)
-            last.values[name] = np.where(row >= 0, values[row], np.nan)
-            last.read_ns[name] = np.where(row >= 0, time[row], -1)
-        return last
 
     # --------------------------------------------------------------------------------------------------------- writing
 
@@ -405,68 +398,259 @@ def _kept(column: str, part: str) -> str:
     return f"{column} {part}"
 
 
-class _Columns(Mapping[str, Floats]):
-    """Columns by name, read some at a time, in the order in which they are asked for."""
+class _Chunk(NamedTuple):
+    """
+    Segments that are read at once.
+
+    rows: what to select from. columns: those that there are. group: of segments of which a row may replace one of
+    another, the same number; -1 where none does.
+    """
+
+    rows: str
+    columns: frozenset[str]
+    group: int
+
+
+class Sweep:
+    """The readings of some series in order: `keys`, of which each is one run of rows, by time."""
 
     def __init__(
-        self,
-        read: Callable[[Sequence[str]], dict[str, Floats]],
-        names: Sequence[str],
-        at_once: int,
-        held: dict[str, Floats],
+        self, stretch: Stretch, keys: Sequence[Key], chunks: Sequence[_Chunk], before: Last, pool: ThreadPoolExecutor
     ) -> None:
-        self._read, self._names, self._at_once, self._held = read, names, at_once, held
+        self._stretch, self._keys, self._chunks, self._before, self._pool = stretch, keys, chunks, before, pool
+        self._there = np.flatnonzero(before.time >= 0)
+        found = list(pool.map(self._head, chunks))
+        sizes = [len(one["time"]) for one in found]
+        self._ends = np.cumsum(sizes, dtype=np.int64)
+        series = np.concatenate([*(one["series"] for one in found), self._there])
+        time = np.concatenate([*(one["time"] for one in found), before.time[self._there]])
+        group = np.repeat([*(chunk.group for chunk in chunks), -1], [*sizes, self._there.size])
+        order = _order(series, time, group)
+        # A row that another replaces goes to a place beyond the last, which nobody looks at.
+        self._place = np.full(series.size, order.size)
+        self._place[order] = np.arange(order.size)
+        self._series, self._time = series[order], time[order]
+        self._is_before = order >= sum(sizes)
+        self._words = {
+            name: np.concatenate([*(one[name] for one in found), np.full(self._there.size, -1, np.int32)])[order]
+            for name in self._others
+        }
+        self._parts = list(self._divided())
 
-    def __getitem__(self, name: str) -> Floats:
-        if name not in self._held:
-            at = self._names.index(name) // self._at_once * self._at_once
-            self._held = {}
-            self._held = self._read(self._names[at : at + self._at_once])
-        return self._held[name]
+    @property
+    def _others(self) -> list[str]:
+        """The columns of text that are no key."""
+        return [name for name in self._stretch.words if name not in {self._stretch.samples.keys[0], "source"}]
 
-    def __contains__(self, name: object) -> bool:
-        return name in self._names
+    def _head(self, chunk: _Chunk) -> dict[str, NDArray[Any]]:
+        """The series, the time and the words of each row."""
+        subject = self._stretch.samples.keys[0]
+        codes = {
+            name: self._stretch.codes(name) if name in chunk.columns else "-1::INTEGER"
+            for name in (subject, "source", *self._others)
+        }
+        chosen = [f"{code} AS {sql.quoted(name)}" for name, code in codes.items()]
+        found = self._read(chunk, ["epoch_ns(time) AS time", *chosen])
+        told = {name: np.ma.getdata(found[name]) for name in ("time", *self._others)}
+        return {"series": self._stretch.number(self._keys, found[subject], found["source"]), **told}
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+    def _read(self, chunk: _Chunk, chosen: Sequence[str]) -> dict[str, NDArray[Any]]:
+        return self._stretch.engine.beside(f"SELECT {', '.join(chosen)} FROM {chunk.rows}")
 
-    def __len__(self) -> int:
-        return len(self._names)
+    def _divided(self) -> Iterator[tuple[slice, list[Key]]]:
+        """Rows of which windows are made at once, and their series; all series of a subject together."""
+        starts = np.flatnonzero(np.append(True, self._series[1:] != self._series[:-1]))
+        numbers, ends = self._series[starts], np.append(starts[1:], self._series.size)
+        first = 0
+        for at in range(len(starts)):
+            keys = [self._keys[number] for number in numbers[first : at + 1]]
+            over = ends[at] - starts[first] >= self._stretch.at_once
+            if at + 1 == len(starts) or (over and self._keys[numbers[at + 1]][0] != keys[-1][0]):
+                yield slice(int(starts[first]), int(ends[at])), keys
+                first = at + 1
+
+    def parts(self, *, day: bool, carry: bool) -> Iterator["Part"]:
+        """What windows are made of, in order."""
+        stretch, before = self._stretch, self._before
+        methods = stretch.words.get("power_method", ())
+        is_modelled = methods.index("modelled") if "modelled" in methods else len(methods)
+        for rows, keys in self._parts:
+            words = {name: codes[rows] for name, codes in self._words.items()}
+            is_before, series = self._is_before[rows], self._series[rows]
+            readings = Readings(
+                samples=stretch.samples,
+                series=np.cumsum(np.append(0, series[1:] != series[:-1])),
+                time=self._time[rows],
+                before=is_before,
+                words=words,
+                read_ns={name: read_ns[series[is_before]] for name, read_ns in before.read_ns.items()},
+                modelled=words["power_method"] == is_modelled if methods else np.zeros(series.size, bool),
+            )
+            yield Part(stretch, rows, keys, readings, day=day, carry=carry)
+
+    def columns(self, room: Room) -> Iterator[dict[str, Floats]]:
+        """The columns of metrics as far as there is *room*, `TOGETHER` first, NaN where there is no value."""
+        names = self._stretch.metrics()
+        together = sum(name in TOGETHER for name in names)
+        most = max(1, _COLUMNS * self._stretch.at_once // max(1, self._time.size))
+        first = max(together, most)
+        for some in [names[:first], *(names[at : at + most] for at in range(first, len(names), most))]:
+            found = dict(zip(some, room.columns(len(some), self._time.size + 1), strict=True))
+            for _ in self._pool.map(partial(self._fill, columns=found), range(len(self._chunks))):
+                pass  # of each, so that none fails unseen
+            place = self._place[self._place.size - self._there.size :]
+            for name, values in found.items():
+                # What is never looked at there is no value, and no lack of one either.
+                values[place] = self._before.values[name][self._there] if name in self._before.values else 0.0
+            yield {name: values[:-1] for name, values in found.items()}
+
+    def _fill(self, at: int, columns: Mapping[str, Floats]) -> None:
+        """Put the values of a chunk where they belong."""
+        chunk, end = self._chunks[at], int(self._ends[at])
+        place = self._place[int(self._ends[at - 1]) if at else 0 : end]
+        there = [name for name in columns if name in chunk.columns]
+        found = self._read(chunk, [sql.quoted(name) for name in there]) if there else {}
+        for name, values in columns.items():
+            read = found.get(name)
+            if read is None:
+                values[place] = np.nan
+            else:
+                values[place] = np.ma.filled(read.astype(np.float64), np.nan)
 
 
-def roll(stretch: Stretch, spill: Spill, last: Last | None, *, day: bool, carry: bool) -> tuple[Rolled, Last | None]:
+class Part:
+    """
+    Some series of a sweep: the windows of them, made of some columns at a time.
+
+    rows: where they are in the sweep. last: what was read last of the columns so far; None if nobody asks.
+    """
+
+    def __init__(
+        self, stretch: Stretch, rows: slice, keys: list[Key], readings: Readings, *, day: bool, carry: bool
+    ) -> None:
+        self._stretch, self._rows, self._keys, self._readings = stretch, rows, keys, readings
+        self._starts = np.flatnonzero(np.append(True, readings.series[1:] != readings.series[:-1]))
+        self._windows = Windows(readings, stretch.start_ns, stretch.end_ns, day=day)
+        self.last: Last | None = None
+        if carry:
+            time = np.maximum.reduceat(np.where(self._inside, readings.time, -1), self._starts)
+            self.last = Last(stretch.end_ns, {key: at for at, key in enumerate(keys)}, time)
+
+    @property
+    def _inside(self) -> Flags:
+        return np.asarray(self._readings.time < self._stretch.end_ns)
+
+    def made(self, columns: Mapping[str, Floats], *, head: bool) -> list[tuple[str, NDArray[Any]]]:
+        """What is made of some columns of the sweep, and what is of no single one if *head*, as it is kept."""
+        values = {name: column[self._rows] for name, column in columns.items()}
+        if self.last is not None:
+            for name in set(self._stretch.carried()).intersection(values):
+                self._carry(self.last, name, values[name])
+        found = [*(self._windows.head(values) if head else ()), *self._windows.of(values)]
+        return list(self._stretch.named(self._keys, iter(found)))
+
+    def _carry(self, last: Last, name: str, values: Floats) -> None:
+        """Add a column to *last*."""
+        row = np.maximum.reduceat(np.where(self._inside & ~np.isnan(values), np.arange(values.size), -1), self._starts)
+        last.values[name] = np.where(row >= 0, values[row], np.nan)
+        last.read_ns[name] = np.where(row >= 0, self._readings.read_at(name)[row], -1)
+
+
+def roll(
+    stretch: Stretch, spill: Spill, room: Room, last: Last | None, *, day: bool, carry: bool
+) -> tuple[Rolled, Last | None]:
     """
     The rollups of *stretch*, with those of the day that it is if *day*; and with *carry* what was read last in it.
 
     Made some series at a time, so that ten thousand devices and a day take no more memory than some devices.
     """
     stretch.begin()
-
-    def part(keys: list[Key]) -> tuple[list[tuple[str, NDArray[Any]]], Last | None]:
-        readings = stretch.read(keys, last)
-        # Before the windows, because these begin with the same columns.
-        read = stretch.after(keys, readings) if carry else None
-        found = windows(readings, stretch.start_ns, stretch.end_ns, day=day)
-        return list(stretch.named(keys, found)), read
-
     after = Last(stretch.end_ns) if carry else None
     with ThreadPoolExecutor(min(stretch.engine.threads or os.cpu_count() or 1, _MOST_THREADS)) as pool:
-        for columns, read in pool.map(part, stretch.parts()):
-            for name, values in columns:
-                spill.add(name, values)
-            if after is not None and read is not None:
-                after.add(read)
+        for keys in stretch.sweeps():
+            sweep = stretch.read(keys, last, pool)
+            parts = list(sweep.parts(day=day, carry=carry))
+            for number, columns in enumerate(sweep.columns(room)):
+                for found in pool.map(partial(Part.made, columns=columns, head=number == 0), parts):
+                    for name, values in found:
+                        spill.add(name, values)
+            for part in parts:
+                if after is not None and part.last is not None:
+                    after.add(part.last)
     return Rolled(ROLLUP_TABLES[stretch.samples.name], stretch.stored(spill)), after
 
 
-def _numbers(names: Sequence[str]) -> list[str]:
-    """Columns of numbers, NaN where they are null."""
-    return [f"coalesce({sql.quoted(name)}, 'nan'::DOUBLE) AS {sql.quoted(name)}" for name in names]
+def _order(series: Ints, time: Ints, group: Ints) -> Ints:
+    """
+    The rows by series and time; of rows of one group that are of the same series and time only the last.
+
+    Rows come in runs of one series that rise, and mostly the runs of a series follow each other.
+    """
+    starts = np.flatnonzero(np.append(True, (series[1:] != series[:-1]) | (time[1:] <= time[:-1])))
+    length = np.diff(np.append(starts, series.size))
+    runs = np.lexsort((time[starts], series[starts]))
+    ends = np.cumsum(length[runs])
+    order: Ints = np.arange(series.size) + np.repeat(starts[runs] - (ends - length[runs]), length[runs])
+    found, moment = series[order], time[order]
+    if not ((found[1:] > found[:-1]) | ((found[1:] == found[:-1]) & (moment[1:] > moment[:-1]))).all():
+        order = np.lexsort((time, series))
+        found, moment, of = series[order], time[order], group[order]
+        again = (found[1:] == found[:-1]) & (moment[1:] == moment[:-1]) & (of[1:] == of[:-1]) & (of[1:] >= 0)
+        order = order[np.append(~again, True)]
+    return order
 
 
-def _rises(series: Ints, time: Ints) -> bool:
-    later = (series[1:] == series[:-1]) & (time[1:] >= time[:-1])
-    return bool((later | (series[1:] > series[:-1])).all())
+def _portions(
+    segments: Sequence[Segment], by_path: Mapping[Path, Sequence[Extent]], keys: Sequence[Key]
+) -> Iterator[tuple[list[Segment], tuple[int, int] | None]]:
+    """*segments* in portions of about `_ANSWER` rows, those that are larger by the numbers of their rows."""
+    subjects = [subject for subject, _ in keys if subject is not None]
+    low, high = (subjects[0], subjects[-1]) if subjects else (None, None)
+    small: list[Segment] = []
+    held = 0
+    for segment in segments:
+        rows = sum(extent.rows for extent in by_path[segment.path])
+        if small and held + rows > _ANSWER:  # also before one that is larger itself: their order tells what replaces
+            yield small, None
+            small, held = [], 0
+        if rows <= _ANSWER:
+            small.append(segment)
+            held += rows
+            continue
+        start = end = 0
+        for extent in by_path[segment.path]:
+            # Nulls are beyond the last, whose row group may be any.
+            outside = keys[-1][0] is not None and not _meets(extent, low, high)
+            if (outside or end - start >= _ANSWER) and end > start:
+                yield [segment], (start, end)
+                start = end
+            end += extent.rows
+            start = end if outside else start
+        if end > start:
+            yield [segment], (start, end)
+    if small:
+        yield small, None
+
+
+def _meets(extent: Extent, low: str | None, high: str | None) -> bool:
+    """Whether a row group may have something of [low, high]; what is not known may."""
+    return (low is None or extent.high is None or extent.high >= low) and (
+        high is None or extent.low is None or extent.low <= high
+    )
+
+
+def stored_columns(engine: Engine, segments: Sequence[Segment]) -> dict[Path, set[str]]:
+    """The columns that each of *segments* has."""
+    by_path: dict[Path, set[str]] = {segment.path: set() for segment in segments}
+    if by_path:
+        listed = ", ".join(map(sql.text, by_path))
+        for path, name in engine.run(f"SELECT file_name, name FROM parquet_schema([{listed}])"):
+            by_path[Path(path)].add(name)
+    return by_path
+
+
+def _within(start_ns: int, end_ns: int) -> str:
+    return f"time >= make_timestamp_ns({start_ns}) AND time < make_timestamp_ns({end_ns})"
 
 
 def columns(engine: Engine, segments: Sequence[Segment]) -> set[str]:
@@ -478,5 +662,4 @@ def columns(engine: Engine, segments: Sequence[Segment]) -> set[str]:
 def between(table: Table, segments: Sequence[Segment], start_ns: int, end_ns: int) -> str:
     """The rows of *segments* in [start_ns, end_ns), as a select."""
     listed = [([segment.path for segment in some], repeats) for some, repeats in groups(table, segments)]
-    within = f"time >= make_timestamp_ns({start_ns}) AND time < make_timestamp_ns({end_ns})"
-    return f"SELECT * FROM ({sql.typed_rows(table, listed)}) WHERE {within}"
+    return f"SELECT * FROM ({sql.typed_rows(table, listed)}) WHERE {_within(start_ns, end_ns)}"

@@ -25,14 +25,14 @@ from collector.store.segments import DAY_NS, day_start_ns, days, present, segmen
 from collector.store.table import Table
 
 if TYPE_CHECKING:
-    from collector.store.rolling import Last, Rolled
+    from collector.store.rolling import Last, Rolled, Room
 
 PART = "rollup"
 RULES = 3
 """Raised when the same samples give other rollups."""
 ROWS = 100_000
 """Rows that are rolled up at once, if they are of more than one subject: what the memory of an agent has room for."""
-_ROOMY = 4
+_ROOMY = 12
 """So many times as many where nobody bounded memory."""
 _HOUR_NS = 3_600_000_000_000
 # A day is folded when what reaches its last hour late, and the first sample of the next day, are there.
@@ -169,10 +169,9 @@ def seen(root: Path, samples: Table) -> dict[str, dict[str, int]]:
 
 @contextmanager
 def rolled(
-    engine: Engine, root: Path, samples: Table, work: Work, last: "Last | None", *, carry: bool
+    engine: Engine, root: Path, samples: Table, work: Work, room: "Room", last: "Last | None", *, carry: bool
 ) -> Iterator[tuple["Rolled", "Last | None"]]:
     """The rollups that *work* asks for; what was read last `before` it, if that is known, and with *carry* in it."""
-    # Not above: numpy is needed by whoever rolls up, and would be half of an agent.
     from collector.store.rolling import Spill, Stretch, roll
 
     scratch = root / f".spill-rolled.{os.getpid()}.{threading.get_ident()}"
@@ -181,7 +180,7 @@ def rolled(
         most = ROWS * (_ROOMY if engine.memory is None else 1)
         with closing(Spill(scratch)) as spill:
             stretch = Stretch(engine, root, samples, work.start_ns, work.end_ns, most)
-            yield roll(stretch, spill, last, day=work.over, carry=carry)
+            yield roll(stretch, spill, room, last, day=work.over, carry=carry)
     finally:
         shutil.rmtree(scratch)
 
@@ -194,7 +193,10 @@ def roll_up(store: Any, engine: Engine, now_ns: int, start_ns: int | None = None
 
     Raises: StoreError.
     """
-    written = 0
+    # Not above: numpy is needed by whoever rolls up, and would be half of an agent.
+    from collector.store.rolling import Room
+
+    written, room = 0, Room()
     for name, rollups in ROLLUP_TABLES.items():
         samples = TABLES[name]
         progress = Progress(store.root, rollups.name)
@@ -208,7 +210,7 @@ def roll_up(store: Any, engine: Engine, now_ns: int, start_ns: int | None = None
             last: Last | None = None
             for number, work in enumerate(todo, 1):
                 carry = number < len(todo) and todo[number].start_ns == work.end_ns
-                with rolled(engine, store.root, samples, work, last, carry=carry) as (found, last):
+                with rolled(engine, store.root, samples, work, room, last, carry=carry) as (found, last):
                     written += _replaced(store, rollups, work, found)
             # What is no longer there is forgotten; what had to wait is as it was.
             done = reached if start_ns is None else progress.done | reached

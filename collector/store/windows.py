@@ -7,7 +7,7 @@ is read (a temperature) belongs to the reading, one on an edge being of the wind
 `analytics.steps` and `analytics.cells`, so that rollups and raw readings give the same figures.
 
 Every column becomes a grid, a row for each series and a place for each of the finest windows; longer windows are made
-of those.
+of those. Columns come some at a time, so that a day of many series need not be held whole.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -46,6 +46,10 @@ _SPAN_BITS: Final = 42
 """Between two readings within an hour there are no more nanoseconds than this many bits hold."""
 
 
+TOGETHER: Final = (POWER.column, ENERGY.column)
+"""Columns that are looked at together."""
+
+
 class Sketches(NamedTuple):
     """Of each row how many bins it has; and those of all rows one after another, with how many values are in each."""
 
@@ -60,19 +64,26 @@ class Readings:
     Readings of a table of samples, each series one run, by time.
 
     series: the number of each row's series, from 0, each one there. before: rows that stand for all that was read
-    before the stretch, at most one of a series and its first; of each column they have the last value, which was read
-    at `read_ns` (the row's own time is that of the last reading). values: of each metric, NaN where it was not read.
-    words: codes, negative where there is none. modelled: rows whose power nobody measured.
+    before the stretch, at most one of a series and its first; of each column they have the last value, and `read_ns`
+    tells of them alone when that was read (the row's own time is that of the last reading). words: codes, negative
+    where there is none. modelled: rows whose power nobody measured. The values of metrics come with `Windows.of`.
     """
 
     samples: Table
     series: Ints
     time: Ints
     before: Flags
-    values: Mapping[str, Floats]
     words: Mapping[str, NDArray[Any]]
     read_ns: Mapping[str, Ints]
     modelled: Flags
+
+    def read_at(self, column: str) -> Ints:
+        """When each row's value of *column* was read."""
+        if column not in self.read_ns:
+            return self.time
+        time = self.time.copy()
+        time[self.before] = self.read_ns[column]
+        return time
 
 
 class _Runs(NamedTuple):
@@ -113,51 +124,83 @@ class _Pair(NamedTuple):
     whole: bool
 
 
-def windows(readings: Readings, start_ns: int, end_ns: int, *, day: bool) -> Iterator[tuple[str, Any]]:
+class Windows:
     """
-    The windows that begin in [start_ns, end_ns), which are whole hours, by column: an array each, NaN where it is null.
+    The windows that begin in [start_ns, end_ns), which are whole hours.
 
-    With *day* the stretch is one, of which there is a window, too. Series are numbers, in the column of the subject;
-    times are in nanoseconds, words are codes, sketches are `Sketches`. Rows are in the order of the table.
+    With *day* the stretch is one, of which there is a window, too. Columns are arrays, NaN where they are null, with
+    their rows in the order of the table. Series are numbers, in the column of the subject; times are in nanoseconds,
+    words are codes, sketches are `Sketches`.
     """
-    yield from _Windows(readings, start_ns, end_ns, day=day).columns()
 
-
-class _Windows:
-    def __init__(self, of: Readings, start_ns: int, end_ns: int, *, day: bool) -> None:
-        self.of = of
+    def __init__(self, readings: Readings, start_ns: int, end_ns: int, *, day: bool) -> None:
+        self._of = readings
+        self._values: Mapping[str, Floats] = {}
         self.start_ns, self.end_ns = start_ns, end_ns
         self.count = (end_ns - start_ns) // _FINEST_NS
-        self.series = int(of.series[-1]) + 1
+        self.series = int(readings.series[-1]) + 1
         self.factors = [length // WINDOWS_S[0] for length in WINDOWS_S[: 3 if day else 2]]
-        self.first = np.append(True, of.series[1:] != of.series[:-1])
-        self.span = np.append(0, np.diff(of.time))
+        self.first = np.append(True, readings.series[1:] != readings.series[:-1])
+        self.span = np.append(0, np.diff(readings.time))
         self.span[self.first] = 0
         self.near = ~self.first & (self.span <= _SHARED_NS)
+
+    def head(self, values: Mapping[str, Floats]) -> Iterator[tuple[str, Any]]:
+        """What is of no single metric, with energy, by column; *values* has `TOGETHER` as far as there are any."""
+        self._values = values
+        samples = self._of.samples
+        wide = [
+            (np.flatnonzero(there), factor, self.count // factor)
+            for there, factor in zip(self._there, self.factors, strict=True)
+        ]
+        yield samples.keys[0], np.concatenate([at // many for at, _, many in wide])[self._order]
+        starts = [self.start_ns + at % many * (factor * _FINEST_NS) for at, factor, many in wide]
+        yield "time", np.concatenate(starts)[self._order]
+        yield (
+            "window_s",
+            np.concatenate([np.full(at.size, factor * WINDOWS_S[0]) for at, factor, _ in wide])[self._order],
+        )
+        for name in self._of.words:
+            yield name, self._word(name)
+        counts = np.diff(np.append(self.read.starts, self._of.time.size))[self.read.within]
+        yield "rows", self._rows(self._levels(self._grid(self.read.cells, counts, 0), np.add))
+        yield from self._seconds()
+
+    def of(self, values: Mapping[str, Floats]) -> Iterator[tuple[str, Any]]:
+        """What is of the metrics of *values* (by column, NaN where it was not read), by column."""
+        self._values = values
+        for column in self._of.samples:
+            if column.metric is None or column.name not in values:
+                continue
+            if column.metric.kind is Kind.GAUGE:
+                yield from self._gauge(column)
+            elif column.name != ENERGY.column or self._of.samples.name != "device_samples":
+                found = self._flow(column.name) if _flows(column) else self._events(column.name)
+                yield rollup_column(column.metric, "increase"), found
 
     # -------------------------------------------------------------------------------------------------- where rows are
 
     @cached_property
     def _ends(self) -> Ints:
         """The number of the window, from the start, in which the step to each row ends; one on an edge is before it."""
-        return (self.of.time - (1 + self.start_ns)) // _FINEST_NS
+        return (self._of.time - (1 + self.start_ns)) // _FINEST_NS
 
     @cached_property
     def _begins(self) -> Ints:
-        return np.where(self.near, (self.of.time - self.span - self.start_ns) // _FINEST_NS, self._ends)
+        return np.where(self.near, (self._of.time - self.span - self.start_ns) // _FINEST_NS, self._ends)
 
     @cached_property
     def read(self) -> _Runs:
         """Rows by the window that they were read in."""
-        read_ns = self.of.time - self.near - self.start_ns
-        inside = ~self.of.before & (read_ns >= 0) & (read_ns < self.end_ns - self.start_ns)
-        return _Runs.of(np.where(inside, self.of.series * self.count + read_ns // _FINEST_NS, -1))
+        read_ns = self._of.time - self.near - self.start_ns
+        inside = ~self._of.before & (read_ns >= 0) & (read_ns < self.end_ns - self.start_ns)
+        return _Runs.of(np.where(inside, self._of.series * self.count + read_ns // _FINEST_NS, -1))
 
     @cached_property
     def whole(self) -> _Runs:
         """Rows by the window that all of their step is in."""
         one = (self._begins >= self._ends) & (self._ends >= 0) & (self._ends < self.count)
-        return _Runs.of(np.where(one, self.of.series * self.count + self._ends, -1))
+        return _Runs.of(np.where(one, self._of.series * self.count + self._ends, -1))
 
     @cached_property
     def pieces(self) -> _Pieces:
@@ -169,9 +212,9 @@ class _Windows:
         there = (number >= 0) & (number < self.count)
         rows, number = rows[there], number[there]
         edge_ns = self.start_ns + number * _FINEST_NS
-        time, span = self.of.time[rows], self.span[rows]
+        time, span = self._of.time[rows], self.span[rows]
         share = (np.minimum(time, edge_ns + _FINEST_NS) - np.maximum(time - span, edge_ns)) / span
-        series = self.of.series[rows]
+        series = self._of.series[rows]
         hours = self.count // _OF_HOUR
         return _Pieces(rows, series * self.count + number, series * hours + number // _OF_HOUR, share)
 
@@ -179,7 +222,7 @@ class _Windows:
     def hours(self) -> Ints:
         """The number of the series' hour in which the step to each row ends, held within the stretch."""
         hours = self.count // _OF_HOUR
-        return self.of.series * hours + np.clip(self._ends // _OF_HOUR, 0, hours - 1)
+        return self._of.series * hours + np.clip(self._ends // _OF_HOUR, 0, hours - 1)
 
     # ---------------------------------------------------------------------------------------------------------- levels
 
@@ -222,41 +265,9 @@ class _Windows:
 
     # --------------------------------------------------------------------------------------------------------- columns
 
-    def columns(self) -> Iterator[tuple[str, Any]]:
-        """The columns of the rollups that hold something, each with its rows."""
-        samples = self.of.samples
-        wide = [
-            (np.flatnonzero(there), factor, self.count // factor)
-            for there, factor in zip(self._there, self.factors, strict=True)
-        ]
-        yield samples.keys[0], np.concatenate([at // many for at, _, many in wide])[self._order]
-        starts = [self.start_ns + at % many * (factor * _FINEST_NS) for at, factor, many in wide]
-        yield "time", np.concatenate(starts)[self._order]
-        yield (
-            "window_s",
-            np.concatenate([np.full(at.size, factor * WINDOWS_S[0]) for at, factor, _ in wide])[self._order],
-        )
-        for name in self.of.words:
-            yield name, self._word(name)
-        counts = np.diff(np.append(self.read.starts, self.of.time.size))[self.read.within]
-        yield "rows", self._rows(self._levels(self._grid(self.read.cells, counts, 0), np.add))
-        yield from self._seconds()
-        for column in self._measured(Kind.COUNTER):
-            name = rollup_column(column.metric, "increase") if column.metric is not None else ""
-            if column.name == ENERGY.column and samples.name == "device_samples":
-                continue
-            yield name, self._flow(column.name) if _flows(column) else self._events(column.name)
-        for column in self._measured(Kind.GAUGE):
-            yield from self._gauge(column)
-
-    def _measured(self, kind: Kind) -> list[Column]:
-        return [
-            c for c in self.of.samples if c.metric is not None and c.metric.kind is kind and c.name in self.of.values
-        ]
-
     def _gauge(self, column: Column) -> Iterator[tuple[str, Any]]:
         assert column.metric is not None
-        values = self.of.values[column.name]
+        values = self._values[column.name]
         missing = np.isnan(values)
         some, total = bool(missing.any()), values
         extremes: tuple[np.ufunc, np.ufunc] = (np.minimum, np.maximum)
@@ -318,7 +329,7 @@ class _Windows:
 
     def _word(self, name: str) -> NDArray[Any]:
         """The last word that was read in each window, else that of the last step that is in it."""
-        codes = self.of.words[name]
+        codes = self._of.words[name]
         at = np.where(codes >= 0, np.arange(codes.size), -1)
         read = self._grid(self.read.cells, self.read.reduced(np.maximum, at), -1)
         flowed = self._grid(self.whole.cells, self.whole.reduced(np.maximum, at), -1)
@@ -329,7 +340,7 @@ class _Windows:
 
     def _events(self, column: str) -> Floats:
         """What a counter of what happens rose by at the readings of each window."""
-        pair, values = self._pair(column), self.of.values[column]
+        pair, values = self._pair(column), self._values[column]
         rise = np.where(pair.known & ~np.isnan(values), _increase(pair.last, pair.first), np.nan)
         known = ~np.isnan(rise)
         sums = self._grid(self.read.cells, self.read.reduced(np.add, np.where(known, rise, 0.0)), 0.0)
@@ -340,19 +351,17 @@ class _Windows:
     # ------------------------------------------------------------------------------------------------------------ steps
 
     def _pair(self, column: str) -> _Pair:
-        values, time = self.of.values[column], self.of.time
+        values = self._values[column]
         missing = np.isnan(values)
         if not missing.any():
             return _Pair(np.append(np.nan, values[:-1]), values, ~self.first, self.span, True)
-        read_ns = time
-        if column in self.of.read_ns:
-            read_ns = np.where(self.of.before, self.of.read_ns[column], time)
+        read_ns = self._of.read_at(column)
         rows = np.arange(values.size)
         earlier = np.append(-1, np.maximum.accumulate(np.where(missing, -1, rows))[:-1])
         later = np.minimum.accumulate(np.where(missing, values.size, rows)[::-1])[::-1]
         starts = np.flatnonzero(self.first)
         ends = np.append(starts[1:], values.size)
-        known = (earlier >= starts[self.of.series]) & (later < ends[self.of.series])
+        known = (earlier >= starts[self._of.series]) & (later < ends[self._of.series])
         earlier, later = np.where(known, earlier, 0), np.where(known, later, 0)
         return _Pair(
             values[earlier], values[later], known, np.where(known, read_ns[later] - read_ns[earlier], 0), False
@@ -366,7 +375,7 @@ class _Windows:
             # Rows between two readings share what it rose by; over a long silence that is told when it is read.
             share = np.divide(self.span, pair.span, out=np.zeros(rise.size), where=pair.span > 0)
             rise = np.where(pair.span <= _SHARED_NS, rise * share, rise)
-            told = (pair.span <= _SHARED_NS) | ~np.isnan(self.of.values[column])
+            told = (pair.span <= _SHARED_NS) | ~np.isnan(self._values[column])
             rise = np.where(told, rise, np.nan)
         rise = np.where(pair.known, rise, np.nan)
         known = ~np.isnan(rise)
@@ -393,7 +402,7 @@ class _Windows:
             return np.where(span_s[rows] <= gaps_s[hours], span_s[rows], 0.0)
 
         yield "covered_s", np.round(self._rows(self._levels(self._shared(covered), np.add)), _DIGITS)
-        if self.of.samples.name == "device_samples":
+        if self._of.samples.name == "device_samples":
             yield from self._joules(gaps_s)
 
     def _joules(self, gaps_s: Floats) -> Iterator[tuple[str, Any]]:
@@ -401,15 +410,15 @@ class _Windows:
         span_s = self.span / _NS
         by_counter, counter_j, power_j = np.zeros(self.span.size, bool), nothing, nothing
         power_known, power_span = by_counter, self.span
-        if POWER.column in self.of.values:
+        if POWER.column in self._values:
             pair = self._pair(POWER.column)
             power_known, power_span = pair.known, pair.span
             power_j = (pair.first + pair.last) * 0.5 * span_s
             if not pair.whole:
-                gaps_s = self._gaps(pair.span, pair.known & ~np.isnan(self.of.values[POWER.column]))
+                gaps_s = self._gaps(pair.span, pair.known & ~np.isnan(self._values[POWER.column]))
         else:
             gaps_s = np.full(gaps_s.size, GAP_S)
-        if ENERGY.column in self.of.values:
+        if ENERGY.column in self._values:
             pair = self._pair(ENERGY.column)
             rise = pair.last - pair.first
             by_counter = pair.known & (rise >= 0) & (rise * 1e9 <= _MOST_W * pair.span) & (pair.span <= _SHARED_NS)
@@ -417,7 +426,7 @@ class _Windows:
                 rise = rise * np.divide(self.span, pair.span, out=np.zeros(rise.size), where=pair.span > 0)
             counter_j = np.where(by_counter, rise, 0.0)
         gap_ns = np.rint(gaps_s * _NS).astype(np.int64)
-        modelled = self.of.modelled
+        modelled = self._of.modelled
 
         def by_power(rows: Any, hours: Ints) -> Flags:
             counts: Flags = power_known[rows] & (power_span[rows] <= gap_ns[hours])
@@ -460,9 +469,9 @@ class _Windows:
         """
         hours = self.count // _OF_HOUR
         ends = self._ends // _OF_HOUR
-        began = self.of.time - span >= self.start_ns + ends * (HOUR_S * _NS)
-        inside = known & began & ~self.of.before & (ends >= 0) & (ends < hours)
-        keys = (self.of.series[inside] * hours + ends[inside] << _SPAN_BITS) + span[inside]
+        began = self._of.time - span >= self.start_ns + ends * (HOUR_S * _NS)
+        inside = known & began & ~self._of.before & (ends >= 0) & (ends < hours)
+        keys = (self._of.series[inside] * hours + ends[inside] << _SPAN_BITS) + span[inside]
         keys.sort()
         found = np.full(self.series * hours, GAP_S)
         of = keys >> _SPAN_BITS

@@ -13,7 +13,7 @@ from analytics import frames
 from collector.sample import Reading
 from collector.store import Coded, Store
 from collector.store.engine import Engine
-from collector.store.rolling import Stretch
+from collector.store.rolling import Part, Stretch
 from collector.store.rollups import roll_up
 
 Make = Callable[..., Reading]
@@ -175,8 +175,9 @@ def test_merging_raw_segments_makes_no_rollup_stale(store: Store, reading: Make,
     assert rollups(store, 3600)["energy_increase_j"].to_list() == [290.0]
 
 
+@pytest.mark.parametrize(("sweep", "read_at_once"), [(1, [2, 2, 2, 1]), (4, [7])])
 def test_subjects_are_rolled_up_some_at_a_time_to_the_same_end(
-    store: Store, tmp_path: Path, day_ns: int, monkeypatch: pytest.MonkeyPatch
+    store: Store, tmp_path: Path, day_ns: int, monkeypatch: pytest.MonkeyPatch, sweep: int, read_at_once: list[int]
 ) -> None:
     other = Store.create(tmp_path / "other")
     seconds = np.arange(3, 2 * HOUR, 40)
@@ -186,12 +187,18 @@ def test_subjects_are_rolled_up_some_at_a_time_to_the_same_end(
     now_ns = day_ns + 30 * HOUR * 10**9
     roll(store, now_ns)
     asked: list[int] = []
-    read = Stretch.read
+    made: list[int] = []
+    read, part = Stretch.read, Part.made
     monkeypatch.setattr("collector.store.rollups.ROWS", 2 * len(seconds))
+    monkeypatch.setattr("collector.store.rolling._SWEEP", sweep)
+    monkeypatch.setattr("collector.store.rolling._COLUMNS", 0)
+    monkeypatch.setattr("collector.store.rolling._ANSWER", 1)
     monkeypatch.setattr("collector.store.rolling._ROOM", 0)
-    monkeypatch.setattr(Stretch, "read", lambda self, keys, last: asked.append(len(keys)) or read(self, keys, last))
+    monkeypatch.setattr(Stretch, "read", lambda self, keys, *more: asked.append(len(keys)) or read(self, keys, *more))
+    monkeypatch.setattr(Part, "made", lambda self, **more: made.append(len(self._keys)) or part(self, **more))
     roll(other, now_ns)
-    assert asked == [2, 2, 2, 1]
+    assert asked == read_at_once
+    assert made == [2, 2, 2, 1]
     for window_s in (300, 3600, 86_400):
         assert rollups(other, window_s).equals(rollups(store, window_s))
         assert rollups(store, window_s)["device"].n_unique() == 7
