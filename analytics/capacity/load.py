@@ -7,10 +7,11 @@ besides, and those before nameplates; how much of a load is which goes with it.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from analytics.capacity.tree import Floats, Pool, Tree
 from analytics.fleet import Fleet, Rack, Sku, is_pattern
@@ -24,6 +25,8 @@ MINUTES_A_DAY: Final = 1440.0
 
 _MINUTE_NS: Final = 60_000_000_000
 
+Ints = NDArray[np.int64]
+
 
 def device_minutes(device_samples: pl.LazyFrame, partitions: Sequence[str] = ()) -> pl.LazyFrame:
     """
@@ -35,21 +38,23 @@ def device_minutes(device_samples: pl.LazyFrame, partitions: Sequence[str] = ())
 
     Of several sources of a device the one with most readings counts, a measured one before a modelled one.
     """
-    rows = device_samples.filter(pl.col(POWER.column).is_not_null() & pl.col("host").is_not_null())
+    rows = device_samples.filter(pl.col("host").is_not_null())
     if partitions:
         rows = rows.filter(~pl.col("device").is_in(partitions))
     modelled = (pl.col("power_method") == "modelled").fill_null(False)
-    means = rows.group_by("device", "host", "source", modelled=modelled, time=pl.col("time").dt.truncate("1m")).agg(
-        pl.col(POWER.column).mean(), readings=pl.len()
-    )
-    return (
-        _best(means, "device")
-        .group_by("host", "time")
-        .agg(
-            pl.col(POWER.column).sum(),
-            modelled_w=pl.col(POWER.column).filter(pl.col("modelled")).sum(),
-            devices=pl.len(),
-        )
+    best = _best(_means(rows, ["device", "host", "source"], POWER.column, modelled), "device")
+    hosts, number = _numbered(best.heads["host"])
+    subject, by_model = number[best.subject], best.heads["modelled"].to_numpy()[best.subject]
+    modelled_w = np.where(by_model, best.value, 0.0)
+    host, minute, (power_w, of_model), count = _summed(subject, best.minute, [best.value, modelled_w])
+    return pl.LazyFrame(
+        {
+            "host": hosts.gather(host),
+            "time": _times(minute),
+            POWER.column: power_w,
+            "modelled_w": of_model,
+            "devices": count,
+        }
     )
 
 
@@ -72,25 +77,113 @@ def meter_minutes(facility_samples: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def _minutes(samples: pl.LazyFrame, subject: str, column: str) -> pl.LazyFrame:
-    means = (
+    best = _best(_means(samples, [subject, "source"], column, pl.lit(False)), subject)
+    names = best.heads[subject].gather(best.subject)
+    return pl.LazyFrame({subject: names, "time": _times(best.minute), POWER.column: best.value})
+
+
+class _Means(NamedTuple):
+    """
+    Means of minutes: `value` of `readings`, of whom `subject` tells, by its place in `heads`, in which `minute`.
+
+    heads: the keys of each, and whether it is modelled.
+    """
+
+    heads: pl.DataFrame
+    subject: Ints
+    minute: Ints
+    value: Floats
+    readings: Ints
+
+    def chosen(self, rows: NDArray[Any]) -> "_Means":
+        """Some rows."""
+        return _Means(self.heads, self.subject[rows], self.minute[rows], self.value[rows], self.readings[rows])
+
+
+def _means(samples: pl.LazyFrame, keys: Sequence[str], column: str, modelled: pl.Expr) -> _Means:
+    """
+    The means of each minute.
+
+    A store holds series in order, so a minute is mostly one run of rows: words are compared with those of the row
+    before, and only what is left by the minute is sorted.
+    """
+    told = (
         samples.filter(pl.col(column).is_not_null())
-        .group_by(subject, "source", modelled=pl.lit(False), time=pl.col("time").dt.truncate("1m"))
-        .agg(pl.col(column).mean().alias(POWER.column), readings=pl.len())
+        .select(*keys, pl.col(column).cast(pl.Float64), modelled=modelled, time=pl.col("time").cast(pl.Datetime("ns")))
+        .with_columns(minute=pl.col("time").to_physical() // _MINUTE_NS)
+        .with_columns(
+            other=pl.any_horizontal(pl.col(name).ne_missing(pl.col(name).shift(1)) for name in (*keys, "modelled"))
+        )
+        .collect()
     )
-    return _best(means, subject).select(subject, "time", POWER.column)
+    minute, other = told["minute"].to_numpy(), told["other"].to_numpy().copy()
+    other[:1] = True
+    of_run = np.flatnonzero(other)
+    heads = told.select(*keys, "modelled").select(pl.all().gather(of_run))
+    heads, number = _numbered(heads)
+    starts = np.flatnonzero(other | np.append(True, minute[1:] != minute[:-1])[: other.size])
+    subject = number[np.searchsorted(of_run, starts, side="right") - 1]
+    found = _Means(
+        heads, subject, minute[starts], _sums(told[column].to_numpy(), starts), np.diff(np.append(starts, minute.size))
+    )
+    order = np.lexsort((found.minute, found.subject))
+    found = found.chosen(order)
+    again = (found.subject[1:] == found.subject[:-1]) & (found.minute[1:] == found.minute[:-1])
+    starts = np.flatnonzero(np.append(True, ~again)[: order.size])
+    readings = _sums(found.readings, starts)
+    return _Means(heads, found.subject[starts], found.minute[starts], _sums(found.value, starts) / readings, readings)
 
 
-def _best(means: pl.LazyFrame, subject: str) -> pl.LazyFrame:
+def _sums(values: NDArray[Any], starts: Ints) -> NDArray[Any]:
+    return np.add.reduceat(values, starts) if starts.size else values[:0]
+
+
+def _numbered(of: Any) -> tuple[Any, Ints]:
+    """What different values (or rows) there are, and of each row which it has."""
+    frame = of.to_frame() if isinstance(of, pl.Series) else of
+    known = frame.unique(maintain_order=True)
+    number = frame.join(
+        known.with_row_index("number"), on=frame.columns, how="left", nulls_equal=True, maintain_order="left"
+    )
+    return known.to_series() if isinstance(of, pl.Series) else known, number["number"].to_numpy().astype(np.int64)
+
+
+def _summed(subject: Ints, minute: Ints, values: Sequence[Floats]) -> tuple[Ints, Ints, list[Floats], Ints]:
+    """The sums of *values* of each subject in each minute that it has rows of, and how many rows those are."""
+    count = int(subject.max(initial=-1)) + 1
+    first, last = np.full(count, np.iinfo(np.int64).max), np.full(count, -1)
+    np.minimum.at(first, subject, minute)
+    np.maximum.at(last, subject, minute)
+    # Each has places for its own minutes, one after another.
+    ends = np.cumsum(np.where(last >= 0, last - first + 1, 0))
+    begin = np.append(0, ends[:-1])[:count]
+    place = begin[subject] + minute - first[subject]
+    rows = np.bincount(place, minlength=int(ends[-1]) if count else 0)
+    there = np.flatnonzero(rows)
+    of = np.searchsorted(ends, there, side="right")
+    # Of no rows at all numpy counts, whatever the weights are.
+    sums = [np.bincount(place, some, rows.size)[there].astype(np.float64) for some in values]
+    return of, there - begin[of] + first[of], sums, rows[there]
+
+
+def _times(minute: Ints) -> pl.Series:
+    return pl.Series(minute * _MINUTE_NS).cast(pl.Datetime("ns"))
+
+
+def _best(means: _Means, subject: str) -> _Means:
     """The minutes of the one source of each subject that says most."""
-    told = means.collect()
+    readings = np.bincount(means.subject, means.readings, means.heads.height)
     best = (
-        told.group_by(subject, "source", "modelled")
-        .agg(pl.col("readings").sum())
+        means.heads.with_row_index("number")
+        .with_columns(readings=pl.Series(readings))
+        .group_by(subject, "source", "modelled")
+        .agg(pl.col("readings").sum(), pl.col("number"))
         .sort("modelled", "readings", "source", descending=[False, True, False])
         .unique(subject, keep="first")
-        .drop("readings")
     )
-    return told.join(best, on=[subject, "source", "modelled"]).lazy()
+    chosen = np.zeros(means.heads.height, bool)
+    chosen[best["number"].explode().to_numpy()] = True
+    return means.chosen(np.flatnonzero(chosen[means.subject]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,10 +264,24 @@ def minutes_of(
 
     In:  devices: rows of `device_minutes`, of which a host may have several for a minute; known: the table devices.
     """
+    hosts, number = _numbered(devices["host"])
+    host, minute, sums, _ = _summed(
+        number,
+        devices["time"].to_physical().to_numpy() // _MINUTE_NS,
+        [devices[name].to_numpy() for name in (POWER.column, "modelled_w", "devices")],
+    )
     latest = known.sort("time").unique("device", keep="last").filter(pl.col("parent").is_null()).drop_nulls("host")
     models = latest.group_by("host").agg(pl.col("model").drop_nulls().sort().first(), devices=pl.len()).collect()
     return Minutes(
-        devices=devices.group_by("host", "time").sum(),
+        devices=pl.DataFrame(
+            {
+                "host": hosts.gather(host),
+                "time": _times(minute),
+                POWER.column: sums[0],
+                "modelled_w": sums[1],
+                "devices": sums[2].astype(np.int64),
+            }
+        ),
         hosts=host_minutes(host_samples).collect(),
         meters=meter_minutes(facility_samples).collect(),
         models={host: (model, count) for host, model, count in models.iter_rows()},

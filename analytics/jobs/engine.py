@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 
 import polars as pl
 
-from analytics.frames import by_device, nanoseconds, scan
+from analytics.frames import PART_ROWS, by_device, nanoseconds, scan
 from analytics.jobs.chain import ROLLUPS
 from analytics.jobs.job import Job, Window
 from collector.errors import NotEnoughData, TelemetryError
@@ -137,7 +137,8 @@ def _computed(store: Store, task: Task) -> dict[str, pl.DataFrame]:
     frames: dict[str, Any] = {item.table: scan(store, item.table, *job.reads(item, window)) for item in job.inputs}
     if job.by_device:
         parted = job.inputs[0]
-        frames[parted.table] = by_device(store, parted.table, *job.reads(parted, window))
+        rows = PART_ROWS if job.part_rows is None else job.part_rows
+        frames[parted.table] = by_device(store, parted.table, *job.reads(parted, window), rows=rows)
     made = function(frames, window, **needs)
     found = dict(made) if job.also else {job.output: made}
     if set(found) != set(job.outputs):

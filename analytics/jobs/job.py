@@ -71,10 +71,10 @@ class Job:
     `needs` are what it takes besides: ``fleet`` (an `analytics.fleet.Fleet`), ``rules`` (an
     `analytics.anomalies.rules.Rules`; a change of either file makes every window due), and ``root``, the store's
     folder, for who keeps models there. With `by_device` the first input comes as a list of LazyFrames that hold devices
-    whole (see `analytics.frames.by_device`), which bounds memory. `always`: there is something to find also where
-    nothing came in, so windows go on until a day after the last row. `only_last`: it tells how things stand, so only
-    the last window is done. A window is done again no sooner than `rest_s` after it was done last; where only the last
-    is done, the next day's waits so long, too.
+    whole (see `analytics.frames.by_device`), which bounds memory: of about `part_rows` rows, if it tells. `always`:
+    there is something to find also where nothing came in, so windows go on until a day after the last row. `only_last`:
+    it tells how things stand, so only the last window is done. A window is done again no sooner than `rest_s` after it
+    was done last; where only the last is done, the next day's waits so long, too.
     """
 
     name: str
@@ -85,6 +85,7 @@ class Job:
     needs: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
     by_device: bool = False
+    part_rows: int | None = None
     always: bool = False
     only_last: bool = False
     rest_s: float = 0.0
