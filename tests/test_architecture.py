@@ -36,6 +36,7 @@ ALLOWED = {
     "collector.store.arrays": {"numpy"},
     "collector.store.encoding": {"numpy"},
     "collector.store.repacking": {"numpy"},
+    "collector.store.places": {"numpy"},
     "collector.store.rolling": {"numpy"},
     "collector.store.windows": {"numpy"},
     "analytics": {"polars", "numpy", "sklearn", "scipy"},

@@ -5,7 +5,9 @@ A window is judged by what was learned from the days before it. Of the scores th
 which is what incidents are made of; what was expected is kept by the hour.
 """
 
+import os
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -51,6 +53,7 @@ DRIFT_RATIO: Final = 0.03
 BUSY_RATIO: Final = 0.2
 """A workload is expected to make no less for being idler than this: that its devices idle explains nothing."""
 HOUR_S: Final = HOUR_NS // NS
+_MOST_THREADS: Final = 4
 _USUAL_S: Final = 24 * 3600
 _TOLD: Final = (
     "subject", "scope", "time", "host", "kind", "work", "workload", "group", "value", "normal", "covered_ratio",
@@ -107,10 +110,18 @@ def anomaly_scores(
         raise NotEnoughData(f"{hours} hours of windows in the days before; {HOURS} are needed to know what is normal")
     workloads = _without_known(workload_windows(frames["workload_rollups"], devices), known)
     looks = [*_of_devices(devices), *_of_hours(hours_of), *_of_workloads(workloads, window.start_ns)]
-    found = [scored for look in looks for scored in _scored(look, window, root)]
-    if not found:
+    known_of = [one for look in looks for one in _learned(look, window, root)]
+    # What is judged is independent of one another, and one core is as long at it as the whole fleet's energy is on two.
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS)) as pool:
+        found = list(pool.map(lambda one: _judged(one.detector, one.look, window), known_of))
+    for one, scores in zip(known_of, found, strict=True):
+        if one.candidate is not None:
+            candidates = _judged(one.candidate, one.look, window)
+            tried(root, one.look.model, one.candidate, one.past, window, scores, candidates)
+    told = [_as_rows(one, scores) for one, scores in zip(known_of, found, strict=True) if scores.height]
+    if not told:
         return empty
-    whole = pl.concat(found)
+    whole = pl.concat(told)
     odd = _unlike_peers(whole).filter(pl.col("p_value") <= KEPT_P).select(schema(ANOMALY_SCORES).names())
     return {ANOMALY_SCORES.name: odd, EXPECTATIONS.name: _hourly(whole)}
 
@@ -228,28 +239,38 @@ def _at_least(ratio: pl.Expr) -> pl.Expr:
     return pl.when(ratio.is_finite()).then(pl.max_horizontal(ratio, pl.lit(BUSY_RATIO)))
 
 
-def _scored(look: Look, window: Window, root: Path) -> Iterator[pl.DataFrame]:
-    """The windows that could be judged, as rows of the table; none where there is too little to learn from."""
-    past = look.windows.filter((pl.col("time").to_physical() < window.start_ns) & pl.col("normal").fill_null(True))
+class _Learned(NamedTuple):
+    """A look with the detector that judges it, of which version, what it learns from, and one to try beside it."""
+
+    look: Look
     detector: Detector
+    past: pl.DataFrame
+    version: str | None = None
+    candidate: Expectation | None = None
+
+
+def _learned(look: Look, window: Window, root: Path) -> Iterator[_Learned]:
+    """*look* with what judges it; nothing where there is too little to learn from."""
+    past = look.windows.filter((pl.col("time").to_physical() < window.start_ns) & pl.col("normal").fill_null(True))
     try:
         if isinstance(look.detector, Expectation):
             detector, version, candidate = learned(root, look.model, look.detector, past, window)
+            yield _Learned(look, detector, past, version, candidate)
         else:
-            detector, version, candidate = look.detector.fit(past), None, None
+            yield _Learned(look, look.detector.fit(past), past)
     except NotEnoughData:
         return  # of this kind; others are judged
-    found = _judged(detector, look, window)
-    if candidate is not None:
-        tried(root, look.model, candidate, past, window, found, _judged(candidate, look, window))
-    if found.height:
-        yield found.with_columns(
-            window_s=pl.lit(look.step_s, pl.Int32), detector=pl.lit(detector.name), metric=pl.lit(look.metric),
-            observed=pl.col("value"), model_version=pl.lit(version, pl.String),
-        ).select(
-            *(pl.col(name).cast(kind) for name, kind in schema(ANOMALY_SCORES).items()),
-            of_workload=pl.col("group").str.starts_with(OF_WORKLOAD).fill_null(False),
-        )  # fmt: skip
+
+
+def _as_rows(known: _Learned, scores: pl.DataFrame) -> pl.DataFrame:
+    """What was judged as rows of the table."""
+    return scores.with_columns(
+        window_s=pl.lit(known.look.step_s, pl.Int32), detector=pl.lit(known.detector.name),
+        metric=pl.lit(known.look.metric), observed=pl.col("value"), model_version=pl.lit(known.version, pl.String),
+    ).select(
+        *(pl.col(name).cast(kind) for name, kind in schema(ANOMALY_SCORES).items()),
+        of_workload=pl.col("group").str.starts_with(OF_WORKLOAD).fill_null(False),
+    )  # fmt: skip
 
 
 def _judged(detector: Detector, look: Look, window: Window) -> pl.DataFrame:

@@ -27,6 +27,7 @@ from collector.store.encoding import FAST, QUICK, Effort
 from collector.store.engine import Engine
 from collector.store.extents import Extent, extents
 from collector.store.files import Files
+from collector.store.places import Places
 from collector.store.schema import ROLLUP_TABLES
 from collector.store.segments import DAY_NS, Segment, segments_of
 from collector.store.table import Table
@@ -39,13 +40,13 @@ _LOOK_BACK_NS: Final = DAY_NS
 _LOOK_AHEAD_NS: Final = round(MAX_COUNTER_GAP_S * 10**9)
 # Series that are read for less than a day take room for a day all the same.
 _ROOM: Final = 288
-# A sweep is so many times what windows are made of at once, and has so many columns of that at once.
+# A sweep is so many times what windows are made of at once, and so many columns of that are held.
 _SWEEP: Final = 4
 _COLUMNS: Final = 40
 # Rather than to read the same more often more memory is taken.
 _READ: Final = 3
 # Segments are read together up to so many rows: the answer to each statement is memory that the next takes again.
-_ANSWER: Final = 200_000
+_ANSWER: Final = 400_000
 # Each takes memory for as many rows as there is room for.
 _MOST_THREADS: Final = 4
 
@@ -167,14 +168,21 @@ class Rolled:
 
 
 class Stretch:
-    """The samples of some hours, and what is needed of those before and after."""
+    """
+    The samples of some hours, and what is needed of those before and after.
 
-    def __init__(self, engine: Engine, root: Path, samples: Table, start_ns: int, end_ns: int, most: int) -> None:
+    at_once: how many rows windows are made of at once. roomy: how many times as much may be read at once as where
+    memory is bounded.
+    """
+
+    def __init__(
+        self, engine: Engine, root: Path, samples: Table, start_ns: int, end_ns: int, at_once: int, roomy: int
+    ) -> None:
         self.engine = engine
         self.samples = samples
         self.start_ns, self.end_ns = start_ns, end_ns
+        self.at_once, self.roomy = at_once, roomy
         self._root = root
-        self._most = most
         self._segments = segments_of(root, samples.name, start_ns, end_ns + _LOOK_AHEAD_NS)
         self.repeats = any(segment.repeats for segment in self._segments)
         self._rows = between(samples, self._segments, start_ns, end_ns + _LOOK_AHEAD_NS)
@@ -207,7 +215,7 @@ class Stretch:
     def sweeps(self) -> Iterator[list[Key]]:
         """The series, as many at a time as there is room for; all series of a subject together."""
         sizes = [max(count, _ROOM) for _, _, count in self._series]
-        most = float(self._most * _SWEEP)
+        most = float(self.at_once * _SWEEP * self.roomy)
         if sum(sizes) > most:
             most = max(most, sum(sizes) / self._divisible())
         some: list[Key] = []
@@ -246,7 +254,8 @@ class Stretch:
         return f"({within}{f' OR {name} IS NULL' if len(held) < len(keys) else ''})"
 
     def begin(self) -> None:
-        """Tell the engine the words."""
+        """Tell the engine the words, and that segments do not change: their footers are read once."""
+        self.engine.run("SET parquet_metadata_cache = true")
         for name, words in self.words.items():
             if words:
                 listed = ", ".join(map(sql.text, words))
@@ -307,11 +316,6 @@ class Stretch:
         kind = sql.quoted(f"words of {name}")
         code = f"coalesce(enum_code(TRY_CAST({column} AS {kind}))::INTEGER, -2)"
         return f"CASE WHEN {column} IS NULL THEN -1 ELSE {code} END"
-
-    @property
-    def at_once(self) -> int:
-        """How many rows windows are made of at once."""
-        return self._most
 
     def carried(self) -> list[str]:
         """The columns of which the last value before a window matters."""
@@ -420,21 +424,16 @@ class Sweep:
         self._stretch, self._keys, self._chunks, self._before, self._pool = stretch, keys, chunks, before, pool
         self._there = np.flatnonzero(before.time >= 0)
         found = list(pool.map(self._head, chunks))
-        sizes = [len(one["time"]) for one in found]
-        self._ends = np.cumsum(sizes, dtype=np.int64)
-        series = np.concatenate([*(one["series"] for one in found), self._there])
-        time = np.concatenate([*(one["time"] for one in found), before.time[self._there]])
-        group = np.repeat([*(chunk.group for chunk in chunks), -1], [*sizes, self._there.size])
-        order = _order(series, time, group)
-        # A row that another replaces goes to a place beyond the last, which nobody looks at.
-        self._place = np.full(series.size, order.size)
-        self._place[order] = np.arange(order.size)
-        self._series, self._time = series[order], time[order]
-        self._is_before = order >= sum(sizes)
-        self._words = {
-            name: np.concatenate([*(one[name] for one in found), np.full(self._there.size, -1, np.int32)])[order]
-            for name in self._others
-        }
+        series = [*(one["series"] for one in found), self._there]
+        time = [*(one["time"] for one in found), before.time[self._there]]
+        self._sizes = [len(one["time"]) for one in found]
+        # What was read before is one more part.
+        self._places = Places(series, time, [*(chunk.group for chunk in chunks), -1])
+        self._series, self._time = self._places.together(series), self._places.together(time)
+        self._is_before = np.zeros(self._places.size, bool)
+        self._places.put(len(chunks), np.ones(self._there.size, bool), self._is_before)
+        nothing = np.full(self._there.size, -1, np.int32)
+        self._words = {name: self._places.together([*(one[name] for one in found), nothing]) for name in self._others}
         self._parts = list(self._divided())
 
     @property
@@ -492,30 +491,27 @@ class Sweep:
         """The columns of metrics as far as there is *room*, `TOGETHER` first, NaN where there is no value."""
         names = self._stretch.metrics()
         together = sum(name in TOGETHER for name in names)
-        most = max(1, _COLUMNS * self._stretch.at_once // max(1, self._time.size))
+        most = max(1, _COLUMNS * self._stretch.at_once * self._stretch.roomy // max(1, self._time.size))
         first = max(together, most)
         for some in [names[:first], *(names[at : at + most] for at in range(first, len(names), most))]:
-            found = dict(zip(some, room.columns(len(some), self._time.size + 1), strict=True))
+            found = dict(zip(some, room.columns(len(some), self._places.size), strict=True))
             for _ in self._pool.map(partial(self._fill, columns=found), range(len(self._chunks))):
                 pass  # of each, so that none fails unseen
-            place = self._place[self._place.size - self._there.size :]
             for name, values in found.items():
                 # What is never looked at there is no value, and no lack of one either.
-                values[place] = self._before.values[name][self._there] if name in self._before.values else 0.0
-            yield {name: values[:-1] for name, values in found.items()}
+                known = self._before.values.get(name, np.zeros(len(self._keys)))
+                self._places.put(len(self._chunks), known[self._there], values)
+            yield found
 
     def _fill(self, at: int, columns: Mapping[str, Floats]) -> None:
         """Put the values of a chunk where they belong."""
-        chunk, end = self._chunks[at], int(self._ends[at])
-        place = self._place[int(self._ends[at - 1]) if at else 0 : end]
+        chunk = self._chunks[at]
         there = [name for name in columns if name in chunk.columns]
         found = self._read(chunk, [sql.quoted(name) for name in there]) if there else {}
         for name, values in columns.items():
-            read = found.get(name)
-            if read is None:
-                values[place] = np.nan
-            else:
-                values[place] = np.ma.filled(read.astype(np.float64), np.nan)
+            read = found.get(name, np.broadcast_to(np.nan, self._sizes[at]))
+            plain = np.ma.filled(read.astype(np.float64), np.nan) if np.ma.isMaskedArray(read) else read
+            self._places.put(at, plain, values)
 
 
 class Part:
@@ -578,26 +574,6 @@ def roll(
                 if after is not None and part.last is not None:
                     after.add(part.last)
     return Rolled(ROLLUP_TABLES[stretch.samples.name], stretch.stored(spill)), after
-
-
-def _order(series: Ints, time: Ints, group: Ints) -> Ints:
-    """
-    The rows by series and time; of rows of one group that are of the same series and time only the last.
-
-    Rows come in runs of one series that rise, and mostly the runs of a series follow each other.
-    """
-    starts = np.flatnonzero(np.append(True, (series[1:] != series[:-1]) | (time[1:] <= time[:-1])))
-    length = np.diff(np.append(starts, series.size))
-    runs = np.lexsort((time[starts], series[starts]))
-    ends = np.cumsum(length[runs])
-    order: Ints = np.arange(series.size) + np.repeat(starts[runs] - (ends - length[runs]), length[runs])
-    found, moment = series[order], time[order]
-    if not ((found[1:] > found[:-1]) | ((found[1:] == found[:-1]) & (moment[1:] > moment[:-1]))).all():
-        order = np.lexsort((time, series))
-        found, moment, of = series[order], time[order], group[order]
-        again = (found[1:] == found[:-1]) & (moment[1:] == moment[:-1]) & (of[1:] == of[:-1]) & (of[1:] >= 0)
-        order = order[np.append(~again, True)]
-    return order
 
 
 def _portions(

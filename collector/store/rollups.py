@@ -31,9 +31,9 @@ PART = "rollup"
 RULES = 3
 """Raised when the same samples give other rollups."""
 ROWS = 100_000
-"""Rows that are rolled up at once, if they are of more than one subject: what the memory of an agent has room for."""
+"""Rows that are rolled up at once, if they are of more than one subject: more fit no processor's cache."""
 _ROOMY = 12
-"""So many times as many where nobody bounded memory."""
+"""So many times as many are read at once where nobody bounded memory."""
 _HOUR_NS = 3_600_000_000_000
 # A day is folded when what reaches its last hour late, and the first sample of the next day, are there.
 _SETTLED_NS = 2 * _HOUR_NS
@@ -177,9 +177,9 @@ def rolled(
     scratch = root / f".spill-rolled.{os.getpid()}.{threading.get_ident()}"
     scratch.mkdir()
     try:
-        most = ROWS * (_ROOMY if engine.memory is None else 1)
+        roomy = _ROOMY if engine.memory is None else 1
         with closing(Spill(scratch)) as spill:
-            stretch = Stretch(engine, root, samples, work.start_ns, work.end_ns, most)
+            stretch = Stretch(engine, root, samples, work.start_ns, work.end_ns, ROWS, roomy)
             yield roll(stretch, spill, room, last, day=work.over, carry=carry)
     finally:
         shutil.rmtree(scratch)

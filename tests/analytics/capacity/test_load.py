@@ -91,6 +91,16 @@ def test_a_minute_is_the_mean_of_its_readings_and_devices_of_a_host_add_up() -> 
     assert found.sort("time")["devices"].to_list() == [2, 1]
 
 
+def test_a_minute_in_pieces_is_one_minute_and_none_at_all_is_no_row() -> None:
+    one = device("d1", "n", [100.0, 200.0])
+    pieces = pl.concat([one.slice(0, 1), device("d2", "n", [50.0, 70.0]), one.slice(1, 3)])
+    found = device_minutes(pieces).collect().sort("time")
+    assert found["power_w"].to_list() == [150.0, 270.0]
+    assert found["devices"].to_list() == [2, 2]
+    none = device_minutes(one.clear()).collect()
+    assert (none.height, none.schema) == (0, found.schema)
+
+
 def test_of_two_sources_of_a_device_one_counts_and_the_measured_one() -> None:
     both = [device("d", "n", [100.0] * 3), device("d", "n", [90.0] * 5, source="u")]
     assert device_minutes(pl.concat(both)).collect()["power_w"].to_list() == [90.0] * 5

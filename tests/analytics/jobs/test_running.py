@@ -17,7 +17,6 @@ import pytest
 from fake_jobs import COUNTED, HOURS, JOBS, PEAKS, SAMPLES
 from three_days import DAY_NS, HOUR_NS, NOW_NS, NS, START_NS, samples
 
-from analytics import frames
 from analytics.frames import scan
 from analytics.jobs.chain import JOBS as CHAIN
 from analytics.jobs.engine import Outcome, Task, perform
@@ -393,7 +392,7 @@ def test_an_engine_of_other_processes_comes_to_the_same(make_store: Callable[...
 
 
 def test_in_parts_it_comes_to_the_same_and_a_job_may_make_several_tables(
-    make_store: Callable[..., Store], rows: Rows, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    make_store: Callable[..., Store], rows: Rows, tmp_path: Path
 ) -> None:
     whole, parts = make_store("whole"), Store.create(tmp_path / "parts")
     for day in range(3):
@@ -401,14 +400,15 @@ def test_in_parts_it_comes_to_the_same_and_a_job_may_make_several_tables(
         for (device,), of_device in of_day.partition_by("device", as_dict=True).items():
             parts.write("device_samples", of_device, writer=f"host-of-{device}")
     go(whole, [HOURS])
-    monkeypatch.setattr(frames.by_device, "__kwdefaults__", {"rows": 100})
-    several = replace(HOURS, function="fake_jobs:hours_in_parts", also=("incidents",), every="day", by_device=True)
+    several = replace(
+        HOURS, function="fake_jobs:hours_in_parts", also=("incidents",), every="day", by_device=True, part_rows=100
+    )
     outcomes = go(parts, [several, PEAKS])
     assert {outcome.state for outcome in outcomes} == {"done"}
     assert rows(parts, "device_energy") == rows(whole, "device_energy")
     assert scan(parts, "incidents").collect()["windows"].to_list() == [3, 3, 3]
     # Its tables are news one by one.
-    monkeypatch.setattr(frames.by_device, "__kwdefaults__", {"rows": 10_000})
+    several = replace(several, part_rows=10_000)
     outcomes = go(parts, [several, PEAKS], names=["hours", "peaks"], force=True)
     assert [outcome.changed for outcome in outcomes] == [True] * 3 + [False] * 3
     assert go(parts, [several, PEAKS]) == []

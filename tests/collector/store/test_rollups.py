@@ -20,11 +20,14 @@ Make = Callable[..., Reading]
 HOUR = 3600
 
 
-def write(store: Store, day_ns: int, seconds: Any, energy: Any, power: Any, device: str = "a") -> None:
+def write(store: Store, day_ns: int, seconds: Any, energy: Any, power: Any, device: Any = "a") -> None:
     n = len(seconds)
     times = (day_ns + np.asarray(seconds) * 10**9).astype("int64")
     data = {"power_w": np.asarray(power, float), "energy_j": np.asarray(energy, float)}
-    names = {"device": np.array([device] * n, object), "source": np.array(["s"] * n, object)}
+    names = {
+        "device": np.array([device] * n, object) if isinstance(device, str) else device,
+        "source": np.array(["s"] * n, object),
+    }
     store.write("device_samples", {**names, "time": times, **data})
 
 
@@ -182,8 +185,13 @@ def test_subjects_are_rolled_up_some_at_a_time_to_the_same_end(
     other = Store.create(tmp_path / "other")
     seconds = np.arange(3, 2 * HOUR, 40)
     for number in range(7):
-        for there in (store, other):
-            write(there, day_ns, seconds, seconds * number, seconds % 97 + number, device=f"d'{number}")
+        write(store, day_ns, seconds, seconds * number, seconds % 97 + number, device=f"d'{number}")
+    # In one segment of many groups of rows it is read by their numbers.
+    monkeypatch.setattr("collector.store.arrays.WHOLE_VALUES", 0)
+    monkeypatch.setattr("collector.store.sql.ROW_GROUP_ROWS", 100)
+    numbers = np.repeat(np.arange(7), len(seconds))
+    names = np.array([f"d'{number}" for number in numbers], object)
+    write(other, day_ns, np.tile(seconds, 7), np.tile(seconds, 7) * numbers, np.tile(seconds % 97, 7) + numbers, names)
     now_ns = day_ns + 30 * HOUR * 10**9
     roll(store, now_ns)
     asked: list[int] = []
@@ -191,6 +199,7 @@ def test_subjects_are_rolled_up_some_at_a_time_to_the_same_end(
     read, part = Stretch.read, Part.made
     monkeypatch.setattr("collector.store.rollups.ROWS", 2 * len(seconds))
     monkeypatch.setattr("collector.store.rolling._SWEEP", sweep)
+    monkeypatch.setattr("collector.store.rolling._READ", 9)
     monkeypatch.setattr("collector.store.rolling._COLUMNS", 0)
     monkeypatch.setattr("collector.store.rolling._ANSWER", 1)
     monkeypatch.setattr("collector.store.rolling._ROOM", 0)
