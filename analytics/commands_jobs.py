@@ -4,6 +4,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import UTC
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -95,21 +96,23 @@ def run(
     asked, root = request(output, file, limit, since, until, tz), store_root(store)
 
     def once() -> "list[Outcome]":
-        from analytics.jobs.engine import Local
+        from analytics.jobs.engine import Apart, Local
         from analytics.jobs.running import run as run_jobs
 
         documents = _documents(root, fleet, rules)
-        outcomes = run_jobs(
-            root,
-            names=names or (),
-            start_ns=asked.start_ns,
-            end_ns=asked.end_ns,
-            force=force,
-            documents=documents,
-            engine=Local(workers),
-            tell=_tell,
-            at_once=at_once,
-        )
+        with closing(Apart()) as apart:
+            outcomes = run_jobs(
+                root,
+                names=names or (),
+                start_ns=asked.start_ns,
+                end_ns=asked.end_ns,
+                force=force,
+                documents=documents,
+                engine=Local(workers),
+                apart=apart if at_once > 1 else None,
+                tell=_tell,
+                at_once=at_once,
+            )
         _pass_on(root, documents, metrics, alertmanager or ())
         return outcomes
 

@@ -1,11 +1,16 @@
 """Where tasks run; tasks and outcomes are plain values, which an engine may carry to another process or machine."""
 
+import os
+import signal
+import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from itertools import islice
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -85,6 +90,60 @@ class Local:
                 running |= {pool.submit(perform, task) for task in islice(todo, len(finished))}
                 for one in finished:
                     yield one.result()
+
+
+class Apart:
+    """
+    A process beside this one, for what would share this one's interpreter with others and so wait for it.
+
+    It begins with the second task: most passes over a store have one window of a job to do, which is done here sooner
+    than a process has begun. It ends with this one, however that ends.
+    """
+
+    def __init__(self) -> None:
+        self._pool: ProcessPoolExecutor | None = None
+        self._begun = False
+
+    def run(self, tasks: Sequence[Task]) -> Iterator[Outcome]:
+        """The outcome of each task."""
+        for task in tasks:
+            if not self._begun:
+                self._begun = True
+                yield perform(task)
+                continue
+            began_ns, began_s = time.time_ns(), time.perf_counter()
+            try:
+                self._pool = self._pool or ProcessPoolExecutor(1, get_context("spawn"), _watch_parent)
+                yield self._pool.submit(perform, task).result()
+            except BrokenProcessPool:
+                self.close()
+                yield Outcome(
+                    job=task.job.name,
+                    window=task.window,
+                    state=FAILED,
+                    began_ns=began_ns,
+                    took_s=time.perf_counter() - began_s,
+                    error="the process that it ran in was killed; it may have had too little memory",
+                )
+
+    def close(self) -> None:
+        """End the process, once it has done what it is at."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+
+
+def _watch_parent() -> None:
+    """End when the parent does: who is killed tells nobody. An interrupt is the parent's to handle."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def perform(task: Task) -> Outcome:

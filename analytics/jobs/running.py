@@ -70,6 +70,7 @@ def run(
     documents: Documents | None = None,
     jobs: Jobs = JOBS,
     engine: Engine | None = None,
+    apart: Engine | None = None,
     now_ns: int | None = None,
     tell: Tell | None = None,
     at_once: int = 1,
@@ -77,7 +78,8 @@ def run(
     """
     Do what is due of the jobs *names* and of all that they need, in windows that overlap [start_ns, end_ns).
 
-    Jobs that do not wait for one another run side by side, *at_once* of them; *tell* is called for one at a time. With
+    Jobs that do not wait for one another run side by side, *at_once* of them; *tell* is called for one at a time. Those
+    whose windows wait for one another run *apart*, so that no other holds them up; by default all in one *engine*. With
     *force* also what is not due of those named. Gives the outcome of every window that was due, in the order they
     came: a job that failed is an outcome, and so is what was skipped because of it. The table job_runs keeps them.
 
@@ -87,6 +89,7 @@ def run(
         Store(root),
         closure(tuple(names), jobs),
         engine or Local(),
+        apart or engine or Local(),
         documents or Documents(),
         time.time_ns() if now_ns is None else now_ns,
         tell or (lambda *_: None),
@@ -99,10 +102,13 @@ def run(
 class _Chain:
     """One run over the chain."""
 
-    def __init__(self, store: Store, jobs: Jobs, engine: Engine, documents: Documents, now_ns: int, tell: Tell) -> None:
+    def __init__(
+        self, store: Store, jobs: Jobs, engine: Engine, apart: Engine, documents: Documents, now_ns: int, tell: Tell
+    ) -> None:
         self.store = store
         self.jobs = jobs
         self.engine = engine
+        self.apart = apart
         self.documents = documents
         self.now_ns = now_ns
         self.tell = tell
@@ -179,7 +185,8 @@ class _Chain:
         tasks = [self._task(job, window) for window in todo]
         if self._stopped.is_set():
             return
-        for number, outcome in enumerate(self.engine.run(tasks), 1):
+        engine = self.apart if job.in_order else self.engine
+        for number, outcome in enumerate(engine.run(tasks), 1):
             self._took(outcome, todo[outcome.window], number, len(tasks))
             if self._stopped.is_set():
                 return
