@@ -1,5 +1,6 @@
 """Where tasks run; tasks and outcomes are plain values, which an engine may carry to another process or machine."""
 
+import atexit
 import os
 import signal
 import threading
@@ -144,6 +145,8 @@ def _watch_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+    # What it did is in the store; libraries that look for leaks on the way out would tell of this very thread.
+    atexit.register(os._exit, 0)
 
 
 def perform(task: Task) -> Outcome:
