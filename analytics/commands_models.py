@@ -146,6 +146,7 @@ def promote(
     """
     if force and not reason:
         raise ConfigError("--reason", "is needed with --force: say why nothing was compared")
+    from analytics.models.versions import in_use
     from analytics.models.versions import promote as put_in_use
 
     root = store_root(store)
@@ -154,7 +155,8 @@ def promote(
         warn(f"{model} {chosen} takes over without a comparison")
     how = _asked(root, model, chosen, 0.0 if force and hand_over is None else hand_over, withdraw)
     put_in_use(root, model, chosen, by=by or getpass.getuser(), reason=reason, hand_over=how, force=force)
-    say(f"{model} {chosen} is in use, {_how(how)}")
+    # As it is: who promotes the champion changes nothing of how it took over.
+    say(f"{model} {chosen} is in use, {_how(in_use(root, model)[-1].hand_over)}")
 
 
 @app.command()

@@ -101,8 +101,8 @@ class Trees:
             if array.size and not (low <= array.min() and array.max() < high):
                 raise ValueError(f"array {name} has {array.min()} to {array.max()}, not {low} to {high - 1}")
         parents = np.bincount(np.concatenate([self.left[inner], self.right[inner], self.roots]), minlength=len(nodes))
-        if bool((parents > 1).any()):
-            raise ValueError("a node is below two others, or below one and the first of a tree")
+        if bool((parents != 1).any()):
+            raise ValueError("a node is below no other and not the first of a tree, or twice one of these")
         if self.roots.ndim != 1 or not np.isfinite(self.value).all() or not np.isfinite(self.baseline):
             raise ValueError("a value of a leaf is no number")
 

@@ -319,7 +319,8 @@ def promote(
             trial = _trial(store, name, version, current)
             comparison = found or compare(trial, hand_over=hand_over, budget=budget)
             if breaches := comparison.breaches():
-                said = "; ".join(breaches) + _way_out(trial, hand_over, budget)
+                tried = hand_over is not None or _full(rows, current)
+                said = "; ".join(breaches) + ("" if tried else _way_out(trial, budget))
                 raise OverBudget(f"{name} {version}: the champion {current} stays: {said}")
             changed |= {**_measured(trial, comparison, current), "reason": reason or "within the budget"}
         metrics = json.loads(row["metrics"] or "{}")
@@ -591,8 +592,8 @@ def _measured(trial: Trial, comparison: Comparison, current: str) -> dict[str, A
     }
 
 
-def _way_out(trial: Trial, hand_over: HandOver | None, budget: Budget) -> str:
-    best = best_hand_over(trial, budget=budget) if hand_over is None else None
+def _way_out(trial: Trial, budget: Budget) -> str:
+    best = best_hand_over(trial, budget=budget)
     if best is None or best[0] is None:
         return ""
     return f"; --hand-over {best[0].add:g} --withdraw {best[0].withdraw:g} would be within the budget"

@@ -78,6 +78,8 @@ def test_a_promotion_beyond_the_budget_is_refused_and_the_rule_makes_it_fit(stor
     first, second = rows(run(store, "list", "-o", "json"))
     assert (first["state"], first["by"], first["lost_alarm_ratio"]) == ("champion", "ann", 0.0)
     assert (second["version"], second["state"]) == (before, "retired")
+    again = run(store, "promote", NAME, first["version"], "--hand-over", 0.1)
+    assert (again.exit_code, "handed over by 0.45, alarms withdrawn by 0.495" in again.stderr) == (0, True)
 
 
 def test_a_bad_promotion_is_taken_back_with_a_reason(store: Store) -> None:

@@ -208,6 +208,12 @@ def test_the_rule_does_not_pile_up_versions_for_ever(store: Store, two: tuple[st
     assert len(versions.in_use(store.root, NAME)) == versions.MOST_JUDGES
     with pytest.raises(OverBudget, match="must take over alone"):
         versions.promote(store.root, NAME, kept(store, 99), by="test", hand_over=RULE, force=True, reason="x")
+    # Who must take over alone is not told of a hand-over that would be within the budget.
+    torn = kept(store, 100)
+    versions.record_trial(store.root, NAME, torn, trial(lost=25, found=50))
+    with pytest.raises(OverBudget, match="stays: lost_alarm_ratio is") as refused:
+        versions.promote(store.root, NAME, torn, by="test")
+    assert "--hand-over" not in str(refused.value)
 
 
 def test_a_job_offers_and_the_gate_decides(store: Store) -> None:
