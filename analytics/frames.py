@@ -16,6 +16,7 @@ from analytics.capacity.load import Minutes, device_minutes, minutes_of
 from analytics.fleet import Fleet
 from analytics.fleet_toml import parse_fleet
 from analytics.planning.request import Request, parse_plan
+from analytics.slots import COUNTERS, SLOT_S, of_slots
 from collector.errors import ConfigError, StoreError
 from collector.store import Segment, Store
 from collector.store.extents import Extent
@@ -40,6 +41,8 @@ TYPES = {
 
 PART_ROWS = 1_000_000
 """Rows of a part of `by_device`: some hundreds of megabytes while energy is computed."""
+SLOT_ROWS = 600_000
+"""Rows of a part of `by_slot`."""
 WORKLOAD_ROWS = 2_000_000
 """Readings of the devices of a workload that are looked at at once: a gigabyte, and some seconds."""
 _LEAST_BYTES = 8
@@ -252,6 +255,41 @@ def spliced(
     before = by_device(opened, "device_samples", start_ns, hours[0] + _HOUR_NS) if start_ns != hours[0] else []
     after = by_device(opened, "device_samples", hours[1] - _HOUR_NS, end_ns)
     return Spliced(rollups, hours, [] if start_ns is None else before, after)
+
+
+def by_slot(
+    store: Store | Path | str, start: Moment, end: Moment, *, rows: int = SLOT_ROWS
+) -> list[pl.LazyFrame] | None:
+    """
+    Readings as rollups of five minutes tell them (`analytics.slots.of_slots`), and those of what is not rolled up yet.
+
+    In parts of about *rows* rows, each with every row of its devices. None where less than half of [start, end) is
+    rolled up: then readings are as fast. Raises: StoreError.
+    """
+    opened = store if isinstance(store, Store) else Store(store)
+    least_hours = (nanoseconds(end) - nanoseconds(start)) // (2 * _HOUR_NS)
+    found = spliced(opened, start, end, window_s=SLOT_S, least_hours=max(1, least_hours))
+    if found is None:
+        return None
+    held = scan(opened, "allocations", None, end).select("device", "start", "end").collect().lazy()
+    edges = pl.concat([held.select("device", edge=edge) for edge in ("start", "end")]).drop_nulls()
+    counters = [metric.column for metric in COUNTERS]
+    last = pl.lit(found.hours_ns[1], pl.Datetime("ns"))
+    until = pl.concat(found.after).filter(pl.col("time") <= last)
+    ends = until.sort("time").group_by("device", "source").agg(pl.col(counters).drop_nulls().last()).collect().lazy()
+    rest = found.rest.collect().lazy()
+    known = found.rollups.select("device").collect()["device"].value_counts(sort=True).sort("device")
+    step = max(1, known.height * rows // max(1, 2 * int(known["count"].sum())))
+    names = [known["device"][at : at + step] for at in range(0, known.height, step)]
+    others = rest.filter(~pl.col("device").is_in(known["device"].implode()))
+
+    def of(devices: pl.Series) -> pl.LazyFrame:
+        mine = pl.col("device").is_in(devices.implode())
+        told = of_slots(found.rollups.filter(mine), edges.filter(mine), ends)
+        return pl.concat([told.lazy(), rest.filter(mine)], how="diagonal")
+
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS)) as pool:
+        return [*pool.map(of, names), others]
 
 
 def latest(

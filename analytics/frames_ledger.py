@@ -1,6 +1,7 @@
 """What several commands and pages read of a store before they say anything: the ledger, runs, prices."""
 
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -43,10 +44,12 @@ def read_ledger(
     fleet: Fleet,
     effective_ratio: float = EFFECTIVE_RATIO,
     max_gap_s: float | None = None,
+    parts: Sequence[pl.LazyFrame] | None = None,
 ) -> Told:
     """
     The ledger of what there is in [start_ns, end_ns), for `analytics.waste.waste` and `funnel`.
 
+    *parts* are the readings in the place of those of the store, such as `analytics.frames.by_slot` gives them.
     Raises: StoreError.
     """
     opened = store if isinstance(store, Store) else Store(store)
@@ -68,7 +71,7 @@ def read_ledger(
         )  # fmt: skip
 
     events = scan(opened, "events", None, end_ns)
-    lines = ledger_in_parts(by_device(opened, "device_samples", *window), events, of_part).lazy()
+    lines = ledger_in_parts(parts or by_device(opened, "device_samples", *window), events, of_part).lazy()
     hosts = fleet.site_of(lines.select("host").drop_nulls().unique().collect()["host"])
     lines, work = with_meters(lines, known), scan(opened, "workload_samples", *window)
     told = placed(lines, hosts=hosts, types=types, workload_samples=work).collect().lazy()
@@ -84,9 +87,10 @@ def read_runs(
     *,
     fleet: Fleet,
     max_gap_s: float | None = None,
+    parts: Sequence[pl.LazyFrame] | None = None,
 ) -> pl.LazyFrame:
     """
-    What devices did for whom in [start_ns, end_ns), for `analytics.leagues.league`.
+    What devices did for whom in [start_ns, end_ns), for `analytics.leagues.league`; *parts* as for `read_ledger`.
 
     Raises: StoreError.
     """
@@ -94,7 +98,7 @@ def read_runs(
     known = boards(store)
     allocations = read_held(store, start_ns, end_ns)
     of_part = partial(attribute, allocations=allocations, devices=known, by=WINDOW, max_gap_s=max_gap_s)
-    lines = over_devices(of_part, by_device(store, "device_samples", *window))
+    lines = over_devices(of_part, parts or by_device(store, "device_samples", *window))
     return runs(
         lines.lazy(),
         scan(store, "workload_samples", *window),

@@ -52,6 +52,15 @@ _THROTTLING: Final = {
 }
 """For each reason the counter of seconds and the flag that tell of it; those of a reason may overlap."""
 
+READ: Final = tuple(
+    dict.fromkeys(
+        metric
+        for metrics in (*GAUGES.values(), *(pair for told in _THROTTLING.values() for pair in told))
+        for metric in metrics
+        if metric is not None
+    )
+)
+"""All that is looked at here."""
 PCIE_LANE_BYTES_PER_S: Final = {1: 0.25e9, 2: 0.5e9, 3: 0.985e9, 4: 1.969e9, 5: 3.938e9, 6: 7.563e9}
 """What a lane carries in one direction, by PCIe generation, after line coding (PCI-SIG)."""
 BLOCK_ROWS: Final = 32_768

@@ -8,11 +8,13 @@ from typing import Final, cast
 import polars as pl
 
 from analytics.fleet import Fleet
+from analytics.frames import by_slot
 from analytics.frames_ledger import read_ledger, read_runs
 from analytics.leagues import Axis, Key, Measure, alike, league, pareto
+from analytics.slots import SLOT_S
 from analytics.waste import funnel, over_windows, waste
 from dashboards.controls import Values
-from dashboards.data.stored import Stored, utc
+from dashboards.data.stored import NS, Stored, utc
 from dashboards.selection import Selection, selection_of, span_of
 
 PER: Final[dict[str, Key]] = {
@@ -27,6 +29,8 @@ PER: Final[dict[str, Key]] = {
 AGAINST: Final[dict[str, Axis]] = {"throughput": "throughput", "first token": "first_token", "p99 latency": "p99"}
 """What a front has against joules."""
 MEASURES: Final[tuple[Measure, ...]] = ("token", "sample", "step")
+LONGEST_READ_S: Final = 86_400
+"""A window that is longer is worked out from rollups, as far as there are any."""
 _TABLES: Final = (
     "device_samples", "workload_samples", "host_samples", "facility_samples", "<devices", "<allocations", "<events",
 )  # fmt: skip
@@ -39,12 +43,13 @@ class EfficiencyView:
 
     funnel: as `analytics.waste.funnel`, of the whole. waste: as `analytics.waste.waste`, by cause. funnel_cost and
     waste_cost: the same by currency, where there are prices (else empty). league: as `analytics.leagues.pareto` of
-    `per` within `within`; `measure` and `axis` are what it was asked for.
+    `per` within `within`; `measure` and `axis` are what it was asked for. slot_s: as of `Told`.
     """
 
     start: datetime
     end: datetime
     length_s: float
+    slot_s: int | None
     funnel: pl.DataFrame
     funnel_cost: pl.DataFrame
     waste: pl.DataFrame
@@ -62,7 +67,8 @@ class Told:
     A window of the store, whatever is chosen of it: what takes long.
 
     lines: of the ledger, as `analytics.frames_ledger.read_ledger` gives them, over its windows. runs: as `read_runs`
-    does. length_s: of the window, as far as there are samples. key: what changes when any of it does.
+    does. length_s: of the window, as far as there are samples. slot_s: how long the means are that it is worked out
+    from; None where those are readings. key: what changes when any of it does.
     """
 
     key: object
@@ -71,6 +77,7 @@ class Told:
     lines: pl.DataFrame
     runs: pl.DataFrame
     length_s: float
+    slot_s: int | None
 
 
 def view(stored: Stored, values: Values) -> EfficiencyView:
@@ -96,6 +103,7 @@ def view(stored: Stored, values: Values) -> EfficiencyView:
         start=told.start,
         end=told.end,
         length_s=told.length_s,
+        slot_s=told.slot_s,
         funnel=lost[0],
         funnel_cost=_priced(lost[1]) if priced else pl.DataFrame(),
         waste=lost[2],
@@ -133,12 +141,18 @@ def told_of(stored: Stored, selection: Selection) -> Told:
 
 def _read(stored: Stored, key: object, start_ns: int, end_ns: int) -> Told:
     store, fleet = stored.store(), stored.fleet() or Fleet()
+    slots = by_slot(store, start_ns, end_ns) if end_ns - start_ns > LONGEST_READ_S * NS else None
+    gap_s = None if slots is None else float(SLOT_S)
     # Each reads the samples for itself, on a core of its own.
     with ThreadPoolExecutor(2) as pool:
-        ledger = pool.submit(read_ledger, store, start_ns, end_ns, fleet=fleet)
-        runs = pool.submit(lambda: read_runs(store, start_ns, end_ns, fleet=fleet).collect())
+        ledger = pool.submit(read_ledger, store, start_ns, end_ns, fleet=fleet, max_gap_s=gap_s, parts=slots)
+        found = read_runs(store, start_ns, end_ns, fleet=fleet, max_gap_s=gap_s, parts=slots).collect()
         lines, length_s = ledger.result()
-        return Told(key, utc(start_ns), utc(end_ns), over_windows(lines).collect(), runs.result(), length_s)
+        summed = over_windows(lines).collect()
+    return Told(
+        key=key, start=utc(start_ns), end=utc(end_ns), lines=summed, runs=found, length_s=length_s,
+        slot_s=None if slots is None else SLOT_S,
+    )  # fmt: skip
 
 
 def _priced(rows: pl.DataFrame) -> pl.DataFrame:

@@ -104,7 +104,10 @@ def _status(view: EfficiencyView, window_s: int) -> str:
     seen = f"{length(window_s)} until {when(view.end)}"
     judged = _steps(view).get("active", {}).get("judged_ratio")
     by = f"{percent(judged)} of the time in use is judged by the activity of compute units, the rest by utilization."
-    return f"{seen}. {by if judged is not None else 'No device was in use.'} The same as perfwatt funnel and waste."
+    told = f"{seen}. {by if judged is not None else 'No device was in use.'}"
+    if view.slot_s is None:
+        return f"{told} The same as perfwatt funnel and waste."
+    return f"{told} Worked out from means of {length(view.slot_s)}; perfwatt funnel and waste look at each reading."
 
 
 def _steps(view: EfficiencyView) -> dict[str, Mapping[str, Any]]:
