@@ -10,6 +10,7 @@ as much as at most: then the rest of the slot was idle, or less. Which of the tw
 beside it; the idle part draws the least power that was read in the slot.
 """
 
+from datetime import timedelta
 from typing import Final
 
 import polars as pl
@@ -31,6 +32,7 @@ _USED: Final = (
     c.FABRIC_TX,
 )  # fmt: skip
 """What is nothing while a device is idle."""
+_SLOT: Final = timedelta(seconds=SLOT_S)
 _APART_NS: Final = 1_000_000
 """By so much a stretch ends before the next begins, so that each has readings of its own."""
 
@@ -46,7 +48,7 @@ def of_slots(
          there.
     Out: of `analytics.steps.TEXT`, time, power_w, and of `COUNTERS` and the gauges of `analytics.signals.READ` what
          there is; by device, source and time. For whoever takes steps of up to `SLOT_S` for covered, what is covered is
-         as long as in the rollups.
+         as long as in the rollups; a gap of less than that is bridged.
     """
     slots = _read(rollups, idle_ratio)
     parts = _parts(slots, edges)
@@ -126,14 +128,23 @@ def _read(rollups: pl.LazyFrame, idle_ratio: float) -> pl.DataFrame:
         .collect()
     )  # fmt: skip
     absent = [name for name in (*_MEANS, *_RISES) if rows[name].null_count() == rows.height]
+    bare_ns = SLOT_S * NS - pl.col("length_ns")
     later = pl.col("busy").shift(-1) >= pl.col("busy").shift(1)
     return (
         rows.drop(absent).with_columns(
             series=pl.struct(KEYS).rle_id(), idle_first=later.fill_null(True),
             idle_ns=(pl.col("length_ns") * pl.col("idle").fill_null(0.0)).cast(pl.Int64),
         )
+        # Where nothing was read in the slot before, what is covered of a slot is its end.
+        .with_columns(time=pl.col("time") + pl.when(_goes_on()).then(0).otherwise(bare_ns).cast(pl.Duration("ns")))
         .drop("idle", "busy")
     )  # fmt: skip
+
+
+def _goes_on() -> pl.Expr:
+    """Whether the slot before is of the row before."""
+    same = (pl.col("series") == pl.col("series").shift(1)) & (pl.col("time").diff() == pl.lit(_SLOT))
+    return same.fill_null(False)
 
 
 def _parts(slots: pl.DataFrame, edges: pl.LazyFrame) -> pl.DataFrame:
@@ -143,10 +154,10 @@ def _parts(slots: pl.DataFrame, edges: pl.LazyFrame) -> pl.DataFrame:
     Out: slot (its row), at, to: nanoseconds from its beginning, idle; in order.
     """
     rows = slots.lazy().select("device", "time", "length_ns", "idle_ns", "idle_first").with_row_index("slot")
+    edges = edges.select("device", "edge", slot_time=pl.col("edge").cast(pl.Datetime("ns")).dt.truncate(_SLOT))
     inside = (
-        edges.select("device", "edge", time=pl.col("edge").cast(pl.Datetime("ns")).dt.truncate(f"{SLOT_S}s"))
-        .unique()
-        .join(rows, on=["device", "time"])
+        edges.unique()
+        .join(rows.with_columns(slot_time=pl.col("time").dt.truncate(_SLOT)), on=["device", "slot_time"])
         .with_columns(at=nanoseconds("edge") - nanoseconds("time"))
         .filter((pl.col("at") > 0) & (pl.col("at") < pl.col("length_ns")))
     )
