@@ -49,8 +49,6 @@ JOBS: Final = (
         every="hour",
         needs=("fleet",),
         by_device=True,
-        # Fewer and larger than others would want: what a part is done with, beside its rows, is a fifth of its work.
-        part_rows=2_000_000,
     ),
     Job(
         name="anomaly_scores",
@@ -117,7 +115,7 @@ JOBS: Final = (
         needs=("fleet",),
         by_device=True,
         # Six columns of many segments: fewer parts open them less often.
-        part_rows=3_000_000,
+        part_rows=2_000_000,
         only_last=True,
         # It looks at the minutes of a month, of which some more hours change little.
         rest_s=6 * _HOUR_S,

@@ -108,24 +108,27 @@ class Apart:
     def run(self, tasks: Sequence[Task]) -> Iterator[Outcome]:
         """The outcome of each task."""
         for task in tasks:
-            if not self._begun:
-                self._begun = True
-                yield perform(task)
-                continue
-            began_ns, began_s = time.time_ns(), time.perf_counter()
-            try:
-                self._pool = self._pool or ProcessPoolExecutor(1, get_context("spawn"), _watch_parent)
-                yield self._pool.submit(perform, task).result()
-            except BrokenProcessPool:
-                self.close()
-                yield Outcome(
-                    job=task.job.name,
-                    window=task.window,
-                    state=FAILED,
-                    began_ns=began_ns,
-                    took_s=time.perf_counter() - began_s,
-                    error="the process that it ran in was killed; it may have had too little memory",
-                )
+            yield self._there(task) if self._begun else perform(task)
+            self._begun = True
+
+    def _there(self, task: Task) -> Outcome:
+        began_ns, began_s = time.time_ns(), time.perf_counter()
+        try:
+            self._pool = self._pool or ProcessPoolExecutor(1, get_context("spawn"), _watch_parent)
+            return self._pool.submit(perform, task).result()
+        except (OSError, ImportError):
+            # A container may have no memory to share, or no room for another process: then here.
+            return perform(task)
+        except BrokenProcessPool:
+            self.close()
+            return Outcome(
+                job=task.job.name,
+                window=task.window,
+                state=FAILED,
+                began_ns=began_ns,
+                took_s=time.perf_counter() - began_s,
+                error="the process that it ran in was killed; it may have had too little memory",
+            )
 
     def close(self) -> None:
         """End the process, once it has done what it is at."""

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from fake_jobs import COUNTED, HOURS, JOBS
 from three_days import DAY_NS, NOW_NS, START_NS
 
@@ -75,10 +76,20 @@ def test_a_process_that_is_killed_is_told_and_another_takes_its_place(store: Sto
     assert os.getpid() not in processes(store)
 
 
+def test_where_there_can_be_no_other_process_it_is_done_here(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: Any) -> None:
+        raise OSError("no memory to share")
+
+    monkeypatch.setattr("analytics.jobs.engine.ProcessPoolExecutor", none)
+    with closing(Apart()) as apart:
+        assert {outcome.state for outcome in apart.run(tasks(store))} == {"done"}
+    assert {*processes(store)} == {os.getpid()}
+
+
 def test_the_process_ends_with_the_one_that_began_it(store: Store) -> None:
     code = (
         "import sys, time, pickle\nfrom analytics.jobs.engine import Apart\n"
-        "list(Apart().run(pickle.loads(sys.stdin.buffer.read())))\nprint(flush=True)\ntime.sleep(60)\n"
+        "apart = Apart()\nlist(apart.run(pickle.loads(sys.stdin.buffer.read())))\nprint(flush=True)\ntime.sleep(60)\n"
     )
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     command, pipe = [sys.executable, "-c", code], subprocess.PIPE
