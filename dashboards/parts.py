@@ -106,6 +106,11 @@ def notice(title: str, text: Any, *, color: str = "blue") -> Any:
     return dmc.Alert(text, title=title, color=color, variant="light")
 
 
+def answered(*parts: Any) -> Any:
+    """Parts that only an answer fills: away where a notice says that there is none (and no tile shows one)."""
+    return html.Div(parts, className="pw-answered")
+
+
 def unmade(standing: Standing) -> Any:
     """What to know of a table that is missing or old, with the command that makes it; None where all is well."""
     if not standing.says:

@@ -29,7 +29,7 @@ from dashboards.app import PAGES, create
 from dashboards.data import incidents
 from dashboards.data.jobs import workloads
 from dashboards.data.stored import Stored
-from dashboards.story import HOUR_NS, STORY_DEVICES, fleet_toml, options_of, plan_toml
+from dashboards.story import HOUR_NS, fleet_toml, options_of, plan_toml
 
 ROOT = Path(__file__).parents[1]
 TABLES = ROOT / "../shared/data/mlperf/tables"
@@ -38,6 +38,7 @@ SHOWN = ("home", "incident")
 """The pages of which README has a picture."""
 CHROMIUM = "/usr/bin/chromium"
 NS = 1_000_000_000
+DEVICES = 240
 DAYS = 14
 END_NS = int(datetime(2026, 3, 4, 12, 0, tzinfo=UTC).timestamp()) * NS
 START_NS = END_NS - DAYS * 24 * HOUR_NS
@@ -47,7 +48,7 @@ JOBS = ("energy", "anomaly_scores", "incidents", "forecasts", "capacity")
 
 def fill(store: Store) -> None:
     """A fleet with a fortnight behind it, what others measured, and what the jobs make of it."""
-    options = options_of(STORY_DEVICES, 24 * DAYS, START_NS)
+    options = options_of(DEVICES, 24 * DAYS, START_NS)
     for tables in simulate(options, START_NS, END_NS, READ_S):
         for name, columns in tables.items():
             store.write(name, columns, writer="history")
@@ -82,7 +83,10 @@ def served(stored: Stored) -> Iterator[str]:
 
 def shoot(page: Any, path: Path) -> None:
     """The whole page, once it says that nothing is being worked out; grids draw only what has been in sight."""
-    ready = "document.querySelector('#page .pw-tile') && !document.querySelector('[data-dash-is-loading=true]')"
+    ready = (
+        "document.querySelector('#page .pw-tile, #page > div > [role=status]:not(:empty)')"
+        " && !document.querySelector('[data-dash-is-loading=true]')"
+    )
     end_s = time.monotonic() + 180
     while not page.evaluate(ready):
         if time.monotonic() > end_s:

@@ -18,7 +18,7 @@ from dashboards.figures import plans as figures
 from dashboards.figures.style import legend_of
 from dashboards.grids import Column
 from dashboards.page import Content, Drawn, Page
-from dashboards.parts import chart, heat_table, notice, panel, small_table, tile, twins
+from dashboards.parts import answered, chart, heat_table, notice, panel, small_table, tile, twins
 from dashboards.words import ABSENT, date_apart, joined, money, money_apart, scaled, when
 
 _CONTROLS: Final = (One("plan", "Plan", placeholder="the first"),)
@@ -38,22 +38,24 @@ def _body() -> Sequence[Any]:
         panel(title, html.Div(id=f"plans-{name}"), aside=twins(f"plans-{name}", title)) for name, title in tables
     )
     return (
-        periods,
-        dmc.SimpleGrid(
-            [
-                chart("plans-servers", "Servers that stand, by site and type", twin=False),
-                chart("plans-money", "What is bought, and what may be", twin=False),
-                chart("plans-margins", "Least power left in any failure", twin=False),
-            ],
-            cols={"base": 1, "md": 3},
-            spacing="sm",
+        answered(
+            periods,
+            dmc.SimpleGrid(
+                [
+                    chart("plans-servers", "Servers that stand, by site and type", twin=False),
+                    chart("plans-money", "What is bought, and what may be", twin=False),
+                    chart("plans-margins", "Least power left in any failure", twin=False),
+                ],
+                cols={"base": 1, "md": 3},
+                spacing="sm",
+            ),
+            html.Div(id="plans-answer"),
+            panel(_PLACED.title, _PLACED.component("plans-placements"), aside=twins("plans-placements", _PLACED.title)),
         ),
-        html.Div(id="plans-answer"),
-        panel(_PLACED.title, _PLACED.component("plans-placements"), aside=twins("plans-placements", _PLACED.title)),
         dmc.SimpleGrid(
             [binding, panel("What was asked for", html.Div(id="plans-asked"))], cols={"base": 1, "md": 2}, spacing="sm"
         ),
-        panel(_PROOF.title, _PROOF.component("plans-proof"), aside=twins("plans-proof", _PROOF.title)),
+        answered(panel(_PROOF.title, _PROOF.component("plans-proof"), aside=twins("plans-proof", _PROOF.title))),
         panel("Plans that were kept", html.Div(id="plans-kept"), aside=twins("plans-kept", "Plans that were kept")),
     )
 
@@ -215,8 +217,9 @@ def _where(plan: Plan, period: int) -> Any:
     """What comes in a period, and to which sites."""
     mine = plan.placements.filter(pl.col("period") == period)
     sums = mine.group_by("site", "sku", maintain_order=True).agg(pl.col("servers").sum())
-    told = ", ".join(f"{servers} {sku} at {site}" for site, sku, servers in sums.iter_rows())
-    return html.Span(told or ABSENT, className="pw-whole-word")
+    told = [f"{servers} {sku} at {site}" for site, sku, servers in sums.iter_rows()]
+    parts = [f"{part}," for part in told[:-1]] + told[-1:]
+    return html.Span([part for told in parts for part in (html.Span(told, className="pw-whole-word"), " ")] or ABSENT)
 
 
 def _asked(view: PlansView) -> Any:
