@@ -183,3 +183,12 @@ def test_the_plans_page_shows_periods_and_shuts_nobody_out(
     with tab.page.expect_download() as found:
         tab.page.locator("#plans-periods-csv").click()
     assert pl.read_csv(found.value.path())["standing"].to_list() == [0, 1, 2]
+
+
+@pytest.mark.browser
+def test_without_a_plan_there_is_no_room_kept_for_one(tab_at: OpenTab, plans_url: str) -> None:
+    tab = tab_at("/plans?plan=other", base=plans_url)
+    tab.until("document.querySelector('#plans-notice').innerText.includes('other')")
+    assert not tab.page.locator("#plans-placements").is_visible()
+    assert not tab.page.locator("#plans-tiles").is_visible()
+    assert tab.page.locator("#plans-kept").is_visible()
