@@ -7,7 +7,6 @@ candidate gets wrong: all of it (negative flips; 1 - BTC of Srivastava et al. 20
 without fault. Bounds come from a bootstrap over contiguous blocks, since neighbouring windows are wrong together.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -236,24 +235,23 @@ def best_hand_over(
     """
     Of `hand_overs` within the budget the one with the least error, and what was found with it; None if none is.
 
-    Of equals the first: what withdraws fewer alarms. Where no truth is known the first that is within the budget.
+    Of equals the first: what withdraws fewer alarms. One by the rule must err less than the champion, since it takes
+    one of a few places beside it. Where no truth is known the first that is within the budget.
     """
     resample = Bootstrap(block_of(trial))
     labelled = bool((trial.truth != UNKNOWN).any())
     best: tuple[HandOver | None, Comparison] | None = None
     for hand_over in hand_overs(trial, alone=alone):
         found = compare(trial, hand_over=hand_over, budget=budget, resample=resample)
-        if found.breaches() or (best is not None and _error(found) >= _error(best[1])):
+        if found.breaches():
             continue
-        best = hand_over, found
-        if not labelled:
-            break
+        if not labelled or hand_over is None:
+            return hand_over, found
+        error = found.of("error")
+        least = error.champion if best is None else best[1].of("error").value
+        if error.value is not None and least is not None and error.value < least:
+            best = hand_over, found
     return best
-
-
-def _error(found: Comparison) -> float:
-    value = found.of("error").value
-    return math.inf if value is None else value
 
 
 def block_of(trial: Trial, *, blocks: int = BLOCKS) -> NDArray[np.int64]:

@@ -387,7 +387,7 @@ def offer(
     What a job does with what it fitted: keep it, compare it, and put it in use or reject it; version and state.
 
     The first version is put in use. A later one with a *trial* takes over as `comparison.best_hand_over` says, or
-    only outright where `MOST_JUDGES` judge together already. It stays a candidate
+    only outright where `MOST_JUDGES` judge together already; else it is rejected. It stays a candidate
     without a trial, where its data end before those of the champion, and where another took over while it was tried.
     What was decided before stands.
     Files that nobody can need any more are removed (see `prune`).
@@ -415,6 +415,10 @@ def _decided(
             alone = _full(rows, current)
             best = best_hand_over(trial, budget=budget, alone=alone)
             hand_over, found = best or (hand_overs(trial, alone=alone)[0], None)
+            if best is None and not compare(trial, hand_over=hand_over, budget=budget).breaches():
+                raise OverBudget(
+                    f"{name} {made}: the champion {current} stays: handed over by the rule it errs no less"
+                )
         promote(root, name, made, by=by, hand_over=hand_over, budget=budget, found=found, against=current)
     except NotEnoughData:
         return CANDIDATE

@@ -295,6 +295,17 @@ def test_a_job_hands_over_by_what_errs_least_within_the_budget(store: Store) -> 
     assert versions.in_use(store.root, NAME) == [Judge(first, None), Judge(second, HandOver(SURE, 0.5))]
 
 
+def test_what_would_change_no_verdict_takes_no_place_beside_the_champion(store: Store) -> None:
+    first, _ = versions.offer(store.root, NAME, arrays(1), meta())
+    unsure, state = versions.offer(store.root, NAME, arrays(2), meta(), trial())
+    assert state == "rejected"
+    (row,) = versions.listed(store.root, NAME).filter(version=unsure).iter_rows(named=True)
+    assert f"the champion {first} stays: handed over by the rule it errs no less" in row["reason"]
+    # Who asks for it gets it: it is within the budget.
+    versions.promote(store.root, NAME, unsure, by="test", hand_over=HandOver(SURE, SURE), force=True, reason="x")
+    assert versions.champion(store.root, NAME) == unsure
+
+
 def test_a_trial_that_was_damaged_is_named(store: Store, two: tuple[str, str]) -> None:
     versions.record_trial(store.root, NAME, two[1], trial(found=30))
     (path,) = store.root.rglob("*against*")
