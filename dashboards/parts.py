@@ -30,20 +30,15 @@ def tile(
 ) -> Any:
     """One number with its unit, and below it the window, the coverage and what to know of it; at its foot *below*."""
     value = [html.Span(number, className="pw-number"), html.Span(unit, className="pw-unit")]
-    lines = [dmc.Text(note, size="xs", c="dimmed") for note in notes]
+    # Plain elements: a page has some dozens of these, and all are made anew with each choice.
+    lines: list[Any] = [html.P(note, className="pw-note") for note in notes]
     if warning:
         lines.append(html.Div(warning, className="pw-warning"))
     if below is not None:
         lines.append(below)
-    title = dmc.Anchor(label, href=href, size="sm", fw=600) if href else dmc.Text(label, size="sm", fw=600)
-    return dmc.Paper(
-        [title, html.Div(value, className="pw-value"), *lines],
-        id=id,
-        className="pw-tile",
-        withBorder=True,
-        p="sm",
-        radius="md",
-    )
+    name = "pw-tile-name"
+    title = dcc.Link(label, href=href, className=name) if href else html.P(label, className=name)
+    return html.Section([title, html.Div(value, className="pw-value"), *lines], id=id, className="pw-tile")
 
 
 def panel(title: str, children: Any, *, aside: Any = None, kind: str = "") -> Any:

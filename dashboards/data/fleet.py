@@ -6,6 +6,7 @@ of each bucket, so that a spike survives.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import chain
@@ -125,8 +126,17 @@ def known(stored: Stored, selection: Selection) -> Known:
     Raises: StoreError, ConfigError (fleet.toml).
     """
     end_ns = selection.at(stored.now_ns())
-    store, newest_ns = stored.store(), stored.newest_ns()
-    seen = _seen(store, end_ns - selection.window_s * NS, end_ns + NS)
+    start_ns = end_ns - selection.window_s * NS
+    key = (
+        "known", selection.window, selection.until, stored.newest_ns(),
+        stored.version(("device_samples", "device_rollups"), start_ns, end_ns),
+    )  # fmt: skip
+    return stored.kept(key, lambda: _known(stored, start_ns, end_ns))
+
+
+def _known(stored: Stored, start_ns: int, end_ns: int) -> Known:
+    newest_ns = stored.newest_ns()
+    seen = _seen(stored.store(), start_ns, end_ns + NS)
     hosts = sorted(set(seen["host"].drop_nulls()))
     return Known(
         sites=tuple(sorted(set(stored.sites(hosts).values()))),
@@ -192,9 +202,25 @@ class _Drawn:
 
 
 def _drawn(stored: Stored, chosen: Sequence[str], start_ns: int, end_ns: int, every_s: int) -> _Drawn:
-    store = stored.store()
-    known = stored.boards()
     only = pl.col("device").is_in(list(chosen)) if chosen else pl.lit(value=True)
+    # What workloads did is in other segments, which another core reads.
+    with ThreadPoolExecutor(1) as pool:
+        tokens = pool.submit(_tokens, stored.store(), start_ns, end_ns, every_s)
+        found, last, peaks_s = _measured(stored, only, start_ns, end_ns, every_s)
+    return _Drawn(
+        found=found,
+        tokens=tokens.result(),
+        now=_now(last),
+        sites=stored.sites(sorted(set(found.devices["host"].drop_nulls()))),
+        peaks_s=peaks_s,
+    )
+
+
+def _measured(
+    stored: Stored, only: pl.Expr, start_ns: int, end_ns: int, every_s: int
+) -> tuple[Windows, pl.DataFrame, float]:
+    """What devices drew, their last readings of power, and what a peak of a group is the mean of."""
+    store, known = stored.store(), stored.boards()
     rolled = None
     if every_s % SLOT_S == 0:
         # Where most of the window is rolled up, the rest is soon read.
@@ -208,25 +234,18 @@ def _drawn(stored: Stored, chosen: Sequence[str], start_ns: int, end_ns: int, ev
         recent = scan(store, "device_samples", end_ns - _RECENT_NS, end_ns, only)
         rows = readings(of_boards(recent, known)).collect()
         period_s = usual_period_s(rows.head(_PROBED_ROWS))
-        last, peaks_s = [rows.filter(_since(_edge_ns(period_s, end_ns)))], float(SLOT_S)
-    else:
-        parts = _readings(stored, known, only, start_ns, end_ns)
-        first = next(parts)
-        # No coarser than the readings, so that a peak of one stays one; no finer, so that each device is in a step.
-        period_s = usual_period_s(first.head(_PROBED_ROWS))
-        last, peaks_s = [], max(1.0, period_s)
-        # One pass over the readings: sums and ratios of groups are taken of devices and buckets, which are few.
-        found = over_time(
-            _watched(chain([first], parts), _edge_ns(period_s, end_ns), last),
-            every_s=every_s, by=("host", "device"), step_s=peaks_s, within_ns=(start_ns, end_ns), devices=known,
-        )  # fmt: skip
-    return _Drawn(
-        found=found,
-        tokens=_tokens(store, start_ns, end_ns, every_s),
-        now=_now(pl.concat(last)),
-        sites=stored.sites(sorted(set(found.devices["host"].drop_nulls()))),
-        peaks_s=peaks_s,
-    )
+        return found, rows.filter(_since(_edge_ns(period_s, end_ns))), float(SLOT_S)
+    parts = _readings(stored, known, only, start_ns, end_ns)
+    first = next(parts)
+    # No coarser than the readings, so that a peak of one stays one; no finer, so that each device is in a step.
+    period_s = usual_period_s(first.head(_PROBED_ROWS))
+    peaks_s, last = max(1.0, period_s), list[pl.DataFrame]()
+    # One pass over the readings: sums and ratios of groups are taken of devices and buckets, which are few.
+    found = over_time(
+        _watched(chain([first], parts), _edge_ns(period_s, end_ns), last),
+        every_s=every_s, by=("host", "device"), step_s=peaks_s, within_ns=(start_ns, end_ns), devices=known,
+    )  # fmt: skip
+    return found, pl.concat(last), peaks_s
 
 
 def _readings(stored: Stored, known: pl.LazyFrame, only: pl.Expr, start_ns: int, end_ns: int) -> Iterator[pl.DataFrame]:

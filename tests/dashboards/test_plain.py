@@ -74,7 +74,7 @@ def test_parts_of_every_kind_have_their_tags() -> None:
     assert "<caption>all</caption>" in plain.markup(small_table(("a",), [("b",)], caption="all"))
     assert plain.markup(notice("Title", "why")) == ('<div class="pw-first-alert"><strong>Title</strong>why</div>')
     shown = plain.markup(tile("id", "Power", "5", "kW", ["measured"], href="/fleet"))
-    assert shown.startswith('<section class="pw-first-paper pw-tile"><a class="pw-first-sm" style="font-weight: 600"')
+    assert shown.startswith('<section class="pw-tile"><a class="pw-tile-name" href="/fleet">Power</a>')
 
 
 def test_a_page_that_is_not_filled_or_not_there_has_nothing_before(stored: Stored) -> None:
