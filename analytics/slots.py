@@ -32,6 +32,8 @@ _USED: Final = (
     c.FABRIC_TX,
 )  # fmt: skip
 """What is nothing while a device is idle."""
+_OWN: Final = ("series", "length_ns", "idle_ns", "idle_first", "least_w")
+"""Columns that are of slots only."""
 _SLOT: Final = timedelta(seconds=SLOT_S)
 _APART_NS: Final = 1_000_000
 """By so much a stretch ends before the next begins, so that each has readings of its own."""
@@ -102,9 +104,6 @@ def of_slots(
         .select(name for name in slots.columns if name not in _OWN)
         .collect()
     )
-
-
-_OWN: Final = ("series", "slot", "length_ns", "idle_ns", "idle_first", "least_w")
 
 
 def _read(rollups: pl.LazyFrame, idle_ratio: float) -> pl.DataFrame:
