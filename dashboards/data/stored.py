@@ -130,7 +130,8 @@ class Stored:
         Raises: ConfigError.
         """
         path = self.root / "fleet.toml"
-        return read_fleet(path) if path.exists() else None
+        modified = _modified(path)
+        return None if modified is None else self.kept(("fleet", modified), lambda: read_fleet(path))
 
 
 class _Answer(Generic[T]):
