@@ -1,15 +1,17 @@
 """
-nvidia-smi beside an external 4.78 kHz meter: what a sensor does, and energy with and without a calibration.
+What a sensor does, and energy with and without a calibration: nvidia-smi beside an external 4.78 kHz meter.
 
 Every figure goes the way of a user: import, store, calibrate, energy. The meter's joules are summed here, over the same
 seconds, by a loop over the CSV. A calibration is judged on another recording than it was fitted on, in both directions.
 """
 
 import csv
+import gzip
 import tempfile
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from analytics.boards import latest_fits
@@ -24,6 +26,7 @@ from collector.imports.table import read_mapping, read_table
 from collector.store import Store
 
 DATA = Path(__file__).parents[1] / "../shared/data/sensors"
+H100 = Path(__file__).parents[1] / "tests/recordings/h100"
 MAPPING = """
 table = "facility_samples"
 [time]
@@ -48,12 +51,12 @@ WINDOW_BAR = 0.25
 
 def run() -> list[Row]:
     if not DATA.is_dir():
-        return [row("recordings", "present", 0, "", bar="not measured: no ../shared/data", ok=None)]
+        return [*h100(), row("recordings", "present", 0, "", bar="not measured: no ../shared/data", ok=None)]
     with tempfile.TemporaryDirectory() as folder:
         mapping = Path(folder) / "meter.toml"
         mapping.write_text(MAPPING)
         stores = {name: stored(Path(folder) / name, name, mapping) for names in RUNS.values() for name in names}
-        rows = periods(Path(folder))
+        rows = h100() + periods(Path(folder))
         for board, names in RUNS.items():
             rows += [found for name in names for found in period_rows(board, name, samples(stores[name]))]
             for metric in METRICS[board]:
@@ -77,6 +80,43 @@ def stored(root: Path, name: str, mapping: Path) -> Store:
 
 def samples(store: Store) -> pl.LazyFrame:
     return scan(store, "device_samples")
+
+
+# --------------------------------------------------------------------------------------- a board and its energy counter
+
+
+def h100() -> list[Row]:
+    """Both power sensors of an H100, read every 3 ms; the meter is the mean power between ticks of its own counter."""
+    read = pl.read_csv(gzip.decompress((H100 / "fast.csv.gz").read_bytes()))
+    time_s = (read["time_ns"] - read["time_ns"][0]).to_numpy() / 1e9
+    joules = read["energy_mj"].to_numpy() / 1e3
+    ticks = np.flatnonzero(np.diff(joules)) + 1
+    meter_s = (time_s[ticks[1:]] + time_s[ticks[:-1]]) / 2
+    meter_w = np.diff(joules[ticks]) / np.diff(time_s[ticks])
+    rows = []
+    for name, published in (("average", 1.0), ("instant", 0.025)):
+        watts = read[f"{name}_mw"].to_numpy() / 1e3
+        period_s = update_period(time_s, watts).update_period_s
+        rows.append(row(f"H100 {name}", "update period", period_s or 0.0, "s", peer="published", peer_value=0.1,
+                        bar="within 5 ms", ok=period_s is not None and abs(period_s - 0.1) <= 0.005))  # fmt: skip
+        found = response(time_s, watts, meter_s, meter_w)
+        assert found is not None
+        window_s = found.window.window_s
+        if window_s is None:
+            rows.append(row(f"H100 {name}: not identifiable, and said so; at most", "averaging window",
+                            found.window.at_most_s or 0.0, "s", peer="published", peer_value=published,
+                            bar="", ok=None))  # fmt: skip
+            continue
+        rows.append(row(f"H100 {name}", "averaging window", window_s, "s", peer="published", peer_value=published,
+                        bar=f"within {WINDOW_BAR:.0%}", ok=abs(window_s / published - 1) <= WINDOW_BAR))  # fmt: skip
+    samples = scan(H100 / "store", "device_samples").sort("time").collect()
+    at_s, counter_j = samples["time"].cast(pl.Int64).to_numpy() / 1e9, samples["energy_j"].to_numpy()
+    for column in ("power_average_w", "power_instant_w"):
+        integral_j = float(np.trapezoid(samples[column].to_numpy(), at_s))
+        off = integral_j / float(counter_j[-1] - counter_j[0]) - 1
+        rows.append(row(f"H100, 141 s of many loads, {column} at 10 Hz", "integral over the counter, less one", off, "",
+                        bar="within 2 %", ok=abs(off) <= ENERGY_BAR))  # fmt: skip
+    return rows
 
 
 # ------------------------------------------------------------------------------------------------------- update periods
