@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,6 +26,7 @@ from analytics.jobs.engine import FAILED, Apart
 from analytics.jobs.running import Documents
 from analytics.jobs.running import run as run_jobs
 from analytics.tables import write_toml
+from benchmarks.agent import tree
 from benchmarks.rows import Row
 from collector.sources.simulated import faults, fleet, simulate
 from collector.store import Store
@@ -35,6 +36,8 @@ NS, DAY_S = 1_000_000_000, 86_400
 START_NS = 1_788_220_800 * NS
 DEVICES, DAYS, STEP_S = 500, 14, 10
 BAR_S, BAR_MB = 240.0, 6000.0
+LOOK_S = 0.1
+"""Between looks at how much memory the chain has."""
 OPTIONS = {"devices": DEVICES, "sites": 3, "seed": 7, "mix": {"H100": 0.6, "MI300X": 0.2, "B200": 0.2}, "faults": 0.05}
 JUDGED = {"devices": 192, "sites": 3, "seed": 11, "mix": {"H100": 1.0}, "faults": 0.3}
 KNOWN = {
@@ -72,8 +75,8 @@ def _speed(root: Path) -> list[Row]:
         Row(benchmark=BENCHMARK, subject=subject, measure=chain, value=whole["took_s"], unit="s",
             bar=f"<= {BAR_S:g} s", ok=whole["took_s"] <= BAR_S),
         Row(benchmark=BENCHMARK, subject=subject, measure=f"{chain}: processor time", value=whole["cpu_s"], unit="s"),
-        Row(benchmark=BENCHMARK, subject=subject, measure=f"{chain}: largest memory", value=whole["memory_mb"],
-            unit="MB", bar=f"<= {BAR_MB:g} MB", ok=whole["memory_mb"] <= BAR_MB),
+        Row(benchmark=BENCHMARK, subject=subject, measure=f"{chain}: most memory, both processes",
+            value=whole["memory_mb"], unit="MB", bar=f"<= {BAR_MB:g} MB", ok=whole["memory_mb"] <= BAR_MB),
         Row(benchmark=BENCHMARK, subject=subject, measure="a pass over five new minutes: processor time",
             value=little["cpu_s"], unit="s", peer="everything again", peer_value=whole["cpu_s"]),
         Row(benchmark=BENCHMARK, subject=subject, measure="a pass over nothing new: processor time",
@@ -112,13 +115,25 @@ def _child(root: Path, until_s: int) -> dict[str, float]:
         "POLARS_MAX_THREADS": "2", "OMP_NUM_THREADS": "2", "_RJEM_MALLOC_CONF": "dirty_decay_ms:10000",
         "MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "1073741824",
     }  # fmt: skip
-    done = subprocess.run(
-        command, cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise RuntimeError(f"jobs: exit code {done.returncode}: {done.stderr.strip()[-500:]}")
-    answer: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return answer
+    largest = 0
+    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as wrong:
+        child = subprocess.Popen(command, cwd=Path(__file__).parents[1], env=environment, stdout=said, stderr=wrong)
+        while child.poll() is None:
+            largest = max(largest, sum(_resident(member) for member in tree(child.pid)))
+            time.sleep(LOOK_S)
+        said.seek(0)
+        wrong.seek(0)
+        if child.returncode:
+            raise RuntimeError(f"jobs: exit code {child.returncode}: {wrong.read().strip()[-500:]}")
+        answer: dict[str, float] = json.loads(said.read().splitlines()[-1])
+    return answer | {"memory_mb": largest / 2**20}
+
+
+def _resident(pid: int) -> int:
+    """Bytes that a process has in memory, shared pages included; none once it has ended."""
+    with suppress(OSError):
+        return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0
 
 
 def _pass(root: Path, now_ns: int) -> dict[str, float]:
@@ -135,8 +150,6 @@ def _pass(root: Path, now_ns: int) -> dict[str, float]:
     return {
         "took_s": took_s,
         "cpu_s": sum(one.ru_utime + one.ru_stime for one in used),
-        # Of both as if they were at their largest together.
-        "memory_mb": sum(one.ru_maxrss for one in used) / 1024,
     }
 
 
