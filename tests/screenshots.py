@@ -92,7 +92,7 @@ def shoot(page: Any, path: Path) -> None:
         if time.monotonic() > end_s:
             raise SystemExit(f"{path.stem}: the page did not fill")
         page.wait_for_timeout(100)
-    for grid in page.locator(".ag-root-wrapper").all():
+    for grid in page.locator(".ag-root-wrapper:visible").all():
         grid.scroll_into_view_if_needed()
         page.wait_for_timeout(300)
     page.set_viewport_size({**page.viewport_size, "height": page.evaluate("document.documentElement.scrollHeight")})

@@ -268,7 +268,7 @@ class Tab:
 
     def barriers(self) -> list[Any]:
         """What axe finds that shuts somebody out: rule, help, and where."""
-        for grid in self.page.locator(".ag-root-wrapper").all():
+        for grid in self.page.locator(".ag-root-wrapper:visible").all():
             grid.scroll_into_view_if_needed()
         self.page.wait_for_timeout(300)
         self.page.evaluate((Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8"))
