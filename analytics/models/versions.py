@@ -414,11 +414,14 @@ def _decided(
             record_trial(root, name, made, trial, against=current)
             alone = _full(rows, current)
             best = best_hand_over(trial, budget=budget, alone=alone)
-            hand_over, found = best or (hand_overs(trial, alone=alone)[0], None)
-            if best is None and not compare(trial, hand_over=hand_over, budget=budget).breaches():
-                raise OverBudget(
-                    f"{name} {made}: the champion {current} stays: handed over by the rule it errs no less"
-                )
+            if best is None:
+                hand_over = hand_overs(trial, alone=alone)[0]
+                best = hand_over, compare(trial, hand_over=hand_over, budget=budget)
+                if not best[1].breaches():
+                    raise OverBudget(
+                        f"{name} {made}: the champion {current} stays: handed over by the rule it errs no less"
+                    )
+            hand_over, found = best
         promote(root, name, made, by=by, hand_over=hand_over, budget=budget, found=found, against=current)
     except NotEnoughData:
         return CANDIDATE
