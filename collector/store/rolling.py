@@ -184,10 +184,10 @@ class Stretch:
         self.at_once, self.roomy = at_once, roomy
         self._root = root
         self._segments = segments_of(root, samples.name, start_ns, end_ns + _LOOK_AHEAD_NS)
-        self.repeats = any(segment.repeats for segment in self._segments)
         self._rows = between(samples, self._segments, start_ns, end_ns + _LOOK_AHEAD_NS)
         inside = [segment for segment in self._segments if segment.overlaps(start_ns, end_ns + 1)]
-        self.columns = frozenset(columns(engine, inside)) if inside else frozenset[str]()
+        self._stored = stored_columns(engine, self._segments)
+        self.columns = frozenset[str]().union(*(self._stored[segment.path] for segment in inside))
 
     @cached_property
     def _series(self) -> list[tuple[str | None, str | None, int]]:
@@ -270,11 +270,10 @@ class Stretch:
         by_path: dict[Path, list[Extent]] = {segment.path: [] for segment in self._segments}
         for extent in extents(self._segments):
             by_path[extent.segment.path].append(extent)
-        known = stored_columns(self.engine, self._segments)
         found: list[_Chunk] = []
         for number, (some, repeats) in enumerate(groups(self.samples, self._segments)):
             for segments, ranged in _portions(some, by_path, keys):
-                columns = frozenset[str]().union(*(known[segment.path] for segment in segments))
+                columns = frozenset[str]().union(*(self._stored[segment.path] for segment in segments))
                 rows = self._select(keys, segments, columns, ranged)
                 found.append(_Chunk(rows, columns, number if repeats else -1))
         return found
@@ -627,12 +626,6 @@ def stored_columns(engine: Engine, segments: Sequence[Segment]) -> dict[Path, se
 
 def _within(start_ns: int, end_ns: int) -> str:
     return f"time >= make_timestamp_ns({start_ns}) AND time < make_timestamp_ns({end_ns})"
-
-
-def columns(engine: Engine, segments: Sequence[Segment]) -> set[str]:
-    """The columns that some segments have."""
-    source = sql.read_segments([segment.path for segment in segments])
-    return {name for name, *_ in engine.run(f"DESCRIBE SELECT * FROM {source}")}
 
 
 def between(table: Table, segments: Sequence[Segment], start_ns: int, end_ns: int) -> str:
