@@ -5,6 +5,7 @@ from typing import Final
 
 from analytics.report_records import JobReport
 from collector.moments import format_moment
+from collector.units import PREFIXES
 
 _HOUR_NS: Final = 3_600_000_000_000
 
@@ -136,9 +137,9 @@ def amount(energy_j: float) -> str:
 
 def scaled_joules(energy_j: float) -> str:
     """Joules with three digits and a prefix."""
-    for size, unit in ((1e12, "TJ"), (1e9, "GJ"), (1e6, "MJ"), (1e3, "kJ")):
+    for size, prefix in PREFIXES:
         if abs(energy_j) >= 0.9995 * size:
-            return f"{energy_j / size:.3g} {unit}"
+            return f"{energy_j / size:.3g} {prefix}J"
     return f"{energy_j:.3g} J"
 
 

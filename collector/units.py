@@ -1,6 +1,7 @@
 """Units of measure: SI, with the three spellings every surface needs."""
 
 from dataclasses import dataclass
+from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +16,9 @@ class Unit:
     prometheus: str
     symbol: str
 
+
+PREFIXES: Final = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+"""What makes a number readable, the largest first."""
 
 WATT = Unit("w", "watts", "W")
 JOULE = Unit("j", "joules", "J")

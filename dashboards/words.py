@@ -3,9 +3,10 @@
 from datetime import UTC, datetime
 from typing import Final
 
+from collector.units import PREFIXES
+
 ABSENT: Final = "–"
 J_PER_WH: Final = 3600.0
-_PREFIXES: Final = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def scaled(value: float | None, unit: str) -> tuple[str, str]:
@@ -20,7 +21,7 @@ def scaled(value: float | None, unit: str) -> tuple[str, str]:
     if value is None:
         return ABSENT, unit
     # No prefixes below one: a mWh is too easily read as a thousand million of them.
-    factor, prefix = next(((f, p) for f, p in _PREFIXES if abs(value) >= f * 0.9995), (1.0, ""))
+    factor, prefix = next(((f, p) for f, p in PREFIXES if abs(value) >= f * 0.9995), (1.0, ""))
     number = value / factor
     digits = next((digits for limit, digits in ((99.95, 0), (9.995, 1), (0.9995, 2)) if abs(number) >= limit), 3)
     return f"{number:.{0 if number == 0 else digits}f}", f"{prefix}{unit}"

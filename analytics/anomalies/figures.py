@@ -1,8 +1,6 @@
 """Numbers in what is said of an incident."""
 
-from typing import Final
-
-_PREFIXES: Final = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+from collector.units import PREFIXES
 
 
 class Figure(float):
@@ -16,7 +14,7 @@ class Figure(float):
 
     def __format__(self, spec: str) -> str:
         digits, _, unit = spec.partition(" ")
-        factor, prefix = next(((f, p) for f, p in _PREFIXES if unit and abs(self) >= f), (1.0, ""))
+        factor, prefix = next(((f, p) for f, p in PREFIXES if unit and abs(self) >= f), (1.0, ""))
         text = format(float(self) / factor, digits)
         text = f"{float(text):,.0f}" if "e+" in text else text
         return f"{text} {prefix}{unit}" if unit else text
