@@ -25,6 +25,7 @@ from collector.store.sketch import TYPE as SKETCH
 from collector.store.table import Table
 
 Found = TypeVar("Found")
+Part = TypeVar("Part")
 Moment = datetime | int
 """A time: a datetime (without a zone it is UTC), or nanoseconds since 1970."""
 
@@ -197,10 +198,8 @@ def by_device(
     return parts
 
 
-def each_part(
-    function: Callable[[pl.LazyFrame], Found], parts: Sequence[pl.LazyFrame], *, threads: int | None = None
-) -> list[Found]:
-    """What *function* makes of each of *parts* (see `by_device`), two at a time on two cores."""
+def each_part(function: Callable[[Part], Found], parts: Sequence[Part], *, threads: int | None = None) -> list[Found]:
+    """What *function* makes of each of *parts* (such as those of `by_device`), two at a time on two cores."""
     with ThreadPoolExecutor(threads or min(os.cpu_count() or 1, _MOST_THREADS)) as pool:
         return list(pool.map(function, parts))
 
@@ -288,8 +287,7 @@ def by_slot(
         told = of_slots(found.rollups.filter(mine), edges.filter(mine), ends)
         return pl.concat([told.lazy(), rest.filter(mine)], how="diagonal")
 
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS)) as pool:
-        return [*pool.map(of, names), others]
+    return [*each_part(of, names), others]
 
 
 def latest(

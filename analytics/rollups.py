@@ -25,11 +25,11 @@ from analytics.energy import (
     without_partitions,
 )
 from analytics.frames import Spliced, over_devices
+from analytics.slots import SLOT_S
 from analytics.steps import JOULES, NS, TEXT, nanoseconds, ordered, readings
 
-WINDOWS_S: Final = (3600, 300)
+WINDOWS_S: Final = (3600, SLOT_S)
 """The windows of rollups that energy is made from, the coarser first."""
-SLOT_S: Final = WINDOWS_S[-1]
 """How long a swing of a host lasts that is seen in rollups."""
 SUMS: Final = {
     "mixed_j": "energy_j",

@@ -83,9 +83,6 @@ def update_period(time_s: Floats, watts: Floats) -> Period:
     # Where most renewals leave the value as it was, the median is a multiple; a short interval is not, unless a late
     # reading made it, and those are few.
     seed = low if middle > 1.6 * low and low > 3 * polled else middle
-    # A reading sees a change late by up to its distance from the one before; drivers and schedulers hold some up.
-    late = np.maximum(time_s[after] - time_s[before], polled)
-    tolerance = 1.25 * np.maximum(late[1:], late[:-1])
     near = np.abs(intervals - seed) <= 1.25 * polled
     period = float(intervals[near].mean())
     if period < MIN_RATIO * polled:
@@ -94,6 +91,9 @@ def update_period(time_s: Floats, watts: Floats) -> Period:
         )
     count = np.ones(len(intervals))
     if period > 3 * polled:
+        # A reading sees a change late by up to its distance from the one before; drivers and schedulers hold some up.
+        late = np.maximum(time_s[after] - time_s[before], polled)
+        tolerance = 1.25 * np.maximum(late[1:], late[:-1])
         for _ in range(5):
             count = np.round(intervals / period)
             near = (count >= 1) & (np.abs(intervals - count * period) <= np.minimum(tolerance, 0.3 * period))

@@ -5,9 +5,7 @@ A window is judged by what was learned from the days before it. Of the scores th
 which is what incidents are made of; what was expected is kept by the hour.
 """
 
-import os
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -21,7 +19,7 @@ from analytics.anomalies.learned import learned, tried
 from analytics.anomalies.observations import FEATURES, OF_WORKLOAD, device_windows, workload_windows
 from analytics.anomalies.peers import Peers
 from analytics.fleet import Fleet
-from analytics.frames import schema
+from analytics.frames import each_part, schema
 from analytics.jobs.job import HOUR_NS, NS, Window
 from collector.errors import NotEnoughData
 from collector.store.derived import ANOMALY_SCORES, EXPECTATIONS
@@ -53,7 +51,6 @@ DRIFT_RATIO: Final = 0.03
 BUSY_RATIO: Final = 0.2
 """A workload is expected to make no less for being idler than this: that its devices idle explains nothing."""
 HOUR_S: Final = HOUR_NS // NS
-_MOST_THREADS: Final = 4
 _USUAL_S: Final = 24 * 3600
 _TOLD: Final = (
     "subject", "scope", "time", "host", "kind", "work", "workload", "group", "value", "normal", "covered_ratio",
@@ -112,8 +109,7 @@ def anomaly_scores(
     looks = [*_of_devices(devices), *_of_hours(hours_of), *_of_workloads(workloads, window.start_ns)]
     known_of = [one for look in looks for one in _learned(look, window, root)]
     # What is judged is independent of one another, and one core is as long at it as the whole fleet's energy is on two.
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS)) as pool:
-        found = list(pool.map(lambda one: _judged(one.detector, one.look, window), known_of))
+    found = each_part(lambda one: _judged(one.detector, one.look, window), known_of)
     for one, scores in zip(known_of, found, strict=True):
         if one.candidate is not None:
             candidates = _judged(one.candidate, one.look, window)

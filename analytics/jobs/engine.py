@@ -202,7 +202,7 @@ def _computed(store: Store, task: Task) -> dict[str, pl.DataFrame]:
     frames: dict[str, Any] = {item.table: scan(store, item.table, *job.reads(item, window)) for item in job.inputs}
     if job.by_device:
         parted = job.inputs[0]
-        rows = PART_ROWS if job.part_rows is None else job.part_rows
+        rows = job.part_rows or PART_ROWS
         frames[parted.table] = by_device(store, parted.table, *job.reads(parted, window), rows=rows)
     made = function(frames, window, **needs)
     found = dict(made) if job.also else {job.output: made}

@@ -18,7 +18,8 @@ from analytics.efficiency import joules_per_token, tokens_of_devices, tokens_per
 from analytics.energy import Windows, group_of, of_boards, over_time, regrouped
 from analytics.frames import Spliced, by_device, latest, scan, spliced
 from analytics.known import column_sum
-from analytics.rollups import SLOT_S, windows_of_rollups
+from analytics.rollups import windows_of_rollups
+from analytics.slots import SLOT_S
 from analytics.steps import readings, usual_period_s
 from collector.catalogue import POWER
 from collector.gaps import GAP_PERIODS, GAP_S

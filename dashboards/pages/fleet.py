@@ -6,7 +6,7 @@ from typing import Any, Final
 import dash_mantine_components as dmc
 import polars as pl
 
-from analytics.rollups import SLOT_S
+from analytics.slots import SLOT_S
 from dashboards.controls import DEVICES, HOSTS, SITES, UNTIL, WINDOW, Choice, Values
 from dashboards.data import fleet
 from dashboards.data.fleet import View
