@@ -154,6 +154,9 @@ def _reason(error: BaseException) -> str:
         return "dns"
     if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError | aiohttp.ClientConnectorCertificateError):
         return "tls"
+    # A connection that closed before the question was out has no number of the system.
+    if isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientPayloadError | ConnectionResetError):
+        return "disconnected"
     if isinstance(error, aiohttp.ClientConnectorError | OSError):
         number = getattr(error, "errno", None)
         if number is None and isinstance(error, aiohttp.ClientConnectorError):
@@ -161,8 +164,6 @@ def _reason(error: BaseException) -> str:
         if number == errno.ECONNREFUSED:
             return "refused"
         return "disconnected" if number in {errno.ECONNRESET, errno.EPIPE} else "unreachable"
-    if isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientPayloadError):
-        return "disconnected"
     return "http"
 
 

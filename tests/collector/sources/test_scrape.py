@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from collector.catalogue import POWER
@@ -286,6 +287,17 @@ def test_targets_are_spread_over_the_interval_the_same_way_in_every_process() ->
     assert len(per_second) == 15
     assert max(per_second.values()) < 100
     assert _offset("http://node1:9400/metrics", 15.0) == pytest.approx(13.9925, abs=1e-3)
+
+
+def test_a_connection_that_closed_before_it_was_asked_was_reached(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def write(*_: object, **__: object) -> None:
+        raise aiohttp.ClientConnectionResetError("Cannot write to closing transport")
+
+    monkeypatch.setattr("aiohttp.http_writer.StreamWriter.write_headers", write)
+    server.say("/metrics", (TEXT % "a").encode())
+    assert gap_of({"targets": [f"{server.url}/metrics"]}) == "disconnected"
 
 
 # ------------------------------------------------------------------------------------------------- who may ask, and how
