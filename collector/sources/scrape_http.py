@@ -152,18 +152,18 @@ def _reason(error: BaseException) -> str:
         return "timeout"
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return "dns"
-    if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError | aiohttp.ClientConnectorCertificateError):
+    if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError) or isinstance(error.__cause__, ssl.SSLError):
         return "tls"
-    # A connection that closed before the question was out has no number of the system.
-    if isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientPayloadError | ConnectionResetError):
-        return "disconnected"
-    if isinstance(error, aiohttp.ClientConnectorError | OSError):
-        number = getattr(error, "errno", None)
-        if number is None and isinstance(error, aiohttp.ClientConnectorError):
-            number = error.os_error.errno
+    if isinstance(error, aiohttp.ClientConnectorError):
+        number = error.os_error.errno
         if number == errno.ECONNREFUSED:
             return "refused"
         return "disconnected" if number in {errno.ECONNRESET, errno.EPIPE} else "unreachable"
+    # The target had been reached. What ended the connection may carry no number of the system, or one of OpenSSL's.
+    if isinstance(error, OSError) and error.errno in {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT}:
+        return "unreachable"
+    if isinstance(error, OSError | aiohttp.ClientConnectionError | aiohttp.ClientPayloadError):
+        return "disconnected"
     return "http"
 
 
