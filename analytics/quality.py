@@ -40,6 +40,8 @@ STILL: Final = (30, 0.1)
 _NS: Final = 1_000_000_000
 _LOST: Final = ("source_lost", "device_gone")
 _BACK: Final = ("source_back", "device_back", "device_appeared")
+EVENTS: Final = (*_LOST, *_BACK, "clock_jump")
+"""The kinds of events that tell why there was no reading."""
 QUALITY: Final = pl.Schema(
     {
         **dict.fromkeys(("device", "verdict", "reason", "host", "source"), pl.String()),
@@ -274,10 +276,10 @@ def _with_reasons(gaps: pl.DataFrame, every: pl.DataFrame, events: pl.LazyFrame 
     """Gaps with what events tell of them: of the device itself, of its source, or of its host's clock."""
     known = every.select("device", "host", first=nanoseconds("first_reading"))
     gaps = gaps.join(known, on="device", how="left").sort("begin")
-    if events is None:
+    if events is None or gaps.is_empty():
         return gaps.with_columns(reason=pl.lit("unknown"))
     told = (
-        events.filter(pl.col("kind").is_in([*_LOST, *_BACK, "clock_jump"]))
+        events.filter(pl.col("kind").is_in(EVENTS))
         .select(
             "device", "source", "host", "kind",
             at=pl.col("time").cast(pl.Datetime("ns")).to_physical(),
@@ -286,6 +288,8 @@ def _with_reasons(gaps: pl.DataFrame, every: pl.DataFrame, events: pl.LazyFrame 
         .sort("at")
         .collect()
     )  # fmt: skip
+    if told.is_empty():
+        return gaps.with_columns(reason=pl.lit("unknown"))
     lost, jumps = pl.col("kind").is_in(_LOST), pl.col("kind") == "clock_jump"
     for number, (key, of_key) in enumerate(
         (("device", pl.col("device").is_not_null()), ("source", pl.col("device").is_null()), ("host", jumps))

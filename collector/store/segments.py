@@ -15,9 +15,11 @@ was merged from, and a file can be deleted long after, when no reader can still 
 
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 
@@ -33,6 +35,8 @@ _NAME = re.compile(
 )
 # Ids from here on (2001) are the milliseconds of a seal.
 _MOMENT_MS = 10**12
+# A folder that changed less long ago may change once more in the same tick of its clock, and look the same.
+_SETTLED_NS = 10 * 10**9
 _WRITER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
@@ -205,8 +209,25 @@ def segments_of(root: Path, table: str, start_ns: int | None = None, end_ns: int
         midnight = day_start_ns(day)
         if (start_ns is not None and midnight + DAY_NS <= start_ns) or (end_ns is not None and midnight >= end_ns):
             continue
-        found += [segment for segment in visible(present(root, table, day)) if segment.overlaps(start_ns, end_ns)]
+        found += [segment for segment in _visible_of(root, table, day) if segment.overlaps(start_ns, end_ns)]
     return found
+
+
+def _visible_of(root: Path, table: str, day: date) -> Iterable[Segment]:
+    """The visible segments of a day; of one whose folder has not changed they are known."""
+    try:
+        changed_ns = day_folder(root, table, day).stat().st_ctime_ns
+    except OSError:
+        return visible(present(root, table, day))  # says what is wrong, or that it is gone
+    if time.time_ns() - changed_ns < _SETTLED_NS:
+        return visible(present(root, table, day))
+    return _settled(root, table, day, changed_ns)
+
+
+# All tables of a fortnight: to list them is most of what a question to a few rows takes.
+@lru_cache(maxsize=512)
+def _settled(root: Path, table: str, day: date, _changed_ns: int) -> tuple[Segment, ...]:
+    return tuple(visible(present(root, table, day)))
 
 
 def mark(segments: Iterable[Segment]) -> str:

@@ -14,8 +14,8 @@ from analytics.fleet import Fleet
 from analytics.frames import scan
 from analytics.inventory import held
 from analytics.known import column_sum
-from analytics.quality import quality
-from analytics.steps import readings, usual_period_s
+from analytics.quality import EVENTS, quality
+from analytics.steps import NUMBERS, TEXT, readings, usual_period_s
 from collector.catalogue import (
     ACTIVITY_DRAM,
     ACTIVITY_SM,
@@ -47,6 +47,12 @@ REASONS: Final = tuple(
 )
 """What holds clocks down; that nothing runs does not."""
 _MEANS: Final = (*USE, *CLOCKS, *TEMPERATURES)
+_LIMIT: Final = "power_limit_w"
+_READ: Final = tuple(
+    dict.fromkeys((*TEXT, "time", *NUMBERS, _LIMIT, *(metric.column for metric in (*_MEANS, *REASONS))))
+)
+"""What is read of the samples."""
+_OF_WORKLOADS: Final = ("workload", "name", "user", "team", "start", "end", "share")
 _TABLES: Final = ("device_samples", "<devices", "<allocations", "<events", "<calibrations", "<incidents")
 
 
@@ -115,7 +121,7 @@ def _known(stored: Stored, start_ns: int, end_ns: int) -> list[str]:
 def _work_out(stored: Stored, device: str, start_ns: int, end_ns: int, every_s: int) -> DeviceView | None:
     store = stored.store()
     mine = pl.col("device") == device
-    samples = scan(store, "device_samples", start_ns, end_ns, mine).collect()
+    samples = scan(store, "device_samples", start_ns, end_ns, mine).select(_READ).collect()
     board = stored.boards().filter(mine).collect().lazy()
     described = board.sort("time").last().collect()
     if samples.is_empty() and described.is_empty() and device not in known(stored):
@@ -133,11 +139,12 @@ def _work_out(stored: Stored, device: str, start_ns: int, end_ns: int, every_s: 
     last = samples.drop_nulls(POWER.column).sort("time").tail(1)
     seen = samples["host"].drop_nulls()
     host = told.get("host") or (str(seen[0]) if seen.len() else None)
+    before = pl.col("time").to_physical() < end_ns
     judged = quality(
         [rows],
         devices=board,
-        events=scan(store, "events", None, end_ns).filter(pl.col("host") == host),
-        calibrations=scan(store, "calibrations", None, end_ns).filter(mine),
+        events=_lost(stored).filter((pl.col("host") == pl.lit(host, pl.String)) & before).lazy(),
+        calibrations=_fits(stored).filter(mine & before).lazy(),
         start_ns=start_ns,
         end_ns=end_ns,
     ).filter(mine)
@@ -149,7 +156,7 @@ def _work_out(stored: Stored, device: str, start_ns: int, end_ns: int, every_s: 
         end=utc(end_ns),
         every_s=every_s,
         power=found.power["device"].sort("window"),
-        limit=_changes(one, "power_limit_w"),
+        limit=_changes(one, _LIMIT),
         means=_means(one, every_s),
         throttled=_throttled(one, every_s),
         workloads=work,
@@ -235,11 +242,37 @@ def _told_by(samples: pl.DataFrame) -> list[Metric]:
     return list(found.values())
 
 
+def _lost(stored: Stored) -> pl.DataFrame:
+    """All events that tell why something was not read."""
+    key = ("lost and back", stored.version(("<events",), None, None))
+    return stored.kept(key, lambda: scan(stored.store(), "events", where=pl.col("kind").is_in(EVENTS)).collect())
+
+
+def _fits(stored: Stored) -> pl.DataFrame:
+    """All calibrations."""
+    key = ("fits", stored.version(("<calibrations",), None, None))
+    return stored.kept(key, lambda: scan(stored.store(), "calibrations").collect())
+
+
+def _holding(stored: Stored, start_ns: int) -> pl.DataFrame:
+    """What was told of the allocations that were not over at *start_ns*, of all devices."""
+    key = ("holding", start_ns, stored.version(("<allocations",), None, None))
+    return stored.kept(key, lambda: _read_holding(stored, start_ns))
+
+
+def _read_holding(stored: Stored, start_ns: int) -> pl.DataFrame:
+    told = scan(stored.store(), "allocations").select("time", "device", *_OF_WORKLOADS).collect()
+    since = pl.col("time").to_physical() > start_ns
+    goes_on = pl.col("end").is_null() | (pl.col("end").to_physical() > start_ns)
+    last = told.filter(~since).sort("time").unique(["workload", "device", "start"], keep="last", maintain_order=True)
+    return pl.concat([last.filter(goes_on), told.filter(since)])
+
+
 def _workloads(stored: Stored, device: str, start_ns: int, end_ns: int) -> pl.DataFrame:
-    allocations = scan(stored.store(), "allocations", None, end_ns).filter(pl.col("device") == device)
+    told = (pl.col("device") == device) & (pl.col("time").to_physical() < end_ns)
     return (
-        held(allocations, start_ns, end_ns)
-        .select("workload", "name", "user", "team", "start", "end", "share")
+        held(_holding(stored, start_ns).filter(told).lazy(), start_ns, end_ns)
+        .select(_OF_WORKLOADS)
         .sort("start", "workload", descending=[True, False])
         .collect()
     )

@@ -12,10 +12,11 @@ import pytest
 from collector.store import Store
 from dashboards.controls import Values, read
 from dashboards.data import device as data
-from dashboards.data.stored import Stored
+from dashboards.data.stored import NS, Stored
 from dashboards.figures import device as figures
 from dashboards.pages import device
 from tests.dashboards import told
+from tests.dashboards.conftest import END_NS
 from tests.dashboards.plotted import plotted
 
 OpenTab = Callable[..., Any]
@@ -68,6 +69,39 @@ def test_an_incident_of_its_work_is_one_of_the_device(stored: Stored) -> None:
         view = data.view(stored, values(id))
         assert view is not None
         assert view.incidents["incident"].to_list() == found
+
+
+def test_of_jobs_counts_what_was_told_by_the_end_of_the_window(tmp_path: Path, samples: pl.DataFrame) -> None:
+    store, minute = Store.create(tmp_path), 60 * NS
+    begin_ns = END_NS - 15 * minute
+    store.write("device_samples", samples)
+
+    def tell(workload: str, start: int, end: int | None, at: int) -> None:
+        """Tell of an allocation, in minutes of the window."""
+        moments = {
+            name: None if value is None else pl.Series([begin_ns + value * minute]).cast(pl.Datetime("ns"))
+            for name, value in {"start": start, "end": end, "time": at}.items()
+        }
+        store.write("allocations", pl.DataFrame({"workload": [workload], "device": ["GPU-a1"], **moments}))
+
+    stored = Stored(tmp_path, clock_ns=lambda: END_NS)
+
+    def jobs(query: str = QUERY) -> list[str]:
+        view = data.view(stored, values("GPU-a1", query))
+        assert view is not None
+        return view.workloads["workload"].to_list()
+
+    tell("over before", -9, None, -9)
+    tell("over before", -9, -3, -2)
+    tell("goes on", -8, None, -8)
+    assert jobs() == ["goes on"]
+    # Nobody knew then that it had ended long ago, and what came later was not there yet.
+    tell("goes on", -8, -5, 20)
+    tell("came later", 16, None, 16)
+    assert jobs() == ["goes on"]
+    tell("within", 3, 9, 9)
+    assert jobs() == ["within", "goes on"]
+    assert jobs("window=15m&until=2026-03-04T12:30:00Z") == ["came later"]
 
 
 def test_the_power_tree_is_told_from_the_rack_up(tmp_path: Path, samples: pl.DataFrame) -> None:

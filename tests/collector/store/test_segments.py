@@ -61,6 +61,35 @@ def test_only_what_is_over_is_merged_and_only_neighbours() -> None:
     assert groups(start + 40 * HOUR_MS, [*seals, later]) == [10]
 
 
+def test_a_day_that_has_not_changed_is_not_listed_again_and_one_that_has_is(
+    store: Store, day_ns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed: list[object] = []
+
+    def counted(root: Path, table: str, day: date) -> list[Segment]:
+        listed.append(day)
+        return present(root, table, day)
+
+    monkeypatch.setattr("collector.store.segments.present", counted)
+    rows = {"device": ["a"], "source": ["s"], "time": [day_ns]}
+
+    def seen() -> tuple[int, int]:
+        """How many segments there are, and how often a folder was listed for that."""
+        listed.clear()
+        return len(store.segments("device_samples")), len(listed)
+
+    store.write("device_samples", rows)
+    # Its folder has only just changed: it may do so again and look the same.
+    assert [seen(), seen()] == [(1, 1), (1, 1)]
+    later = time.time_ns() + 3600 * 10**9
+    monkeypatch.setattr(time, "time_ns", lambda: later)
+    assert [seen(), seen()] == [(1, 1), (1, 0)]
+    store.write("device_samples", rows, writer="another")
+    assert [seen(), seen()] == [(2, 1), (2, 0)]
+    store.segments("device_samples")[0].path.unlink()
+    assert [seen(), seen()] == [(1, 1), (1, 0)]
+
+
 def test_foreign_files_are_passed_over_and_reported(store: Store, reading: Make) -> None:
     writer = store.writer("agent", background=False)
     writer.take([reading(0)])
