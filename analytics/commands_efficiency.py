@@ -268,6 +268,7 @@ def funnel(
     """Devices in total, allocated, active, effective: in device-hours, watts, joules, money; what each step loses."""
     from analytics.frames_ledger import read_ledger
     from analytics.waste import funnel as funnel_of
+    from analytics.waste import over_windows
 
     asked, root = request(output, file, limit, since, until, tz), store_root(store)
     told = read_ledger(
@@ -278,7 +279,7 @@ def funnel(
         effective_ratio=effective,
         max_gap_s=max_gap,
     )
-    found = funnel_of(told.lines, length_s=told.length_s, per=per.value)
+    found = funnel_of(over_windows(told.lines), length_s=told.length_s, per=per.value)
     answer("funnel", found, asked, check)
 
 

@@ -158,9 +158,12 @@ def funnel(lines: pl.LazyFrame, *, length_s: float, per: Per = "fleet") -> pl.La
     lines = lines.collect().lazy()
     held, cause = pl.col("workload").is_not_null(), pl.col("cause")
     inside = [pl.lit(True), held, held & cause.is_in(_ACTIVE), held & cause.is_in(_EFFECTIVE)]
-    left = _steps(lines, keys, inside)
-    # Summed by itself, not subtracted: where nothing is lost, that is 0.
-    lost = _steps(lines, keys, [pl.lit(False), *(before & ~after for before, after in pairwise(inside))])
+    # What is lost is summed by itself, not subtracted: where nothing is lost, that is 0.
+    outside = [pl.lit(False), *(before & ~after for before, after in pairwise(inside))]
+    sums = _steps(lines, keys, [*inside, *outside]).collect().lazy()
+    number = pl.col("number")
+    left = sums.filter(number < len(STEPS))
+    lost = sums.filter(number >= len(STEPS)).with_columns(number=number - len(STEPS))
     of = {"device_h": "device_h", "energy_j": "energy_j"} | ({"cost": "cost"} if priced else {})
     lost = lost.select(*keys, "number", **{f"lost_{name}": pl.col(column) for name, column in of.items()})
     # What was lost without a joule measured takes none from the step before.
@@ -182,15 +185,13 @@ def funnel(lines: pl.LazyFrame, *, length_s: float, per: Per = "fleet") -> pl.La
 
 
 def _steps(lines: pl.LazyFrame, keys: Sequence[str], inside: Sequence[pl.Expr]) -> pl.LazyFrame:
-    """Each group's sums of the lines inside each of some steps: 0 where none is."""
+    """Each group's sums of the lines inside each of some steps, by number: 0 where none is."""
     groups = lines.select(keys).unique()
-    sums = [
-        groups.join(_summed(lines.filter(which), keys), on=keys, how="left", nulls_equal=True).with_columns(
-            number=pl.lit(number)
-        )
-        for number, which in enumerate(inside)
-    ]
-    told = pl.concat(sums)
+    numbers = pl.LazyFrame({"number": range(len(inside))}, schema={"number": pl.Int32})
+    # At once: a line may be inside of several.
+    parts = [lines.filter(which).with_columns(number=pl.lit(number)) for number, which in enumerate(inside)]
+    summed = _summed(pl.concat(parts), [*keys, "number"])
+    told = groups.join(numbers, how="cross").join(summed, on=[*keys, "number"], how="left", nulls_equal=True)
     zero = [name for name in ("device_h", "energy_j", "cost") if name in told.collect_schema().names()]
     none = pl.col("span_s").is_null()
     return told.with_columns(pl.when(none).then(0.0).otherwise(name).alias(name) for name in zero)
