@@ -5,7 +5,7 @@ Everything is computed by `analytics`; here the window is cut and downsampled on
 of each bucket, so that a spike survives.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -114,9 +114,13 @@ def view(stored: Stored, selection: Selection) -> View:
     end_ns = end_ns if selection.until is not None else end_ns // NS * NS + NS
     boards_now = stored.version(("calibrations",), None, None)
     window = (selection.window, selection.until, start_ns, stored.version(_TABLES, start_ns, end_ns), boards_now)
-    # Whatever is chosen of the hosts is a part of the same; a few devices are read by themselves.
+    # Whatever is chosen of the hosts is a part of the same; a few devices are read by themselves, tokens for all.
     key = ("drawn", *window, tuple(sorted(selection.devices)))
-    drawn = stored.kept(key, lambda: _drawn(stored, selection.devices, start_ns, end_ns, every_s))
+
+    def tokens() -> pl.DataFrame:
+        return stored.kept(("tokens", *window), lambda: _tokens(stored.store(), start_ns, end_ns, every_s))
+
+    drawn = stored.kept(key, lambda: _drawn(stored, selection.devices, start_ns, end_ns, every_s, tokens))
     return stored.kept((selection, *key), lambda: _work_out(drawn, selection, start_ns, end_ns, every_s))
 
 
@@ -202,11 +206,18 @@ class _Drawn:
         return replace(self, found=narrowed, now=self.now.filter(here))
 
 
-def _drawn(stored: Stored, chosen: Sequence[str], start_ns: int, end_ns: int, every_s: int) -> _Drawn:
+def _drawn(
+    stored: Stored,
+    chosen: Sequence[str],
+    start_ns: int,
+    end_ns: int,
+    every_s: int,
+    tokens_of_all: Callable[[], pl.DataFrame],
+) -> _Drawn:
     only = pl.col("device").is_in(list(chosen)) if chosen else pl.lit(value=True)
     # What workloads did is in other segments, which another core reads.
     with ThreadPoolExecutor(1) as pool:
-        tokens = pool.submit(_tokens, stored.store(), start_ns, end_ns, every_s)
+        tokens = pool.submit(tokens_of_all)
         found, last, peaks_s = _measured(stored, only, start_ns, end_ns, every_s)
     return _Drawn(
         found=found,

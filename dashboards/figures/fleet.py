@@ -105,16 +105,14 @@ def _lines(view: View, frame: pl.DataFrame, column: str, theme: str, *, total: b
     """Name, colour and values on the grid of each group shown; with *total* what is left as one more."""
     coloured, buckets = _colours(view, theme), _buckets(view)
     modelled = dict(zip(view.table["group"], view.table["modelled_ratio"].fill_null(0.0), strict=True))
+    own = frame["group"].is_in(list(coloured))
+    lines = buckets.each(frame.filter(own), column, list(coloured))
     found = [
-        (
-            short(name) + _how(modelled[name] if total else 0.0),
-            coloured[name],
-            buckets.values(frame.filter(pl.col("group") == name), column),
-        )
-        for name in coloured
+        (short(name) + _how(modelled[name] if total else 0.0), colour, values)
+        for (name, colour), values in zip(coloured.items(), lines, strict=True)
     ]
-    rest = frame.filter(~pl.col("group").is_in(list(coloured)))
-    if total and not rest.is_empty():
+    if total and not own.all():
+        rest = frame.filter(~own)
         summed = rest.group_by("window").agg(pl.col(column).sum())
         found.append((f"{rest['group'].n_unique()} {REST}", REST_COLOUR[theme], buckets.values(summed, column)))
     return found

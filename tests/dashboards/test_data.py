@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from analytics import frames
 from analytics.frames import by_device
 from collector.store import Store
 from dashboards.controls import WINDOWS
@@ -282,6 +283,30 @@ def test_a_view_is_worked_out_once_and_again_when_the_store_has_more(
     assert fleet.view(stored, Selection(window="15m")) is first
     store.write("device_samples", samples.filter(pl.col("device") == "GPU-a2"))
     assert fleet.view(stored, Selection(window="15m")).totals.devices == 2
+
+
+def test_what_workloads_did_is_read_once_for_all_devices_and_again_when_there_is_more(
+    store_root: Path, tmp_path: Path, clock_ns: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copytree(store_root, tmp_path, dirs_exist_ok=True)
+    stored, read = Stored(tmp_path, clock_ns=clock_ns), list[int]()
+    tokens_of = fleet._tokens
+
+    def counted(store: Store, start_ns: int, end_ns: int, every_s: int) -> pl.DataFrame:
+        read.append(start_ns)
+        return tokens_of(store, start_ns, end_ns, every_s)
+
+    monkeypatch.setattr(fleet, "_tokens", counted)
+    own, other = (Selection(window="15m", devices=(device,)) for device in ("GPU-a1", "GPU-a2"))
+    whole = fleet.view(stored, Selection(window="15m"))
+    assert fleet.view(stored, own).totals.tokens == whole.totals.tokens
+    assert fleet.view(stored, other).totals.tokens is None
+    assert len(read) == 1
+    work = frames.scan(tmp_path, "workload_samples").sort("time").tail(1).collect()
+    more = work.with_columns(pl.col("time").dt.offset_by("500ms"), pl.col("tokens_out") + 1e6)
+    stored.store().write("workload_samples", more, writer="more")
+    assert fleet.view(stored, own).totals.tokens == pytest.approx((whole.totals.tokens or 0.0) + 1e6)
+    assert len(read) == 2
 
 
 def test_a_store_that_is_not_there_or_empty_shows_nothing_and_is_not_made(tmp_path: Path) -> None:

@@ -127,3 +127,18 @@ def test_buckets_are_whole_and_have_what_was_measured_in_them() -> None:
     assert buckets.edges_ms[-1] == datetime(2026, 3, 4, 12, 1, 30, tzinfo=UTC).timestamp() * 1000
     rows = pl.DataFrame({"window": [datetime(2026, 3, 4, 12, 0, 30)], "power_w": [2.0]})
     assert np.array_equal(buckets.values(rows, "power_w", 10), [np.nan, np.nan, 20.0, np.nan], equal_nan=True)
+    of_groups = pl.DataFrame(
+        {
+            "window": [datetime(2026, 3, 4, 12, minute, second) for minute, second in ((1, 0), (0, 0), (0, 30))],
+            "group": ["b", "a", "b"],
+            "power_w": [1.0, 2.0, None],
+        }
+    )
+    a, b, none = buckets.each(of_groups, "power_w", ["a", "b", "c"])
+    for name, line in (("a", a), ("b", b)):
+        alone = buckets.values(of_groups.filter(group=name), "power_w")
+        assert line.dtype == alone.dtype
+        assert np.array_equal(line, alone, equal_nan=True)
+    assert b.to_list()[3] == 1.0
+    assert none.is_nan().all()
+    assert buckets.each(of_groups.clear(), "power_w", []) == []
