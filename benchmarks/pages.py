@@ -53,12 +53,12 @@ _PAINTED = """(() => {
     look();
 })()"""
 _READY = """document.querySelector('#page .pw-status')?.innerText
-    && !document.querySelector('[data-dash-is-loading=true]')
-    && [...document.querySelectorAll('.dash-graph')].every(x => x.querySelector('.main-svg'))"""
+    && !document.querySelector('#page[aria-busy=true], [data-dash-is-loading=true]')
+    && [...document.querySelectorAll('.pw-plot')].every(x => x.querySelector('.main-svg'))"""
 # From the choice to the frame in which nothing is being worked out any more.
 _CHOOSE = """async ([id, value]) => {
     const frame = () => new Promise(done => requestAnimationFrame(done));
-    const busy = () => document.querySelector('[data-dash-is-loading=true]');
+    const busy = () => document.querySelector('#page[aria-busy=true], [data-dash-is-loading=true]');
     const began = performance.now();
     let seen = false;
     dash_clientside.set_props(id, {value: value});

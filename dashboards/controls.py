@@ -29,7 +29,7 @@ Sort = Literal["one", "many", "time"]
 
 class Control(Protocol):
     """
-    One question: its key, and its value in three forms; `sort` is which of those the browser has.
+    One question: its key, its name for people, and its value in three forms; `sort` is which of those the browser has.
 
     `said` is the value in the URL's words (raises ValueError for what it cannot be), `words` the way back, `picked` the
     value as the component gives it. `offered` is whether what there is to choose from depends on the store.
@@ -37,6 +37,8 @@ class Control(Protocol):
 
     @property
     def key(self) -> str: ...  # noqa: D102 - see above
+    @property
+    def label(self) -> str: ...  # noqa: D102
     @property
     def usual(self) -> Value: ...  # noqa: D102
     @property

@@ -109,6 +109,6 @@ class Grid:
         return number.round_sig_figs(7).alias(column.name)
 
 
-def height(rows: int) -> dict[str, str]:
+def height(rows: int) -> str:
     """As high as its rows, up to a dozen."""
-    return {"height": f"{_HEAD_PX + 18 + _ROW_PX * min(max(rows, 1), ROWS)}px"}
+    return f"{_HEAD_PX + 18 + _ROW_PX * min(max(rows, 1), ROWS)}px"

@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import unquote
 
-import dash_mantine_components as dmc
 import polars as pl
-from dash import Dash, Input, Output, State, dcc, html, no_update
-from plotly.utils import PlotlyJSONEncoder
+from dash import Dash, Input, Output, State, dcc, html
+from plotly.utils import PlotlyJSONEncoder as _Encoder
 
 from collector.errors import TelemetryError
 from dashboards.controls import UNTIL, Control, Values, read, write
@@ -24,6 +23,7 @@ from dashboards.data.stored import Stored
 from dashboards.figures.figure import Figure
 from dashboards.figures.style import fitted, hidden
 from dashboards.grids import Grid, height
+from dashboards.markup import markup
 from dashboards.parts import REFRESH_S, labelled, legend, notice
 from dashboards.words import when
 
@@ -34,6 +34,8 @@ _REMEMBER: Final = """function(...given) {
     const page = %s, here = given[page.controls.length];
     return window.perfwatt.remembered(page, given, here);
 }"""
+_SHOW: Final = "function(news) { return window.perfwatt.show(news); }"
+_BUSY: Final = "function() { window.perfwatt.busy(true); return window.dash_clientside.no_update; }"
 
 Offer = Mapping[str, Sequence[str]]
 """What there is to choose from, by a control's key."""
@@ -110,33 +112,46 @@ class Page:
 
     def layout(self, stored: Stored, search: str, path: str = "") -> Any:
         """The page as its URL says it; unless it comes `filled`, still empty."""
-        values = read(self.controls, search)
-        if self.of and path.startswith(f"{self.path}/"):
-            values[self.of] = unquote(path.removeprefix(f"{self.path}/"))
-        empty = self._empty(stored, values)
-        if self.filled:
-            for (id, prop), value in zip(self._outputs(), self._shown(stored, values, "light"), strict=True):
-                if value is not no_update:
-                    setattr(empty[id], prop, value)
-        return empty
-
-    def _empty(self, stored: Stored, values: Values) -> Any:
+        values = self._said(search, path)
         offer = self._offer(stored, values)
+        live = self._follows(values)
+        unseen = (
+            dcc.Interval(id=self.id("tick"), interval=REFRESH_S * 1000, disabled=not live, max_intervals=-1),
+            dcc.Store(id=self.id("shown"), data=self._news(stored, values, "light", None) if self.filled else None),
+            dcc.Store(id=self.id("has")),
+        )
         head = [
             control.component(self.id(control.key), values[control.key], offer.get(control.key, ()))
             for control in self.controls
         ]
+        return self._laid(head, unseen)
+
+    def plain(self, stored: Stored, search: str, path: str = "") -> Any:
+        """The page with its content in its places, but for charts and grids, as a browser shows it without scripts."""
+        # A field is of no use before its script; its place is kept.
+        laid = self._laid(
+            [html.Div([control.label, html.Div()], className="pw-first-field") for control in self.controls]
+        )
+        for id, part in self._parts(stored, self._said(search, path), "light").items():
+            if "html" in part:
+                laid[id].children = part["html"]
+        return laid
+
+    def _said(self, search: str, path: str) -> Values:
+        values = read(self.controls, search)
+        if self.of and path.startswith(f"{self.path}/"):
+            values[self.of] = unquote(path.removeprefix(f"{self.path}/"))
+        return values
+
+    def _laid(self, head: Sequence[Any], unseen: Sequence[Any] = ()) -> Any:
         return html.Div(
             [
-                dcc.Interval(
-                    id=self.id("tick"), interval=REFRESH_S * 1000, disabled=not self._follows(values), max_intervals=-1
-                ),
-                dcc.Store(id=self.id("sent")),
-                dmc.Title(self.title, order=1, size="h3"),
-                dmc.Text(self.about, size="sm", c="dimmed", className="pw-about"),
+                *unseen,
+                html.H1(self.title),
+                html.P(self.about, className="pw-small pw-dim pw-about"),
                 html.Div(head, className="pw-filters", role="search", **labelled("What is shown")),
                 html.Div(id=self.id("notice"), role="status"),
-                dmc.Text(id=self.id("status"), size="sm", c="dimmed", className="pw-status"),
+                html.P(id=self.id("status"), className="pw-small pw-dim pw-status"),
                 html.Div(id=self.id("tiles"), className="pw-tiles"),
                 *self.body(),
             ],
@@ -146,33 +161,36 @@ class Page:
     def register(self, app: Dash, stored: Stored) -> None:
         """Connect the page to its data."""
         asked = [self.id(control.key) for control in self.controls]
+        choices = [Input(id, "value") for id in asked]
         parts = [*self.charts, *(grid.name for grid in self.grids)]
         linked = [name for name in self.twins if name in {*parts, *self.linked}]
 
         @app.callback(
-            *(Output(id, prop) for id, prop in self._outputs()),
-            Output(self.id("sent"), "data"),
-            *(Input(id, "value") for id in asked),
+            Output(self.id("shown"), "data"),
+            *choices,
             (State if self.filled else Input)("theme", "data"),
             Input(self.id("tick"), "n_intervals"),
-            State(self.id("sent"), "data"),
+            State(self.id("has"), "data"),
             prevent_initial_call=self.filled,
         )
-        async def show(*given: Any) -> tuple[Any, ...]:
+        async def show(*given: Any) -> str:
             # In a thread: the event loop has others to answer.
-            values, theme, sent = self._values(given[: len(asked)]), given[len(asked)] or "light", given[-1]
-            return await asyncio.to_thread(self._news, stored, values, theme, sent)
+            values, theme, has = self._values(given[: len(asked)]), given[len(asked)] or "light", given[-1]
+            return await asyncio.to_thread(self._news, stored, values, theme, has)
 
         addressed = [Output("url", "pathname", allow_duplicate=True)] if self.of else []
         on_client: Any = app.clientside_callback
+        on_client(_SHOW, Output(self.id("has"), "data"), Input(self.id("shown"), "data"))
+        if choices:
+            still = Output(self.id("has"), "data", allow_duplicate=True)
+            on_client(_BUSY, still, *choices, prevent_initial_call=True)
         on_client(
             _REMEMBER % json.dumps(self._spec(linked)),
             *addressed,
             Output("url", "search", allow_duplicate=True),
             Output("written", "data", allow_duplicate=True),
             Output(self.id("tick"), "disabled"),
-            *(Output(self.id(part, form), "href") for part in linked for form in _FORMS),
-            *(Input(id, "value") for id in asked),
+            *choices,
             State("url", "pathname"),
             prevent_initial_call="initial_duplicate",
         )
@@ -193,25 +211,13 @@ class Page:
                 values = self._values(given[1 + len(fixed) :])
                 return await asyncio.to_thread(self._offered, stored, values, offered)
 
-    def _outputs(self) -> list[tuple[str, str]]:
-        """The ids and properties that `_shown` gives the values of."""
-        return [
-            *((self.id(part), "children") for part in ("notice", "status", "tiles")),
-            *((self.id(chart), "figure") for chart in self.charts),
-            *((self.id(chart, "words"), "children") for chart in self.charts),
-            *((self.id(chart, "legend"), "children") for chart in self.charts),
-            *((self.id(grid.name), "rowData") for grid in self.grids),
-            *((self.id(grid.name), "style") for grid in self.grids),
-            *((self.id(slot), "children") for slot in self.slots),
-        ]
-
     def _spec(self, linked: Sequence[str]) -> dict[str, Any]:
         """What the browser has to know of the page to write its URL."""
         controls = [
             {"key": control.key, "sort": control.sort, "usual": list(control.words(control.usual))}
             for control in self.controls
         ]
-        twins = [f"/{self.name}/{part}.{form}" for part in linked for form in _FORMS]
+        twins = {self.id(part, form): f"/{self.name}/{part}.{form}" for part in linked for form in _FORMS}
         return {"path": self.path, "of": self.of, "live": self.live, "controls": controls, "twins": twins}
 
     def id(self, *words: str) -> str:
@@ -236,57 +242,50 @@ class Page:
         offer = self._offer(stored, values)
         return tuple(sorted({*offer.get(c.key, ()), *_words(values[c.key])}) for c in controls)
 
-    def _news(self, stored: Stored, values: Values, theme: str, sent: Sequence[str] | None) -> tuple[Any, ...]:
+    def _news(self, stored: Stored, values: Values, theme: str, has: Mapping[str, str] | None) -> str:
         """
-        What the page shows, as far as the browser does not have it, and what it has then.
+        What the page shows, as far as the browser does not have it, and what it has then, as JSON.
 
-        A part that is the same is not drawn again. What was *sent* is known by a digest of each part.
+        A part that is the same is not drawn again. What the browser *has* is known by a digest of each part.
         """
-        return changed(self._shown(stored, values, theme), sent)
+        return changed(self._parts(stored, values, theme), has or {})
 
-    def _shown(self, stored: Stored, values: Values, theme: str) -> tuple[Any, ...]:
+    def _parts(self, stored: Stored, values: Values, theme: str) -> dict[str, dict[str, Any]]:
+        """By id what the page shows: components as `html`, a `figure`, or the `rows` of a grid with its `height`."""
         try:
             content = self.content(stored, values, theme)
         except TelemetryError as error:
-            rest = self._outputs()[1:]
-            return notice("The store cannot be read", str(error), color="red"), *(no_update for _ in rest)
-        drawn = [content.charts.get(chart, _NOTHING) for chart in self.charts]
-        frames = [content.grids.get(grid.name) for grid in self.grids]
-        filled = [
-            (grid, pl.DataFrame() if frame is None else frame) for grid, frame in zip(self.grids, frames, strict=True)
-        ]
-        return (
-            content.notice,
-            content.status,
-            list(content.tiles),
-            *(fitted(chart.figure) for chart in drawn),
-            *(chart.words for chart in drawn),
-            *(legend(chart.legend) for chart in drawn),
-            *([] if frame.is_empty() else grid.rows(frame) for grid, frame in filled),
-            *(height(frame.height) for _, frame in filled),
-            *(content.slots.get(slot) for slot in self.slots),
-        )
+            return {self.id("notice"): {"html": notice("The store cannot be read", str(error), color="red")}}
+        told = {"notice": content.notice, "status": content.status, "tiles": list(content.tiles)}
+        parts: dict[str, dict[str, Any]] = {}
+        for name in self.charts:
+            drawn = content.charts.get(name, _NOTHING)
+            told |= {f"{name}-words": drawn.words, f"{name}-legend": legend(drawn.legend)}
+            parts[self.id(name)] = {"figure": fitted(drawn.figure)}
+        for grid in self.grids:
+            frame = content.grids.get(grid.name)
+            rows = [] if frame is None or frame.is_empty() else grid.rows(frame)
+            parts[self.id(grid.name)] = {"rows": rows, "height": height(len(rows))}
+        told |= {slot: content.slots.get(slot) for slot in self.slots}
+        return parts | {self.id(name): {"html": part} for name, part in told.items()}
 
 
-def changed(parts: Sequence[Any], sent: Sequence[str] | None) -> tuple[Any, ...]:
+def changed(parts: Mapping[str, Mapping[str, Any]], has: Mapping[str, str]) -> str:
     """
-    The *parts* that are not as they were *sent*, none in the place of the others, and at the end a digest of each.
+    As JSON the *parts* that are not as the browser *has* them, and a digest of each of all that it has then.
 
-    >>> first = changed(["a", "b"], None)
-    >>> changed(["a", "c"], first[-1])[:2] == (no_update, "c")
-    True
+    >>> had = json.loads(changed({"a": {"html": html.P("1")}, "b": {"height": "9px"}}, {}))["has"]
+    >>> json.loads(changed({"a": {"html": html.P("2")}, "b": {"height": "9px"}}, had))["parts"]
+    {'a': {'html': '<p>2</p>'}}
     """
-    had = sent if sent is not None and len(sent) == len(parts) else ("",) * len(parts)
-    told, digests = [], []
-    for part, digest in zip(parts, had, strict=True):
-        if part is not no_update:
-            text = json.dumps(part, cls=PlotlyJSONEncoder)
-            now = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-            # Plain values: nothing of the part is to be taken apart again on its way.
-            part, digest = no_update if now == digest else json.loads(text), now
-        told.append(part)
-        digests.append(digest)
-    return *told, digests
+    news, digests = [], {}
+    for id, part in parts.items():
+        text = json.dumps({form: markup(told) if form == "html" else told for form, told in part.items()}, cls=_Encoder)
+        digests[id] = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        if digests[id] != has.get(id):
+            news.append(f"{json.dumps(id)}: {text}")
+    # No part is put into words a second time.
+    return f'{{"parts": {{{", ".join(news)}}}, "has": {json.dumps({**has, **digests})}}}'
 
 
 def no_samples(path: str, controls: Sequence[Control], values: Values, known: Known) -> Any:
@@ -299,7 +298,7 @@ def no_samples(path: str, controls: Sequence[Control], values: Values, known: Kn
     places = {control.key: control.usual for control in controls if control.offered}
     query = write(controls, {**values, **places, UNTIL.key: known.newest})
     newest = f"The newest sample of this store is from {when(known.newest)}. "
-    link = dcc.Link("Show the window up to it", href=f"{path}{query}", className="pw-link")
+    link = html.A("Show the window up to it", href=f"{path}{query}", className="pw-link")
     return notice("No sample in this window", [newest, link, "."])
 
 

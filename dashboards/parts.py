@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-import dash_mantine_components as dmc
-from dash import dcc, html
+from dash import html
 
 from dashboards.data.derived import Standing
 
@@ -37,15 +36,25 @@ def tile(
     if below is not None:
         lines.append(below)
     name = "pw-tile-name"
-    title = dcc.Link(label, href=href, className=name) if href else html.P(label, className=name)
+    title = html.A(label, href=href, className=name) if href else html.P(label, className=name)
     return html.Section([title, html.Div(value, className="pw-value"), *lines], id=id, className="pw-tile")
 
 
 def panel(title: str, children: Any, *, aside: Any = None, kind: str = "") -> Any:
     """A part of the page under a heading of its own, with *aside* to the heading's right."""
-    head = html.Div([dmc.Title(title, order=2, size="h5"), aside], className="pw-panel-head")
+    head = html.Div([html.H2(title), aside], className="pw-panel-head")
     content = children if isinstance(children, list) else [children]
-    return dmc.Paper([head, *content], withBorder=True, p="sm", radius="md", className=f"pw-panel {kind}".strip())
+    return html.Section([head, *content], className=f"pw-panel {kind}".strip())
+
+
+def beside(parts: Sequence[Any], columns: int = 2) -> Any:
+    """Parts side by side in *columns*, where the screen has room for that."""
+    return html.Div(list(parts), className=f"pw-beside pw-beside-{columns}")
+
+
+def remark(text: Any, *, dim: bool = False) -> Any:
+    """A remark."""
+    return html.P(text, className="pw-small pw-dim" if dim else "pw-small")
 
 
 def chart(id: str, title: str, *, height: int = 280, twin: bool = True) -> Any:
@@ -57,13 +66,7 @@ def chart(id: str, title: str, *, height: int = 280, twin: bool = True) -> Any:
     figure = html.Figure(
         [
             html.Ul(id=f"{id}-legend", className="pw-legend"),
-            dcc.Graph(
-                id=id,
-                style={"height": f"{height}px"},
-                config={"displayModeBar": False, "responsive": True},
-                # Until the first answer: an empty figure would draw axes of nothing.
-                figure={"data": [], "layout": {"xaxis": {"visible": False}, "yaxis": {"visible": False}}},
-            ),
+            html.Div(id=id, className="pw-plot", style={"height": f"{height}px"}),
             html.Figcaption(id=f"{id}-words", className="pw-caption"),
         ],
         className="pw-figure",
@@ -98,7 +101,7 @@ def legend(entries: Mapping[str, str]) -> list[Any]:
 
 def notice(title: str, text: Any, *, color: str = "blue") -> Any:
     """A message in place of what cannot be shown, or above what needs an explanation."""
-    return dmc.Alert(text, title=title, color=color, variant="light")
+    return html.Div([html.Strong(title), html.Div(text)], className=f"pw-notice pw-notice-{color}", role="alert")
 
 
 def answered(*parts: Any) -> Any:
@@ -147,21 +150,14 @@ def small_table(
     """
 
     def cell(at: int, content: Any) -> Any:
-        return dmc.TableTd(content, className="pw-right" if at in numbers else "")
+        return html.Td(content, className="pw-right" if at in numbers else "")
 
-    head = [dmc.TableTh(text, className="pw-right" if at in numbers else "") for at, text in enumerate(headings)]
-    body = [dmc.TableTr([cell(at, content) for at, content in enumerate(row)]) for row in rows]
-    parts = [dmc.TableThead(dmc.TableTr(head)), dmc.TableTbody(body)]
+    head = [html.Th(text, className="pw-right" if at in numbers else "") for at, text in enumerate(headings)]
+    body = [html.Tr([cell(at, content) for at, content in enumerate(row)]) for row in rows]
+    parts = [html.Thead(html.Tr(head)), html.Tbody(body)]
     if caption:
-        parts.insert(0, dmc.TableCaption(caption))
-    table = dmc.Table(
-        parts,
-        withRowBorders=True,
-        verticalSpacing=4,
-        tabularNums=True,
-        captionSide="bottom",
-        className="pw-stacked" if stacked else "",
-    )
+        parts.insert(0, html.Caption(caption))
+    table = html.Table(parts, className="pw-table pw-stacked" if stacked else "pw-table")
     # A table that scrolls must be reachable by keyboard.
     return html.Div(table, className="pw-scroll", tabIndex=0, role="region", **labelled(caption or headings[0]))
 

@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
-import dash_mantine_components as dmc
 import polars as pl
 from dash import html
 
 from analytics.planning.proof import PROOF
 from analytics.planning.result import BINDING, PLACEMENTS, Plan
 from dashboards.grids import Column, Grid
-from dashboards.parts import panel, small_table
+from dashboards.parts import panel, remark, small_table
 from dashboards.words import ABSENT, percent
 
 PLACED: Final = (
@@ -142,11 +141,11 @@ def _option(plan: Plan, best: float | None, by: Sequence[str]) -> tuple[str, str
 def binding(plan: Plan | None) -> Any:
     """The limits that leave less than one more server."""
     if plan is None:
-        return dmc.Text("Nothing is planned.", size="sm", c="dimmed")
+        return remark("Nothing is planned.", dim=True)
     # A limit of several places or periods is one.
     rows = plan.binding.unique(["constraint", "case"], keep="first", maintain_order=True)
     if rows.is_empty():
-        return dmc.Text("Every limit leaves room for one more server; nothing binds yet.", size="sm", c="dimmed")
+        return remark("Every limit leaves room for one more server; nothing binds yet.", dim=True)
     cells = [
         (ABSENT if row["case"] is None else least_left(row["case"]), f"{row['servers']:.2f} server", row["constraint"])
         for row in rows.head(_BINDING).iter_rows(named=True)

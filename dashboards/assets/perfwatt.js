@@ -27,10 +27,78 @@ window.perfwatt = {
     const still = !page.live || (until >= 0 && Boolean(given[until]));
     const of = page.of ? given[page.controls.findIndex((control) => control.key === page.of)] : "";
     const path = page.of ? page.path + (of ? "/" + encodeURIComponent(of) : "") : here;
-    const hrefs = page.twins.map((twin) => twin + whole);
-    return [...(page.of ? [path] : []), query, path + query, still, ...hrefs];
+    Object.entries(page.twins).forEach(([id, twin]) => window.perfwatt.at(id, (link) => (link.href = twin + whole)));
+    return [...(page.of ? [path] : []), query, path + query, still];
   },
+  // What a page shows is put in its places without a component for each: Dash would ask every one of the page at every
+  // change of another.
+  show: async function (news) {
+    if (!news) {
+      return window.dash_clientside.no_update;
+    }
+    const told = JSON.parse(news), parts = Object.entries(told.parts), { at, draw, fill } = window.perfwatt;
+    const put = (form, how) =>
+      Promise.all(parts.filter(([, part]) => form in part).map(([id, part]) => at(id, (place) => how(place, part))));
+    try {
+      put("html", (place, part) => (place.innerHTML = part.html));
+      put("rows", fill);
+      await put("figure", draw);
+      return told.has;
+    } finally {
+      window.perfwatt.busy(false);
+    }
+  },
+  at: function (id, put) {
+    const place = document.getElementById(id);
+    return place && put(place);
+  },
+  busy: function (now) {
+    window.perfwatt.at("page", (page) => page.setAttribute("aria-busy", now));
+  },
+  fill: async function (place, part) {
+    place.style.height = part.height;
+    const grid = await window.dash_ag_grid.getApiAsync(place.id);
+    grid.setGridOption("rowData", part.rows);
+  },
+  draw: async function (place, part) {
+    await window.perfwatt.plotly();
+    await window.Plotly.react(place, part.figure.data, part.figure.layout, { displayModeBar: false });
+    window.perfwatt.fitting.observe(place);
+  },
+  // Plotly is some megabytes: it comes with the first chart.
+  plotly: function () {
+    window.perfwatt.loading ??= new Promise(function (done, failed) {
+      const script = document.createElement("script");
+      script.src = window._dashPlotlyJSURL;
+      script.onload = done;
+      script.onerror = function () {
+        window.perfwatt.loading = null;
+        failed(new Error("Plotly did not load"));
+      };
+      document.head.append(script);
+    });
+    return window.perfwatt.loading;
+  },
+  fitting: new ResizeObserver(function (changes) {
+    changes.forEach(function ({ target, contentRect }) {
+      const drawn = target._fullLayout;
+      if (drawn && contentRect.width && (drawn.width !== contentRect.width || drawn.height !== contentRect.height)) {
+        window.Plotly.Plots.resize(target);
+      }
+    });
+  }),
 };
+// A link of a page turns it in place.
+document.addEventListener("click", function (event) {
+  const link = event.target.closest("#page a[href^='/']");
+  const other = event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey;
+  if (link && !other && !event.defaultPrevented && !/\.(csv|json)$/.test(link.pathname)) {
+    event.preventDefault();
+    window.history.pushState({}, "", link.href);
+    window.dispatchEvent(new CustomEvent("_dashprivate_pushstate"));
+    window.scrollTo(0, 0);
+  }
+});
 // What grids draw by themselves: a cell that leads to another page.
 window.dashAgGridComponentFunctions = window.dashAgGridComponentFunctions || {};
 window.dashAgGridComponentFunctions.Link = function (props) {
@@ -52,7 +120,7 @@ window.dashAgGridComponentFunctions.Link = function (props) {
   const first = document.getElementById("first"), entry = document.getElementById("react-entry-point");
   if (first && entry) {
     new MutationObserver(function (_, seen) {
-      if (document.querySelector("#page .pw-stack")) {
+      if (document.querySelector("#page .pw-status:not(:empty)")) {
         first.remove();
         seen.disconnect();
       }

@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-import dash_mantine_components as dmc
 import polars as pl
-from dash import dcc, html
+from dash import html
 
 from dashboards.controls import SITES, Choice, One, Values
 from dashboards.data import capacity as data
@@ -16,7 +15,7 @@ from dashboards.figures import capacity as figures
 from dashboards.figures.style import legend_of
 from dashboards.grids import Column, Grid
 from dashboards.page import Content, Drawn, Offer, Page
-from dashboards.parts import badge, chart, notice, panel, small_table, tile, twins
+from dashboards.parts import badge, beside, chart, notice, panel, remark, small_table, tile, twins
 from dashboards.words import ABSENT, apart, date_apart, joined, money, percent, scaled
 
 _CONTROLS: Final = (
@@ -80,15 +79,13 @@ _RUNWAY: Final = ("runway_p10", "runway_p50", "runway_p90")
 def _body() -> Sequence[Any]:
     return (
         panel("What to do", html.Div(id="capacity-advice"), aside=twins("capacity-recommendations", "What to do")),
-        dmc.SimpleGrid(
+        beside(
             [
                 chart("capacity-limits", "Load against safe power, least left first", height=420, twin=False),
                 chart("capacity-runway", "Runway: when it runs out", height=420),
                 chart("capacity-stranded", "Stranded power by cause", height=340),
                 chart("capacity-forecast", "Forecast", height=340),
             ],
-            cols={"base": 1, "md": 2},
-            spacing="sm",
         ),
         panel(_NODES.title, _NODES.component("capacity-nodes"), aside=twins("capacity-nodes", _NODES.title)),
         panel(_METHODS.title, _METHODS.component("capacity-methods")),
@@ -325,7 +322,7 @@ def _methods(view: CapacityView) -> pl.DataFrame:
 
 def _advice(view: CapacityView) -> Any:
     if view.recommendations.is_empty():
-        return dmc.Text("Nothing is due." if view.nodes.height else "Nothing is known yet.", size="sm", c="dimmed")
+        return remark("Nothing is due." if view.nodes.height else "Nothing is known yet.", dim=True)
     order = {kind: at for at, kind in enumerate(("move", "buy", "place", "relieve", "cord", "plan", "measure"))}
     found = view.recommendations.with_columns(
         rank=pl.col("kind").replace_strict(order, default=len(order), return_dtype=pl.Int64)
@@ -362,7 +359,7 @@ def _sentence(row: Mapping[str, Any]) -> Any:
     sentence = (words[:1].upper() + words[1:] if row["kind"] in {"move", "place"} else words) + "."
     if query is None:
         return sentence
-    return [sentence, " ", dcc.Link("Plan it", href=f"/plan{query}", className="pw-link")]
+    return [sentence, " ", html.A("Plan it", href=f"/plan{query}", className="pw-link")]
 
 
 def _offer(stored: Stored, values: Values) -> Offer:

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
-import dash_mantine_components as dmc
 import polars as pl
-from dash import dcc, html
+from dash import html
 
 from dashboards.controls import UNTIL, WINDOWS, Choice, One, Values
 from dashboards.data import device as data
@@ -16,7 +15,7 @@ from dashboards.figures import device as figures
 from dashboards.figures.style import legend_of
 from dashboards.grids import Column, Grid
 from dashboards.page import Content, Drawn, Offer, Page
-from dashboards.parts import chart, facts, notice, panel, tile, twins
+from dashboards.parts import beside, chart, facts, notice, panel, tile, twins
 from dashboards.power_tree import kind_of
 from dashboards.words import ABSENT, apart, joined, length, percent, scaled, watt_hours, when
 
@@ -66,14 +65,14 @@ def _body() -> Sequence[Any]:
     return (
         html.Div(id="device-facts"),
         first,
-        dmc.SimpleGrid(others, cols={"base": 1, "md": 2}, spacing="sm"),
-        dmc.SimpleGrid(
+        beside(
+            others,
+        ),
+        beside(
             [
                 panel(grid.title, grid.component(f"device-{grid.name}"), aside=twins(f"device-{grid.name}", grid.title))
                 for grid in (_WORKLOADS, _INCIDENTS)
             ],
-            cols={"base": 1, "md": 2},
-            spacing="sm",
         ),
     )
 
@@ -116,7 +115,7 @@ def _span(view: DeviceView) -> str:
 
 
 def _link(device: str) -> Any:
-    return dcc.Link(device, href=f"/devices/{quote(device, safe='')}", className="pw-link")
+    return html.A(device, href=f"/devices/{quote(device, safe='')}", className="pw-link")
 
 
 def _tiles(view: DeviceView) -> list[Any]:
@@ -196,7 +195,7 @@ def _facts(view: DeviceView) -> Any:
 
 def _trust(view: DeviceView) -> Any:
     verdict, reason = view.quality.get("verdict"), view.quality.get("reason")
-    link = dcc.Link("Data quality", href="/quality", className="pw-link")
+    link = html.A("Data quality", href="/quality", className="pw-link")
     return html.Span([f"{verdict or ABSENT}{f': {reason}' if reason else ''} (", link, ")"])
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-import dash_mantine_components as dmc
 import polars as pl
 from dash import html
 
@@ -17,7 +16,7 @@ from dashboards.figures.efficiency import cause_of
 from dashboards.figures.style import legend_of
 from dashboards.grids import Column, Grid
 from dashboards.page import Content, Drawn, Offer, Page, no_samples
-from dashboards.parts import chart, funnel, panel, small_table, tile, twins
+from dashboards.parts import beside, chart, funnel, panel, remark, small_table, tile, twins
 from dashboards.selection import selection_of
 from dashboards.words import ABSENT, apart, joined, length, number, percent, scaled, watt_hours, when
 
@@ -69,13 +68,11 @@ _GRID: Final = Grid(
 def _body() -> Sequence[Any]:
     return (
         panel("The fleet's funnel", html.Div(id="efficiency-funnel"), aside=twins("efficiency-funnel", "The funnel")),
-        dmc.SimpleGrid(
+        beside(
             [
                 chart("efficiency-waste", "Waste by cause", height=300),
                 chart("efficiency-front", "Joules against throughput or latency", height=300, twin=False),
             ],
-            cols={"base": 1, "md": 2},
-            spacing="sm",
         ),
         panel("What to do about it", html.Div(id="efficiency-advice")),
         panel(_GRID.title, _GRID.component("efficiency-league"), aside=twins("efficiency-league", _GRID.title)),
@@ -192,7 +189,7 @@ def _basis(view: EfficiencyView) -> list[str]:
 def _funnel(view: EfficiencyView) -> Any:
     steps = _steps(view)
     if not steps:
-        return dmc.Text("No device was read in this window.", size="sm", c="dimmed")
+        return remark("No device was read in this window.", dim=True)
     rows = []
     for name, label in _STEPS.items():
         row = steps[name]
@@ -208,7 +205,7 @@ def _funnel(view: EfficiencyView) -> Any:
 def _advice(view: EfficiencyView) -> Any:
     rows = figures.lost(view).drop_nulls("advice")
     if rows.is_empty():
-        return dmc.Text("Nothing was wasted in this window.", size="sm", c="dimmed")
+        return remark("Nothing was wasted in this window.", dim=True)
     costs: dict[tuple[str, str | None], list[str]] = {}
     for row in view.waste_cost.iter_rows(named=True):
         costs.setdefault((row["cause"], row["reason"]), []).append(f"{row['cost']:,.2f} {row['currency']}")

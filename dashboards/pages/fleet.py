@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
-import dash_mantine_components as dmc
 import polars as pl
 
 from analytics.slots import SLOT_S
@@ -15,7 +14,7 @@ from dashboards.figures import fleet as figures
 from dashboards.figures.style import legend_of
 from dashboards.grids import Column, Grid
 from dashboards.page import Content, Drawn, Offer, Page, no_samples
-from dashboards.parts import chart, panel, tile, twins
+from dashboards.parts import beside, chart, panel, tile, twins
 from dashboards.selection import BYS, selection_of
 from dashboards.words import apart, joined, length, percent, scaled, watt_hours, when
 
@@ -50,14 +49,13 @@ _GRID: Final = Grid(
 def _body() -> Sequence[Any]:
     return (
         chart("fleet-power", "Power over time", height=320),
-        dmc.SimpleGrid(
+        beside(
             [
                 chart("fleet-energy", "Energy in the window", twin=False),
                 chart("fleet-utilization", "Utilization over time"),
                 chart("fleet-efficiency", "Tokens per joule over time"),
             ],
-            cols={"base": 1, "md": 3},
-            spacing="sm",
+            columns=3,
         ),
         panel(_GRID.title, _GRID.component("fleet-groups"), aside=twins("fleet-groups", _GRID.title)),
     )

@@ -5,16 +5,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from urllib.parse import quote
 
-import dash_mantine_components as dmc
 import polars as pl
-from dash import dcc, html
+from dash import html
 
 from dashboards.controls import SITES, Values
 from dashboards.data import home as data
 from dashboards.data.home import Figures, HomeView, Money
 from dashboards.data.stored import Stored, utc
 from dashboards.page import Content, Offer, Page
-from dashboards.parts import badge, coded, notice, panel, small_table, tile, twins, unmade
+from dashboards.parts import badge, coded, notice, panel, remark, small_table, tile, twins, unmade
 from dashboards.power_tree import key, power_tree
 from dashboards.words import ABSENT, joined, money, percent, scaled, watt_hours, when
 
@@ -152,7 +151,7 @@ def _tree(view: HomeView) -> Any:
     late = unmade(view.standings["headroom"])
     parts: list[Any] = [late] if late is not None else []
     if view.tree.is_empty():
-        return parts or dmc.Text("fleet.toml describes no power tree.", size="sm")
+        return parts or remark("fleet.toml describes no power tree.")
     parts.append(key())
     left = _NODES
     for site, rows in view.tree.group_by("site", maintain_order=True):
@@ -160,12 +159,12 @@ def _tree(view: HomeView) -> Any:
         left -= shown.height
         parts.append(power_tree(shown, label=f"Power tree of {site[0]}"))
         racks = view.racks.filter(pl.col("site") == site[0])
-        way = dcc.Link("All of it", href=f"/capacity?show=all&site={quote(str(site[0]), safe='')}", className="pw-link")
+        way = html.A("All of it", href=f"/capacity?show=all&site={quote(str(site[0]), safe='')}", className="pw-link")
         notes: list[Any] = [[f"{_racks(racks)} ", way, "."]] if racks.height else [[way, "."]]
         if shown.height < rows.height:
             notes.append(f"{rows.height - shown.height} more nodes are on the page of capacity.")
-        parts += [dmc.Text(note, size="xs", c="dimmed", className="pw-tree-note") for note in notes]
-    parts.append(dmc.Text(_basis(view), size="xs", c="dimmed"))
+        parts += [html.P(note, className="pw-note pw-tree-note") for note in notes]
+    parts.append(html.P(_basis(view), className="pw-note"))
     return parts
 
 
@@ -195,11 +194,11 @@ def _wrong(view: HomeView) -> Any:
     parts: list[Any] = [late] if late is not None else []
     if rows.is_empty():
         if view.standings["incidents"].state != "never":
-            parts.append(dmc.Text("No incident is open.", size="sm"))
+            parts.append(remark("No incident is open."))
         return parts
     parts.append(html.Ul([_incident(row) for row in rows.head(_SHOWN).iter_rows(named=True)], className="pw-list"))
     if rows.height > _SHOWN:
-        parts.append(dcc.Link(f"{rows.height - _SHOWN} more are open", href="/incidents", className="pw-link pw-more"))
+        parts.append(html.A(f"{rows.height - _SHOWN} more are open", href="/incidents", className="pw-link pw-more"))
     return parts
 
 
@@ -210,7 +209,7 @@ def _incident(row: Mapping[str, Any]) -> Any:
             html.Div(
                 [
                     badge(row["severity"]),
-                    dcc.Link(coded(row["evidence"]), href=f"/incident?id={row['incident']}", className="pw-plain"),
+                    html.A(coded(row["evidence"]), href=f"/incident?id={row['incident']}", className="pw-plain"),
                 ],
                 className="pw-list-head",
             ),
@@ -248,10 +247,10 @@ def _waits(view: HomeView) -> Any:
 def _ahead(view: HomeView) -> Any:
     rows = view.ahead
     if rows.is_empty():
-        return _waits(view) or dmc.Text("Nothing runs out within what is forecast.", size="sm")
+        return _waits(view) or remark("Nothing runs out within what is forecast.")
     told = [
         (
-            dcc.Link(row["node"], href=_capacity(row), className="pw-link pw-whole-word"),
+            html.A(row["node"], href=_capacity(row), className="pw-link pw-whole-word"),
             row["binding"] or ABSENT,
             _range(row),
             _whole(_date(row["order_by"])),
@@ -289,13 +288,13 @@ def _date(moment: datetime | None, absent: str = ABSENT) -> str:
 def _decisions(view: HomeView) -> Any:
     rows = view.decisions
     if rows.is_empty():
-        return _waits(view) or dmc.Text("No decision is due.", size="sm")
+        return _waits(view) or remark("No decision is due.")
     parts: list[Any] = [
         html.Ul([_decision(row, view.end) for row in rows.head(_SHOWN).iter_rows(named=True)], className="pw-list")
     ]
     if rows.height > _SHOWN:
         parts.append(
-            dcc.Link(f"{rows.height - _SHOWN} more wait for a decision", href="/capacity", className="pw-link pw-more")
+            html.A(f"{rows.height - _SHOWN} more wait for a decision", href="/capacity", className="pw-link pw-more")
         )
     return parts
 
@@ -308,7 +307,7 @@ def _decision(row: Mapping[str, Any], end: datetime | None) -> Any:
     return html.Li(
         [
             html.Div(
-                [badge(row["kind"]), due, dcc.Link(coded(row["summary"]), href=_capacity(row), className="pw-plain")],
+                [badge(row["kind"]), due, html.A(coded(row["summary"]), href=_capacity(row), className="pw-plain")],
                 className="pw-list-head",
             ),
             html.Div(html.Code(row["query"], className="pw-code"), className="pw-list-note"),

@@ -5,9 +5,8 @@ from datetime import datetime
 from typing import Any, Final
 from urllib.parse import quote
 
-import dash_mantine_components as dmc
 import polars as pl
-from dash import dcc, html
+from dash import html
 
 from analytics.anomalies.alerts import labels_of
 from analytics.anomalies.evidence import Evidence
@@ -19,7 +18,7 @@ from dashboards.data.stored import Stored, utc
 from dashboards.figures import incidents as figures
 from dashboards.figures.style import legend_of, short
 from dashboards.page import Content, Drawn, Offer, Page
-from dashboards.parts import badge, chart, coded, facts, notice, panel, small_table, tile, twins
+from dashboards.parts import badge, beside, chart, coded, facts, notice, panel, remark, small_table, tile, twins
 from dashboards.words import ABSENT, joined, money, number, watt_hours, when
 
 _CONTROLS: Final = (One("id", "Incident", placeholder="choose an incident"),)
@@ -29,13 +28,11 @@ _ROWS: Final = 12
 def _body() -> Sequence[Any]:
     return (
         html.Div(id="incident-facts"),
-        dmc.SimpleGrid(
+        beside(
             [
                 chart("incident-evidence", "What its rule looked at", height=300),
                 chart("incident-power", "Power of its devices", height=300),
             ],
-            cols={"base": 1, "md": 2},
-            spacing="sm",
         ),
         html.Div(id="incident-happened"),
         panel("Events", html.Div(id="incident-told"), aside=twins("incident-events", "Events")),
@@ -70,9 +67,7 @@ def _nothing(stored: Stored, id: str) -> Any:
     known = data.ids(stored)[:8]
     if not known:
         return notice("No incident is known", "perfwatt jobs run incidents finds what is wrong.")
-    links = [
-        part for name in known for part in (dcc.Link(name, href=f"/incident?id={name}", className="pw-link"), ", ")
-    ]
+    links = [part for name in known for part in (html.A(name, href=f"/incident?id={name}", className="pw-link"), ", ")]
     return notice(
         "Choose an incident" if not id else f"There is no incident {id}", ["The worst are ", *links[:-1], "."]
     )
@@ -140,7 +135,7 @@ def _facts(view: IncidentView, alerts: Sequence[Alert]) -> Any:
         part
         for name in view.devices["device"].sort()
         for part in (
-            dcc.Link(short(name), href=f"/devices/{quote(name, safe='')}", className="pw-link", title=name),
+            html.A(short(name), href=f"/devices/{quote(name, safe='')}", className="pw-link", title=name),
             ", ",
         )
     ][:-1]
@@ -154,18 +149,18 @@ def _facts(view: IncidentView, alerts: Sequence[Alert]) -> Any:
         pairs.append(("Devices", html.Span(devices)))
     if row["workload"]:
         href = f"/job?id={quote(row['workload'], safe='')}"
-        pairs.append(("Job that suffers", dcc.Link(row["workload"], href=href, className="pw-link")))
+        pairs.append(("Job that suffers", html.A(row["workload"], href=href, className="pw-link")))
     if row["lost_tokens"]:
         pairs.append(("Tokens lost", joined(row["lost_tokens"], "")))
     if row["part_of"]:
-        pairs.append(("Part of", dcc.Link(row["part_of"], href=f"/incident?id={row['part_of']}", className="pw-link")))
+        pairs.append(("Part of", html.A(row["part_of"], href=f"/incident?id={row['part_of']}", className="pw-link")))
     if row["runbook"]:
         pairs.append(("Runbook", html.Code(row["runbook"])))
     if view.parts.height:
         links = [
             part
             for id, name in view.parts.select("incident", "name").iter_rows()
-            for part in (dcc.Link(name, href=f"/incident?id={id}", className="pw-link"), ", ")
+            for part in (html.A(name, href=f"/incident?id={id}", className="pw-link"), ", ")
         ][:-1]
         pairs.append(("Took in", html.Span(links)))
     head = html.Div([badge(row["severity"]), html.Span(coded(row["evidence"]))], className="pw-list-head pw-evidence")
@@ -234,7 +229,7 @@ def _history(view: IncidentView) -> Any:
 
 def _events(view: IncidentView) -> Any:
     if view.events.is_empty():
-        return dmc.Text("No event on its devices in this time.", size="sm")
+        return remark("No event on its devices in this time.")
     rows = [
         (
             _minute(row["time"]),

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
-import dash_mantine_components as dmc
 import polars as pl
 
 from dashboards.controls import HOSTS, SITES, Choice, Choices, Values
@@ -14,7 +13,7 @@ from dashboards.figures import incidents as figures
 from dashboards.figures.style import legend_of
 from dashboards.grids import Column, Grid
 from dashboards.page import Content, Drawn, Offer, Page
-from dashboards.parts import chart, notice, panel, tile, twins, unmade
+from dashboards.parts import beside, chart, notice, panel, tile, twins, unmade
 from dashboards.words import ABSENT, joined, money, scaled, watt_hours, when
 
 _CONTROLS: Final = (
@@ -55,13 +54,11 @@ _GRID: Final = Grid(
 def _body() -> Sequence[Any]:
     return (
         panel(_GRID.title, _GRID.component("incidents-incidents"), aside=twins("incidents-incidents", _GRID.title)),
-        dmc.SimpleGrid(
+        beside(
             [
                 chart("incidents-begun", "When they began", height=240, twin=False),
                 chart("incidents-cost", "What they wasted, by kind", height=240, twin=False),
             ],
-            cols={"base": 1, "md": 2},
-            spacing="sm",
         ),
     )
 

@@ -5,9 +5,8 @@ from dataclasses import asdict
 from datetime import UTC
 from typing import Any, Final
 
-import dash_mantine_components as dmc
 import polars as pl
-from dash import dcc, html
+from dash import html
 
 from analytics import report_words
 from analytics.report_records import DeviceUse, Finding, JobReport
@@ -19,7 +18,7 @@ from dashboards.figures import jobs as figures
 from dashboards.figures.style import legend_of
 from dashboards.grids import Column, Grid
 from dashboards.page import Content, Drawn, Offer, Page
-from dashboards.parts import chart, facts, notice, panel, small_table, tile, twins
+from dashboards.parts import beside, chart, facts, notice, panel, remark, small_table, tile, twins
 from dashboards.words import ABSENT, apart, joined, length, number, percent, scaled, watt_hours
 
 _CONTROLS: Final = (One("id", "Job", placeholder="choose a job"),)
@@ -52,13 +51,11 @@ def _body() -> Sequence[Any]:
     return (
         html.Div(id="job-facts"),
         html.Div(id="job-findings"),
-        dmc.SimpleGrid(
+        beside(
             [
                 chart("job-power", "Power over time", height=300),
                 chart("job-utilization", "Utilization over time", height=300),
             ],
-            cols={"base": 1, "md": 2},
-            spacing="sm",
         ),
         html.Div(id="job-waste"),
         panel(_GRID.title, _GRID.component("job-devices"), aside=twins("job-devices", _GRID.title)),
@@ -85,9 +82,7 @@ def _content(stored: Stored, values: Values, theme: str) -> Content:
 
 def _nothing(stored: Stored, workload: str) -> Any:
     known = data.workloads(stored)[:8]
-    links = [part for name in known for part in (dcc.Link(name, href=f"/job?id={name}", className="pw-link"), ", ")][
-        :-1
-    ]
+    links = [part for name in known for part in (html.A(name, href=f"/job?id={name}", className="pw-link"), ", ")][:-1]
     if not known:
         return notice("No job is known", "Nothing was allocated to anybody in this store.")
     title = "Choose a job" if not workload else f"There is no job {workload}"
@@ -181,7 +176,7 @@ def _facts(report: JobReport) -> Any:
 def _findings(report: JobReport) -> Any:
     if not report.findings:
         why = f" Not known: {'; '.join(report.thin)}." if report.thin else ""
-        return panel("What to change", dmc.Text(f"Nothing was found.{why}", size="sm"))
+        return panel("What to change", remark(f"Nothing was found.{why}"))
     rows = [(one.text, _worth(one, report), html.Code(one.change, className="pw-code")) for one in report.findings]
     note = f"Not known: {'; '.join(report.thin)}." if report.thin else "At most what the change can save."
     table = small_table(("Finding", "Up to", "Change"), rows, numbers=(1,), caption=note, stacked=True)
@@ -208,7 +203,7 @@ def _waste(report: JobReport) -> Any:
         for line in report.waste
     ]
     if not rows:
-        return panel("Where its time went", dmc.Text("All of its device time was of use.", size="sm"))
+        return panel("Where its time went", remark("All of its device time was of use."))
     headings = ("Cause", "Share", "Device time", "Energy", "Cost")
     return panel("Where its time went", small_table(headings, rows, numbers=(1, 2, 3, 4)))
 

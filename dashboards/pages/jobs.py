@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
-import dash_mantine_components as dmc
 import polars as pl
 
 from analytics.known import column_sum
@@ -17,7 +16,7 @@ from dashboards.figures import jobs as figures
 from dashboards.figures.style import legend_of
 from dashboards.grids import Column, Grid
 from dashboards.page import Content, Drawn, Page, no_samples
-from dashboards.parts import chart, panel, tile, twins
+from dashboards.parts import beside, chart, panel, tile, twins
 from dashboards.selection import selection_of
 from dashboards.words import ABSENT, apart, joined, length, percent, scaled, watt_hours, when
 
@@ -59,13 +58,11 @@ _GRID: Final = Grid(
 
 def _body() -> Sequence[Any]:
     return (
-        dmc.SimpleGrid(
+        beside(
             [
                 chart("jobs-energy", "Jobs that used most", height=340, twin=False),
                 chart("jobs-teams", "Teams", height=340, twin=False),
             ],
-            cols={"base": 1, "md": 2},
-            spacing="sm",
         ),
         panel(_GRID.title, _GRID.component("jobs-jobs"), aside=twins("jobs-jobs", _GRID.title)),
     )

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
-import dash_mantine_components as dmc
 import polars as pl
 from dash import html
 
@@ -16,7 +15,7 @@ from dashboards.data.stored import Stored
 from dashboards.figures import plan as figures
 from dashboards.figures.style import legend_of
 from dashboards.page import Content, Drawn, Offer, Page
-from dashboards.parts import answered, chart, notice, panel, tile, twins
+from dashboards.parts import answered, beside, chart, notice, panel, tile, twins
 from dashboards.words import ABSENT, date_apart, joined, money_apart, scaled
 
 _CONTROLS: Final = (
@@ -34,13 +33,11 @@ def _body() -> Sequence[Any]:
         answered(
             html.Div(id="plan-answer"),
             panel(_PLACED.title, _PLACED.component("plan-placements"), aside=twins("plan-placements", _PLACED.title)),
-            dmc.SimpleGrid(
+            beside(
                 [
                     chart("plan-margins", "Power left in each failure case", height=420, twin=False),
                     panel("What limits it", html.Div(id="plan-binding"), aside=twins("plan-binding", "What limits it")),
                 ],
-                cols={"base": 1, "md": 2},
-                spacing="sm",
             ),
             panel(_PROOF.title, _PROOF.component("plan-proof"), aside=twins("plan-proof", _PROOF.title)),
         ),

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
-import dash_mantine_components as dmc
 import polars as pl
-from dash import dcc, html
+from dash import html
 
 from analytics.planning.result import Plan
 from dashboards import planned
@@ -18,7 +17,7 @@ from dashboards.figures import plans as figures
 from dashboards.figures.style import legend_of
 from dashboards.grids import Column
 from dashboards.page import Content, Drawn, Page
-from dashboards.parts import answered, chart, heat_table, notice, panel, small_table, tile, twins
+from dashboards.parts import answered, beside, chart, heat_table, notice, panel, remark, small_table, tile, twins
 from dashboards.words import ABSENT, date_apart, joined, money, money_apart, scaled, when
 
 _CONTROLS: Final = (One("plan", "Plan", placeholder="the first"),)
@@ -40,20 +39,19 @@ def _body() -> Sequence[Any]:
     return (
         answered(
             periods,
-            dmc.SimpleGrid(
+            beside(
                 [
                     chart("plans-servers", "Servers that stand, by site and type", twin=False),
                     chart("plans-money", "What is bought, and what may be", twin=False),
                     chart("plans-margins", "Least power left in any failure", twin=False),
                 ],
-                cols={"base": 1, "md": 3},
-                spacing="sm",
+                columns=3,
             ),
             html.Div(id="plans-answer"),
             panel(_PLACED.title, _PLACED.component("plans-placements"), aside=twins("plans-placements", _PLACED.title)),
         ),
-        dmc.SimpleGrid(
-            [binding, panel("What was asked for", html.Div(id="plans-asked"))], cols={"base": 1, "md": 2}, spacing="sm"
+        beside(
+            [binding, panel("What was asked for", html.Div(id="plans-asked"))],
         ),
         answered(panel(_PROOF.title, _PROOF.component("plans-proof"), aside=twins("plans-proof", _PROOF.title))),
         panel("Plans that were kept", html.Div(id="plans-kept"), aside=twins("plans-kept", "Plans that were kept")),
@@ -184,7 +182,7 @@ def _spent(rows: pl.DataFrame) -> str:
 def _periods(view: PlansView) -> Any:
     rows = view.periods
     if rows.is_empty():
-        return dmc.Text("There is no plan.", size="sm", c="dimmed")
+        return remark("There is no plan.", dim=True)
     currency = rows["currency"][0] or ""
     assert view.plan is not None
     cells = [
@@ -224,7 +222,7 @@ def _where(plan: Plan, period: int) -> Any:
 
 def _asked(view: PlansView) -> Any:
     if view.plan is None:
-        return dmc.Text("Nothing is asked for.", size="sm", c="dimmed")
+        return remark("Nothing is asked for.", dim=True)
     request = view.plan.request
     amounts = data.asked(request)
     most = max((amount for told in amounts.values() for amount in told), default=0.0) or 1.0
@@ -245,10 +243,10 @@ def _asked(view: PlansView) -> Any:
 def _kept(view: PlansView) -> Any:
     if view.kept.is_empty():
         way = html.Code("perfwatt plan FILE --keep")
-        return dmc.Text(["None was kept. ", way, " keeps what it answers."], size="sm", c="dimmed")
+        return remark(["None was kept. ", way, " keeps what it answers."], dim=True)
     rows = [
         (
-            dcc.Link(row["plan"], href=f"/plans?plan={row['plan']}", className="pw-link"),
+            html.A(row["plan"], href=f"/plans?plan={row['plan']}", className="pw-link"),
             when(row["time"]), row["status"], _amount(row["servers"]),
             ABSENT if row["cost"] is None else f"{row['cost']:,.0f} {row['currency']}",
         )

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
-import dash_mantine_components as dmc
 import polars as pl
 
 from analytics.quality import AGREES
@@ -17,7 +16,7 @@ from dashboards.figures import quality as figures
 from dashboards.figures.style import legend_of
 from dashboards.grids import Column, Grid
 from dashboards.page import Content, Drawn, Offer, Page, no_samples
-from dashboards.parts import chart, panel, tile, twins
+from dashboards.parts import beside, chart, panel, tile, twins
 from dashboards.selection import selection_of
 from dashboards.words import apart, joined, length, percent, when
 
@@ -52,14 +51,13 @@ _GRID: Final = Grid(
 
 def _body() -> Sequence[Any]:
     return (
-        dmc.SimpleGrid(
+        beside(
             [
                 chart("quality-verdicts", "Verdict by host", twin=False),
                 chart("quality-gaps", "Gaps by reason"),
                 chart("quality-agreement", "Coverage and agreement", twin=False),
             ],
-            cols={"base": 1, "md": 3},
-            spacing="sm",
+            columns=3,
         ),
         panel(_GRID.title, _GRID.component("quality-devices"), aside=twins("quality-devices", "Devices")),
     )

@@ -3,9 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-import dash_mantine_components as dmc
 import polars as pl
-from dash import dcc, html
+from dash import html
 
 from dashboards.controls import Choice, Choices, One, Values, write
 from dashboards.data import results as data
@@ -15,7 +14,7 @@ from dashboards.figures import results as figures
 from dashboards.figures.style import legend_of
 from dashboards.grids import Column, Grid
 from dashboards.page import Content, Drawn, Offer, Page
-from dashboards.parts import chart, heat_table, notice, panel, tile, twins
+from dashboards.parts import beside, chart, heat_table, notice, panel, remark, tile, twins
 from dashboards.words import apart, joined, number, percent, scaled
 
 _CONTROLS: Final = (
@@ -60,13 +59,11 @@ _GRID: Final = Grid(
 
 def _body() -> Sequence[Any]:
     return (
-        dmc.SimpleGrid(
+        beside(
             [
                 chart("results-pareto", "Throughput against efficiency", height=380),
                 chart("results-leaders", "Most efficient by accelerator", height=380, twin=False),
             ],
-            cols={"base": 1, "md": 2},
-            spacing="sm",
         ),
         panel(
             "Samples per joule by accelerator and benchmark",
@@ -193,7 +190,7 @@ def _matrix(view: ResultsView, values: Values) -> Any:
     """The most efficient result of each accelerator in each benchmark; the more of the best one, the darker."""
     rows = view.best.with_columns(pl.col("accelerator").fill_null(figures.NONE))
     if rows.is_empty():
-        return dmc.Text("No result has both throughput and power.", size="sm", c="dimmed")
+        return remark("No result has both throughput and power.", dim=True)
     counts = rows.group_by("benchmark").len().sort("len", "benchmark", descending=[True, False])
     benchmarks = counts["benchmark"].to_list()
     most = dict(rows.group_by("benchmark").agg(pl.col("samples_per_joule").max()).iter_rows())
@@ -213,7 +210,7 @@ def _matrix(view: ResultsView, values: Values) -> Any:
 
 
 def _link(benchmark: str, values: Values) -> Any:
-    return dcc.Link(
+    return html.A(
         benchmark, href=f"/results{write(_CONTROLS, {**values, 'benchmark': benchmark})}", className="pw-link"
     )
 

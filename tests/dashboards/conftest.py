@@ -251,8 +251,8 @@ class Tab:
         """Wait until what was asked is answered, and every chart that has something is drawn."""
         self.until(
             "document.querySelector('#page .pw-status')?.innerText"
-            " && !document.querySelector('[data-dash-is-loading=true]')"
-            " && [...document.querySelectorAll('.dash-graph')].every(x => x.querySelector('.main-svg'))"
+            " && !document.querySelector('#page[aria-busy=true], [data-dash-is-loading=true]')"
+            " && [...document.querySelectorAll('.pw-plot')].every(x => x.querySelector('.main-svg'))"
         )
 
     def until(self, script: str, *, for_s: float = 60.0) -> None:

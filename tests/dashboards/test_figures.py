@@ -1,5 +1,6 @@
 """What is drawn is what was measured, and nothing else."""
 
+import json
 from base64 import b64decode
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -8,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from dash import no_update
 
 from collector.catalogue import POWER, UTILIZATION
 from collector.store import Store
@@ -100,14 +100,16 @@ def test_a_figure_makes_room_for_the_names_beside_it_so_that_it_is_drawn_once() 
 def test_what_the_browser_has_is_not_sent_again() -> None:
     other = style.hidden()
     other.add_bar(x=[1.0, float("nan")])
-    *first, sent = changed([style.hidden().packed(), "said"], None)
-    assert first[1] == "said"
-    *again, sent_again = changed([style.hidden().packed(), "said"], sent)
-    assert again == [no_update, no_update]
-    *third, sent = changed([other.packed(), no_update], sent_again)
-    assert third[0]["data"][0]["x"] == [1.0, None]
-    assert third[1] is no_update
-    assert changed([other.packed(), "said"], sent)[:2] == (no_update, no_update)
+    parts = {"chart": {"figure": style.hidden().packed()}, "status": {"html": "5 < 6"}}
+    first = json.loads(changed(parts, {}))
+    assert first["parts"]["status"] == {"html": "5 &lt; 6"}
+    assert first["parts"].keys() == first["has"].keys() == parts.keys()
+    again = json.loads(changed(parts, first["has"]))
+    assert again == {"parts": {}, "has": first["has"]}
+    third = json.loads(changed({"chart": {"figure": other.packed()}}, first["has"]))
+    assert third["parts"]["chart"]["figure"]["data"][0]["x"] == [1.0, None]
+    # A part that is not told of is still there.
+    assert third["has"]["status"] == first["has"]["status"]
 
 
 def test_series_go_as_their_bytes_and_what_is_not_said_does_not_go() -> None:

@@ -15,6 +15,7 @@ from dashboards import plain
 from dashboards.app import PAGES
 from dashboards.data import quality
 from dashboards.data.stored import Stored
+from dashboards.markup import markup
 from dashboards.parts import notice, small_table, tile
 from tests.dashboards import told
 
@@ -61,20 +62,35 @@ def test_the_app_takes_its_place(told_url: str, tab_at: OpenTab) -> None:
 
 def test_what_a_store_says_is_text_and_never_markup() -> None:
     told_ = html.Div(["<script>alert(1)</script>", html.Span(title='"><b>', **{"data-label": "a & b"})])
-    assert plain.markup(told_) == (
+    assert markup(told_) == (
         "<div>&lt;script&gt;alert(1)&lt;/script&gt;"
         '<span title="&quot;&gt;&lt;b&gt;" data-label="a &amp; b"></span></div>'
     )
 
 
 def test_parts_of_every_kind_have_their_tags() -> None:
-    assert plain.markup([dcc.Interval(id="t"), dcc.Link("to", href="/x?a=1&b=2"), None, 5]) == (
-        '<a href="/x?a=1&amp;b=2">to</a>5'
-    )
-    assert "<caption>all</caption>" in plain.markup(small_table(("a",), [("b",)], caption="all"))
-    assert plain.markup(notice("Title", "why")) == ('<div class="pw-first-alert"><strong>Title</strong>why</div>')
-    shown = plain.markup(tile("id", "Power", "5", "kW", ["measured"], href="/fleet"))
-    assert shown.startswith('<section class="pw-tile"><a class="pw-tile-name" href="/fleet">Power</a>')
+    assert markup([html.A("to", href="/x?a=1&b=2"), None, html.Br(), 5]) == '<a href="/x?a=1&amp;b=2">to</a><br>5'
+    assert "<caption>all</caption>" in markup(small_table(("a",), [("b",)], caption="all"))
+    assert "<strong>Title</strong><div>why</div>" in markup(notice("Title", "why"))
+    shown = markup(tile("id", "Power", "5", "kW", ["measured"], href="/fleet"))
+    assert shown.startswith('<section id="id" class="pw-tile"><a class="pw-tile-name" href="/fleet">Power</a>')
+    assert " id=" not in markup(tile("id", "Power", "5", "kW", []), ids=False)
+    bar = html.Div(style={"--pw-depth": 2, "maxWidth": "5%"})
+    assert markup(bar) == '<div style="--pw-depth: 2; max-width: 5%"></div>'
+
+
+@pytest.mark.parametrize("part", [dcc.Interval(id="t"), html.Div(n_clicks=0), html.P([html.Img(src="x")])])
+def test_what_html_cannot_say_is_refused(part: Any) -> None:
+    with pytest.raises(TypeError, match=r"no (component of|place in) HTML"):
+        markup(part)
+
+
+@pytest.mark.browser
+def test_who_comes_from_another_page_finds_it_filled_too(told_url: str, tab_at: OpenTab) -> None:
+    tab = tab_at("/fleet", base=told_url)
+    tab.page.locator("#nav-home").click()
+    tab.until("document.querySelector('#home-tile-power')?.innerText.includes('kW')")
+    assert tab.text("#home-tree") == tab_at("/", base=told_url).text("#home-tree")
 
 
 def test_a_page_that_is_not_filled_or_not_there_has_nothing_before(stored: Stored) -> None:
