@@ -56,8 +56,9 @@ def markup(part: Any, *, ids: bool = True) -> str:
 
 
 def _attributes(part: Component) -> Iterator[tuple[str, object]]:
-    # Not `to_plotly_json`, which asks for each property that there may be.
-    for name, value in vars(part).items():
+    # Not `to_plotly_json`, which asks for each property that there may be; in an order that does not change from one
+    # process to the next.
+    for name, value in sorted(vars(part).items()):
         if name in _ATTRIBUTES:
             yield _ATTRIBUTES[name], value
         elif name.startswith(_FREE):

@@ -64,7 +64,7 @@ def test_what_a_store_says_is_text_and_never_markup() -> None:
     told_ = html.Div(["<script>alert(1)</script>", html.Span(title='"><b>', **{"data-label": "a & b"})])
     assert markup(told_) == (
         "<div>&lt;script&gt;alert(1)&lt;/script&gt;"
-        '<span title="&quot;&gt;&lt;b&gt;" data-label="a &amp; b"></span></div>'
+        '<span data-label="a &amp; b" title="&quot;&gt;&lt;b&gt;"></span></div>'
     )
 
 
@@ -73,7 +73,7 @@ def test_parts_of_every_kind_have_their_tags() -> None:
     assert "<caption>all</caption>" in markup(small_table(("a",), [("b",)], caption="all"))
     assert "<strong>Title</strong><div>why</div>" in markup(notice("Title", "why"))
     shown = markup(tile("id", "Power", "5", "kW", ["measured"], href="/fleet"))
-    assert shown.startswith('<section id="id" class="pw-tile"><a class="pw-tile-name" href="/fleet">Power</a>')
+    assert shown.startswith('<section class="pw-tile" id="id"><a class="pw-tile-name" href="/fleet">Power</a>')
     assert " id=" not in markup(tile("id", "Power", "5", "kW", []), ids=False)
     bar = html.Div(style={"--pw-depth": 2, "maxWidth": "5%"})
     assert markup(bar) == '<div style="--pw-depth: 2; max-width: 5%"></div>'
