@@ -5,7 +5,7 @@ Two fleets: the one that ``perfwatt demo`` shows, and 500 devices of a fortnight
 there, as it is on a host on which their timer runs. The demonstration is also looked at while most of its jobs still
 run beside it, as in the first minutes after its start. The pages are served by a process of their own, as it has just
 started. A page is painted when what it says stands in a frame of the browser, and at hand when its controls answer. A
-choice is made as by hand: a control gets another value, and the time runs until what the page shows of it is drawn. No
+choice is made as by hand: a control gets another value, and the time runs until what of it is in sight is drawn. No
 choice is made twice, so none is answered from what was kept of itself.
 """
 
@@ -53,9 +53,9 @@ _PAINTED = """(() => {
     look();
 })()"""
 _READY = """document.querySelector('#page .pw-status')?.innerText
-    && !document.querySelector('#page[aria-busy=true], [data-dash-is-loading=true]')
+    && !document.querySelector('[aria-busy=true], [data-dash-is-loading=true]')
     && [...document.querySelectorAll('.pw-plot')].every(x => x.querySelector('.main-svg'))"""
-# From the choice to the frame in which nothing is being worked out any more.
+# From the choice to the frame in which nothing is being worked out any more and what is in sight is drawn.
 _CHOOSE = """async ([id, value]) => {
     const frame = () => new Promise(done => requestAnimationFrame(done));
     const busy = () => document.querySelector('#page[aria-busy=true], [data-dash-is-loading=true]');
@@ -199,6 +199,8 @@ def _chosen(browser: Any, url: str, name: str, made: Sequence[Choice]) -> list[t
         took = page.evaluate(_CHOOSE, [f"{name}-{key}", value])
         if took is not None:
             found.append((key, float(took)))
+        # What is out of sight is drawn after that; nobody chooses again so soon.
+        _wait(page, _READY)
         page.wait_for_timeout(100)
     context.close()
     return found

@@ -120,6 +120,8 @@ class Choices:
             clearable=True,
             hidePickedOptions=True,
             limit=200,
+            # Hundreds of options that nobody looks at would be made anew with each choice.
+            comboboxProps={"keepMounted": False},
             size="sm",
             nothingFoundMessage="there is none",
             clearButtonProps={"aria-label": f"Clear {self.label.lower()}"},
@@ -161,6 +163,8 @@ class One:
             searchable=True,
             clearable=True,
             limit=200,
+            # Hundreds of options that nobody looks at would be made anew with each choice.
+            comboboxProps={"keepMounted": False},
             size="sm",
             nothingFoundMessage="there is none",
             clearButtonProps={"aria-label": f"Clear {self.label.lower()}"},

@@ -136,7 +136,11 @@ def connect(app: Dash, pages: Sequence[Page], stored: Stored) -> None:
     on_client: Any = app.clientside_callback
     on_client(_SCHEME, Output("theme", "data"), Input("theme-toggle", "n_clicks"), State("theme", "data"))
     # What broke is not being worked out any more.
-    on_client("function(_) { window.perfwatt.busy(false); }", Input("trouble", "children"), prevent_initial_call=True)
+    on_client(
+        "function(_) { window.perfwatt.busy(document.getElementById('page'), false); }",
+        Input("trouble", "children"),
+        prevent_initial_call=True,
+    )
     on_client(_APPLY, Output("provider", "forceColorScheme"), Input("theme", "data"))
     on_client(
         _TURN,

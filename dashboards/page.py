@@ -35,7 +35,10 @@ _REMEMBER: Final = """function(...given) {
     return window.perfwatt.remembered(page, given, here);
 }"""
 _SHOW: Final = "function(news) { return window.perfwatt.show(news); }"
-_BUSY: Final = "function() { window.perfwatt.busy(true); return window.dash_clientside.no_update; }"
+_BUSY: Final = """function() {
+    window.perfwatt.busy(document.getElementById("page"), true);
+    return window.dash_clientside.no_update;
+}"""
 
 Offer = Mapping[str, Sequence[str]]
 """What there is to choose from, by a control's key."""

@@ -85,7 +85,7 @@ def shoot(page: Any, path: Path) -> None:
     """The whole page, once it says that nothing is being worked out; grids draw only what has been in sight."""
     ready = (
         "document.querySelector('#page .pw-tile, #page > div > [role=status]:not(:empty)')"
-        " && !document.querySelector('#page[aria-busy=true], [data-dash-is-loading=true]')"
+        " && !document.querySelector('[aria-busy=true], [data-dash-is-loading=true]')"
         " && [...document.querySelectorAll('.pw-plot')].every(x => !x.offsetParent || x.querySelector('.main-svg'))"
     )
     end_s = time.monotonic() + 180

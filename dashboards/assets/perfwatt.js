@@ -36,34 +36,57 @@ window.perfwatt = {
     if (!news) {
       return window.dash_clientside.no_update;
     }
-    const told = JSON.parse(news), parts = Object.entries(told.parts), { at, draw, fill } = window.perfwatt;
-    const put = (form, how) =>
-      Promise.all(parts.filter(([, part]) => form in part).map(([id, part]) => at(id, (place) => how(place, part))));
+    const told = JSON.parse(news), { at, busy, inSight, later, put, waiting } = window.perfwatt;
+    const places = Object.entries(told.parts).flatMap(([id, part]) => at(id, (place) => [[place, part]]) || []);
     try {
-      put("html", (place, part) => (place.innerHTML = part.html));
-      put("rows", fill);
-      await put("figure", draw);
+      places.filter(([, part]) => "html" in part).forEach(([place, part]) => (place.innerHTML = part.html));
+      const drawn = places.filter(([, part]) => !("html" in part));
+      const [first, rest] = [true, false].map((now) => drawn.filter(([place]) => inSight(place) === now));
+      rest.forEach(([place, part]) => later(place, part));
+      first.forEach(([place]) => waiting.delete(place));
+      await Promise.all(first.map(([place, part]) => put(place, part)));
       return told.has;
     } finally {
-      window.perfwatt.busy(false);
+      busy(document.getElementById("page"), false);
     }
   },
   at: function (id, put) {
     const place = document.getElementById(id);
     return place && put(place);
   },
-  busy: function (now) {
-    window.perfwatt.at("page", (page) => page.setAttribute("aria-busy", now));
+  busy: function (place, now) {
+    place.setAttribute("aria-busy", now);
   },
-  fill: async function (place, part) {
-    place.style.height = part.height;
-    const grid = await window.dash_ag_grid.getApiAsync(place.id);
-    grid.setGridOption("rowData", part.rows);
+  inSight: function (place) {
+    const box = place.getBoundingClientRect();
+    return box.bottom > 0 && box.top < window.innerHeight;
   },
-  draw: async function (place, part) {
-    await window.perfwatt.plotly();
-    await window.Plotly.react(place, part.figure.data, part.figure.layout, { displayModeBar: false });
-    window.perfwatt.fitting.observe(place);
+  put: async function (place, part) {
+    if (part.figure) {
+      await window.perfwatt.plotly();
+      await window.Plotly.react(place, part.figure.data, part.figure.layout, { displayModeBar: false });
+      window.perfwatt.fitting.observe(place);
+    } else {
+      place.style.height = part.height;
+      (await window.dash_ag_grid.getApiAsync(place.id)).setGridOption("rowData", part.rows);
+    }
+  },
+  // What is out of sight is drawn once what is in sight stands; the last that was told of it counts.
+  waiting: new Map(),
+  later: function (place, part) {
+    const { busy, put, waiting } = window.perfwatt;
+    busy(place, true);
+    if (!waiting.has(place)) {
+      window.requestIdleCallback(async function () {
+        const last = waiting.get(place);
+        waiting.delete(place);
+        if (last) {
+          await put(place, last);
+        }
+        busy(place, waiting.has(place));
+      });
+    }
+    waiting.set(place, part);
   },
   // Plotly is some megabytes: it comes with the first chart.
   plotly: function () {

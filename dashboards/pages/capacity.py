@@ -85,7 +85,7 @@ def _body() -> Sequence[Any]:
                 chart("capacity-runway", "Runway: when it runs out", height=420),
                 chart("capacity-stranded", "Stranded power by cause", height=340),
                 chart("capacity-forecast", "Forecast", height=340),
-            ],
+            ]
         ),
         panel(_NODES.title, _NODES.component("capacity-nodes"), aside=twins("capacity-nodes", _NODES.title)),
         panel(_METHODS.title, _METHODS.component("capacity-methods")),

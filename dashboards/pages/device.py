@@ -63,16 +63,14 @@ _INCIDENTS: Final = Grid(
 def _body() -> Sequence[Any]:
     first, *others = [chart(f"device-{name}", title, height=260) for name, (title, _) in _CHARTS.items()]
     return (
-        html.Div(id="device-facts"),
         first,
-        beside(
-            others,
-        ),
+        html.Div(id="device-facts"),
+        beside(others),
         beside(
             [
                 panel(grid.title, grid.component(f"device-{grid.name}"), aside=twins(f"device-{grid.name}", grid.title))
                 for grid in (_WORKLOADS, _INCIDENTS)
-            ],
+            ]
         ),
     )
 

@@ -72,7 +72,7 @@ def _body() -> Sequence[Any]:
             [
                 chart("efficiency-waste", "Waste by cause", height=300),
                 chart("efficiency-front", "Joules against throughput or latency", height=300, twin=False),
-            ],
+            ]
         ),
         panel("What to do about it", html.Div(id="efficiency-advice")),
         panel(_GRID.title, _GRID.component("efficiency-league"), aside=twins("efficiency-league", _GRID.title)),

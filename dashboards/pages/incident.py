@@ -32,7 +32,7 @@ def _body() -> Sequence[Any]:
             [
                 chart("incident-evidence", "What its rule looked at", height=300),
                 chart("incident-power", "Power of its devices", height=300),
-            ],
+            ]
         ),
         html.Div(id="incident-happened"),
         panel("Events", html.Div(id="incident-told"), aside=twins("incident-events", "Events")),

@@ -58,7 +58,7 @@ def _body() -> Sequence[Any]:
             [
                 chart("incidents-begun", "When they began", height=240, twin=False),
                 chart("incidents-cost", "What they wasted, by kind", height=240, twin=False),
-            ],
+            ]
         ),
     )
 

@@ -55,7 +55,7 @@ def _body() -> Sequence[Any]:
             [
                 chart("job-power", "Power over time", height=300),
                 chart("job-utilization", "Utilization over time", height=300),
-            ],
+            ]
         ),
         html.Div(id="job-waste"),
         panel(_GRID.title, _GRID.component("job-devices"), aside=twins("job-devices", _GRID.title)),

@@ -62,7 +62,7 @@ def _body() -> Sequence[Any]:
             [
                 chart("jobs-energy", "Jobs that used most", height=340, twin=False),
                 chart("jobs-teams", "Teams", height=340, twin=False),
-            ],
+            ]
         ),
         panel(_GRID.title, _GRID.component("jobs-jobs"), aside=twins("jobs-jobs", _GRID.title)),
     )

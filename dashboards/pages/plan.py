@@ -37,7 +37,7 @@ def _body() -> Sequence[Any]:
                 [
                     chart("plan-margins", "Power left in each failure case", height=420, twin=False),
                     panel("What limits it", html.Div(id="plan-binding"), aside=twins("plan-binding", "What limits it")),
-                ],
+                ]
             ),
             panel(_PROOF.title, _PROOF.component("plan-proof"), aside=twins("plan-proof", _PROOF.title)),
         ),

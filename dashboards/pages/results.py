@@ -63,7 +63,7 @@ def _body() -> Sequence[Any]:
             [
                 chart("results-pareto", "Throughput against efficiency", height=380),
                 chart("results-leaders", "Most efficient by accelerator", height=380, twin=False),
-            ],
+            ]
         ),
         panel(
             "Samples per joule by accelerator and benchmark",

@@ -251,7 +251,7 @@ class Tab:
         """Wait until what was asked is answered, and every chart that has something is drawn."""
         self.until(
             "document.querySelector('#page .pw-status')?.innerText"
-            " && !document.querySelector('#page[aria-busy=true], [data-dash-is-loading=true]')"
+            " && !document.querySelector('[aria-busy=true], [data-dash-is-loading=true]')"
             " && [...document.querySelectorAll('.pw-plot')].every(x => x.querySelector('.main-svg'))"
         )
 

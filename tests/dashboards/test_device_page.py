@@ -164,7 +164,34 @@ def test_its_address_names_it_and_another_choice_is_another_address(tab_at: Open
 @pytest.mark.browser
 def test_devices_are_linked_where_they_are_named(tab_at: OpenTab) -> None:
     tab = tab_at("/fleet?window=15m&by=device")
+    tab.page.evaluate("window.kept = true")
     tab.page.locator("#fleet-groups").scroll_into_view_if_needed()
     tab.page.locator("#fleet-groups").get_by_role("link", name="GPU-a2").click()
     tab.until("document.querySelector('#device-facts')?.innerText.includes('GPU-a2')")
-    assert tab.page.locator("#device-incidents").get_by_role("link", name="i1").count() == 1
+    # The page turned in place.
+    assert tab.page.evaluate("window.kept")
+    tab.page.locator("#device-incidents").get_by_role("link", name="i1").wait_for()
+
+
+@pytest.mark.browser
+def test_what_is_out_of_sight_follows_the_last_choice(tab_at: OpenTab) -> None:
+    tab = tab_at(f"/devices/GPU-a1?{QUERY}")
+    used = "document.querySelector('#device-use')._fullData[0].y"
+    box = tab.page.locator("#device-use").bounding_box()
+    assert box["y"] > 900
+    assert tab.page.evaluate(f"Math.max(...{used}.filter((one) => one > 0))") == 0.25
+    for device_ in ("TPU-b1", "GPU-a2"):
+        tab.page.evaluate(f"dash_clientside.set_props('device-id', {{value: '{device_}'}})")
+    tab.until("document.querySelector('#device-tile-power')?.innerText.includes('400')")
+    tab.filled()
+    assert tab.page.evaluate(f"Math.min(...{used}.filter((one) => one > 0))") == 0.75
+
+
+@pytest.mark.browser
+def test_charts_are_as_wide_as_their_place(tab_at: OpenTab) -> None:
+    tab = tab_at(f"/devices/GPU-a1?{QUERY}")
+    wide = "document.querySelector('#device-power .main-svg').getBoundingClientRect().width"
+    place = "document.querySelector('#device-power').getBoundingClientRect().width"
+    before = tab.page.evaluate(wide)
+    tab.page.set_viewport_size({"width": 900, "height": 900})
+    tab.until(f"{wide} < {before} - 300 && Math.abs({wide} - {place}) < 1")
