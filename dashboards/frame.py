@@ -137,7 +137,7 @@ def connect(app: Dash, pages: Sequence[Page], stored: Stored) -> None:
     on_client(_SCHEME, Output("theme", "data"), Input("theme-toggle", "n_clicks"), State("theme", "data"))
     # What broke is not being worked out any more.
     on_client(
-        "function(_) { window.perfwatt.busy(document.getElementById('page'), false); }",
+        "function(_) { window.perfwatt.busy('page', false); }",
         Input("trouble", "children"),
         prevent_initial_call=True,
     )

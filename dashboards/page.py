@@ -36,7 +36,7 @@ _REMEMBER: Final = """function(...given) {
 }"""
 _SHOW: Final = "function(news) { return window.perfwatt.show(news); }"
 _BUSY: Final = """function() {
-    window.perfwatt.busy(document.getElementById("page"), true);
+    window.perfwatt.busy("page", true);
     return window.dash_clientside.no_update;
 }"""
 

@@ -36,57 +36,65 @@ window.perfwatt = {
     if (!news) {
       return window.dash_clientside.no_update;
     }
-    const told = JSON.parse(news), { at, busy, inSight, later, put, waiting } = window.perfwatt;
-    const places = Object.entries(told.parts).flatMap(([id, part]) => at(id, (place) => [[place, part]]) || []);
+    const told = JSON.parse(news), first = [], { at, busy, inSight, later, put, waiting } = window.perfwatt;
     try {
-      places.filter(([, part]) => "html" in part).forEach(([place, part]) => (place.innerHTML = part.html));
-      const drawn = places.filter(([, part]) => !("html" in part));
-      const [first, rest] = [true, false].map((now) => drawn.filter(([place]) => inSight(place) === now));
-      rest.forEach(([place, part]) => later(place, part));
-      first.forEach(([place]) => waiting.delete(place));
-      await Promise.all(first.map(([place, part]) => put(place, part)));
+      Object.entries(told.parts).forEach(function ([id, part]) {
+        if ("html" in part) {
+          at(id, (place) => (place.innerHTML = part.html));
+        }
+      });
+      // Only now it is known what is where.
+      Object.entries(told.parts).forEach(function ([id, part]) {
+        if (!("html" in part)) {
+          inSight(id) ? first.push([id, part]) : later(id, part);
+        }
+      });
+      first.forEach(([id]) => waiting.delete(id));
+      await Promise.all(first.map(([id, part]) => put(id, part)));
       return told.has;
     } finally {
-      busy(document.getElementById("page"), false);
+      busy("page", false);
     }
   },
   at: function (id, put) {
     const place = document.getElementById(id);
     return place && put(place);
   },
-  busy: function (place, now) {
-    place.setAttribute("aria-busy", now);
+  busy: function (id, now) {
+    window.perfwatt.at(id, (place) => place.setAttribute("aria-busy", now));
   },
-  inSight: function (place) {
-    const box = place.getBoundingClientRect();
-    return box.bottom > 0 && box.top < window.innerHeight;
+  inSight: function (id) {
+    const box = window.perfwatt.at(id, (place) => place.getBoundingClientRect());
+    return box && box.bottom > 0 && box.top < window.innerHeight;
   },
-  put: async function (place, part) {
-    if (part.figure) {
-      await window.perfwatt.plotly();
+  put: async function (id, part) {
+    if (part.rows) {
+      // By Dash: the script of a grid may still be on its way.
+      window.dash_clientside.set_props(id, { rowData: part.rows, style: { height: part.height } });
+      return;
+    }
+    await window.perfwatt.plotly();
+    await window.perfwatt.at(id, async function (place) {
       await window.Plotly.react(place, part.figure.data, part.figure.layout, { displayModeBar: false });
       window.perfwatt.fitting.observe(place);
-    } else {
-      place.style.height = part.height;
-      (await window.dash_ag_grid.getApiAsync(place.id)).setGridOption("rowData", part.rows);
-    }
+    });
   },
   // What is out of sight is drawn once what is in sight stands; the last that was told of it counts.
   waiting: new Map(),
-  later: function (place, part) {
+  later: function (id, part) {
     const { busy, put, waiting } = window.perfwatt;
-    busy(place, true);
-    if (!waiting.has(place)) {
+    busy(id, true);
+    if (!waiting.has(id)) {
       window.requestIdleCallback(async function () {
-        const last = waiting.get(place);
-        waiting.delete(place);
+        const last = waiting.get(id);
+        waiting.delete(id);
         if (last) {
-          await put(place, last);
+          await put(id, last);
         }
-        busy(place, waiting.has(place));
+        busy(id, waiting.has(id));
       });
     }
-    waiting.set(place, part);
+    waiting.set(id, part);
   },
   // Plotly is some megabytes: it comes with the first chart.
   plotly: function () {
