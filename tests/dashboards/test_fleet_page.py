@@ -8,7 +8,6 @@ import urllib.request
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from time import sleep
 from typing import Any
 
 import polars as pl
@@ -56,11 +55,17 @@ def test_it_shows_what_was_measured(tab_at: OpenTab) -> None:
 
 
 def test_rows_wait_for_the_script_of_their_grid(tab_at: OpenTab, url: str) -> None:
-    tab = tab_at()
-    tab.context.route("**/async-community*", lambda route: (sleep(3), route.continue_()))
+    tab, held = tab_at(), list[Any]()
+
+    def hold(route: Any) -> None:
+        held.append(route)
+
+    tab.context.route("**/async-community*", hold)
     tab.page.goto(f"{url}/fleet?window=15m&by=device")
     tab.until("document.querySelector('#fleet-tile-power')?.innerText.includes('800')")
     assert tab.page.locator("#fleet-groups .ag-root").count() == 0
+    for route in held:
+        route.continue_()
     tab.until("document.querySelector('#fleet-groups')?.innerText.includes('GPU-a2')")
 
 
