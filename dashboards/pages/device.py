@@ -109,7 +109,9 @@ def _silent(stored: Stored) -> Any:
 
 
 def _span(view: DeviceView) -> str:
-    return length(round((view.end - view.start).total_seconds() / view.every_s) * view.every_s)
+    """The window on offer that this is, which begins with a whole step."""
+    span_s = (view.end - view.start).total_seconds()
+    return length(min(WINDOWS.values(), key=lambda window_s: abs(window_s - span_s)))
 
 
 def _link(device: str) -> Any:

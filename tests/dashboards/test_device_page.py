@@ -195,3 +195,9 @@ def test_charts_are_as_wide_as_their_place(tab_at: OpenTab) -> None:
     before = tab.page.evaluate(wide)
     tab.page.set_viewport_size({"width": 900, "height": 900})
     tab.until(f"{wide} < {before} - 300 && Math.abs({wide} - {place}) < 1")
+
+
+@pytest.mark.parametrize(("window", "said"), [("15m", "15 min"), ("24h", "1 d")])
+def test_a_window_is_called_what_was_chosen(stored: Stored, window: str, said: str) -> None:
+    asked = values("GPU-a1", f"window={window}&until=2026-03-04T12:00:00Z")
+    assert device.PAGE.content(stored, asked, "light").status.startswith(f"{said} until 2026-03-04 12:00:00 UTC.")
