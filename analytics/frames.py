@@ -1,7 +1,7 @@
 """The store as LazyFrames, the schema checked at the door, and the fleet.toml beside it."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import lru_cache, partial
@@ -74,13 +74,15 @@ def scan(
     start: Moment | None = None,
     end: Moment | None = None,
     where: pl.Expr | None = None,
+    *,
+    columns: Collection[str] | None = None,
 ) -> pl.LazyFrame:
     """
     The rows of *table* in [start, end) for which *where* holds, in the schema's columns and types.
 
-    Out: every column of the table: metrics as Float64, `time` as Datetime("ns") in UTC, what was not measured as null.
-    Only segments that can hold such rows are opened. Collect it within minutes: superseded files are deleted after a
-    grace. The order of rows is not defined.
+    Out: every column of the table, or *columns*, in which *where* looks: metrics as Float64, `time` as Datetime("ns")
+    in UTC, what was not measured as null. Only segments that can hold such rows are opened. Collect it within minutes:
+    superseded files are deleted after a grace. The order of rows is not defined.
 
     Raises: StoreError (no store, no such table, a segment that is damaged or of a newer schema).
     """
@@ -88,7 +90,7 @@ def scan(
     found = opened.table(table)
     start_ns = None if start is None else nanoseconds(start)
     end_ns = None if end is None else nanoseconds(end)
-    frame = _scanned(found, opened.groups(table, start_ns, end_ns), start_ns, end_ns)
+    frame = _scanned(found, opened.groups(table, start_ns, end_ns), start_ns, end_ns, columns)
     return frame if where is None else frame.filter(where)
 
 
@@ -357,13 +359,21 @@ def of_workload(store: Store | Path | str, workload: str, *, rows: int = WORKLOA
 
 
 def _scanned(
-    table: Table, groups: Sequence[tuple[Sequence[Segment], bool]], start_ns: int | None, end_ns: int | None
+    table: Table,
+    groups: Sequence[tuple[Sequence[Segment], bool]],
+    start_ns: int | None,
+    end_ns: int | None,
+    columns: Collection[str] | None = None,
 ) -> pl.LazyFrame:
+    named = schema(table)
+    wanted = list(named if columns is None else columns)
+    same = [*table.keys, "time"]
     parts: list[pl.LazyFrame] = []
     for segments, repeats in groups:
-        rows = _rows(table, [segment.path for segment in segments], start_ns, end_ns)
-        parts.append(rows.unique([*table.keys, "time"], keep="last", maintain_order=True) if repeats else rows)
-    return pl.concat(parts) if parts else pl.LazyFrame(schema=schema(table))
+        read = {name: named[name] for name in dict.fromkeys((*wanted, *(same if repeats else ())))}
+        rows = _rows(read, [segment.path for segment in segments], start_ns, end_ns)
+        parts.append(rows.unique(same, keep="last", maintain_order=True).select(wanted) if repeats else rows)
+    return pl.concat(parts) if parts else pl.LazyFrame(schema={name: named[name] for name in wanted})
 
 
 _Range = tuple[Path, str | None, str | None, int]
@@ -390,8 +400,10 @@ def _meets(least: str | None, most: str | None, low: str | None, high: str | Non
     return (low is None or most is None or most >= low) and (high is None or least is None or least < high)
 
 
-def _rows(table: Table, paths: Sequence[Path], start_ns: int | None, end_ns: int | None) -> pl.LazyFrame:
-    """The rows of some segments within a window in the schema's types, in the order of the paths."""
+def _rows(
+    read: Mapping[str, pl.DataType], paths: Sequence[Path], start_ns: int | None, end_ns: int | None
+) -> pl.LazyFrame:
+    """The columns to *read* of some segments within a window, in these types and in the order of the paths."""
     runs: list[tuple[pl.Schema, list[Path]]] = []
     for path in paths:
         stored = _stored_schema(path)
@@ -401,7 +413,7 @@ def _rows(table: Table, paths: Sequence[Path], start_ns: int | None, end_ns: int
             runs[-1][1].append(path)
         else:
             runs.append((pl.Schema(stored), [path]))
-    return pl.concat([_typed(table, stored, run, start_ns, end_ns) for stored, run in runs])
+    return pl.concat([_typed(read, stored, run, start_ns, end_ns) for stored, run in runs])
 
 
 def _alike(one: pl.Schema, other: pl.Schema) -> bool:
@@ -409,7 +421,7 @@ def _alike(one: pl.Schema, other: pl.Schema) -> bool:
 
 
 def _typed(
-    table: Table, stored: pl.Schema, paths: list[Path], start_ns: int | None, end_ns: int | None
+    read: Mapping[str, pl.DataType], stored: pl.Schema, paths: list[Path], start_ns: int | None, end_ns: int | None
 ) -> pl.LazyFrame:
     rows = pl.scan_parquet(
         paths, schema=stored, missing_columns="insert", extra_columns="ignore", hive_partitioning=False, glob=False
@@ -421,7 +433,7 @@ def _typed(
         if bound is not None:
             # Rounded up for both: a moment between two ticks is after the first of them.
             rows = rows.filter(compare(pl.col("time"), pl.lit(-(-bound // ticks), dtype=pl.Int64).cast(time)))
-    return rows.select(_column(name, kind, stored.get(name)) for name, kind in schema(table).items())
+    return rows.select(_column(name, kind, stored.get(name)) for name, kind in read.items())
 
 
 def _column(name: str, kind: pl.DataType, stored: pl.DataType | None) -> pl.Expr:

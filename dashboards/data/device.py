@@ -121,7 +121,7 @@ def _known(stored: Stored, start_ns: int, end_ns: int) -> list[str]:
 def _work_out(stored: Stored, device: str, start_ns: int, end_ns: int, every_s: int) -> DeviceView | None:
     store = stored.store()
     mine = pl.col("device") == device
-    samples = scan(store, "device_samples", start_ns, end_ns, mine).select(_READ).collect()
+    samples = scan(store, "device_samples", start_ns, end_ns, mine, columns=_READ).collect()
     board = stored.boards().filter(mine).collect().lazy()
     described = board.sort("time").last().collect()
     if samples.is_empty() and described.is_empty() and device not in known(stored):
@@ -261,7 +261,7 @@ def _holding(stored: Stored, start_ns: int) -> pl.DataFrame:
 
 
 def _read_holding(stored: Stored, start_ns: int) -> pl.DataFrame:
-    told = scan(stored.store(), "allocations").select("time", "device", *_OF_WORKLOADS).collect()
+    told = scan(stored.store(), "allocations", columns=("time", "device", *_OF_WORKLOADS)).collect()
     since = pl.col("time").to_physical() > start_ns
     goes_on = pl.col("end").is_null() | (pl.col("end").to_physical() > start_ns)
     last = told.filter(~since).sort("time").unique(["workload", "device", "start"], keep="last", maintain_order=True)

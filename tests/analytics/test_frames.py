@@ -4,6 +4,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 from analytics import frames
 from collector.errors import StoreError
@@ -116,6 +117,20 @@ def test_the_same_event_from_two_writers_is_one_row(store: Store) -> None:
     store.write("events", event)
     store.write("events", {**event, "message": ["two"]}, writer="other")
     assert frames.scan(store, "events").collect()["message"].to_list() == ["two"]
+    assert frames.scan(store, "events", columns=("message",)).collect().to_dict(as_series=False) == {"message": ["two"]}
+
+
+def test_columns_that_are_named_are_all_there_is_also_of_what_no_segment_has(store: Store) -> None:
+    wanted = ("power_w", "device", "fan_speed_ratio")
+    empty = frames.scan(store, "device_samples", columns=wanted).collect()
+    write(store)
+    whole = frames.scan(store, "device_samples", START_NS + 1).select(wanted).collect()
+    named = frames.scan(store, "device_samples", START_NS + 1, columns=wanted)
+    assert_frame_equal(named.collect(), whole, check_row_order=False)
+    assert empty.schema == named.collect_schema()
+    one = whole["device"][0]
+    mine = frames.scan(store, "device_samples", START_NS + 1, where=pl.col("device") == one, columns=wanted).collect()
+    assert 0 < mine.height == whole.filter(device=one).height
 
 
 def test_no_store_and_no_table_are_errors(tmp_path: Path, store: Store) -> None:
