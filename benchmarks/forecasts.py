@@ -8,9 +8,9 @@ quantiles of its changes, .0545/.1616/.2521. ETT_1H as fev-bench has it: 14 seri
 the protocol is the same is shown by the seasonal naive's published MASE, 1.3227.
 
 A calibration takes up what came of a forecast when its outcome is known, in the held-out quarter, too, as it does in
-use; its speed was chosen on the three quarters before. Coverage is of q10 to q90. Demand stands still for hours, so
-that quantiles and outcome are often one value: such an outcome counts by the share of the tied levels that is inside
-(the bar); the row below counts it as inside.
+use; its speed and the weight of a series' own errors were chosen on the quarters before. Coverage is of q10 to q90.
+Demand stands still for hours, so that quantiles and outcome are often one value: such an outcome counts by the share of
+the tied levels that is inside (the bar); the row below counts it as inside.
 
 What an hour's run costs is measured with a store that keeps the model, beside a run that learns it.
 """

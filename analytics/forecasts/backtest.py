@@ -27,14 +27,14 @@ RECENT_S: Final = 4 * 86_400
 """Errors of this long count for the calibration: long enough for quantiles, short enough to follow a shift."""
 BETTER: Final = 0.97
 """A model is taken where its loss was below this share of the best baseline's: a tie goes to what is simple."""
-OWN: Final = 120
+OWN: Final = 30
 """With so many independent errors (one for each horizon that passed) a series' calibration is half its own."""
 WIDEN: Final = 0.07
 """An hour's forecasts of which none fell between q10 and q90 widen the levels by so much of 0.8; see `Track`."""
 NARROWEST, WIDEST = 0.5, 1.1
 """Of the levels' distance from one half: at 1.1 q05 is nearly the least error of all, and nothing is beyond that."""
-CALIBRATED_S: Final = 6 * 3600
-"""So long a calibration holds."""
+CALIBRATED_S: Final = 3600
+"""So long a calibration holds: forecasts are made as often."""
 FEWEST: Final = 50
 """Errors that a calibration needs; before, forecasts are as the method gives them."""
 TESTED: Final = (0.1, 0.9)
@@ -256,7 +256,7 @@ def backtest(
     Forecast at each *stride*-th step from *start* - 1 (the last that is known then) to the end, as one would have.
 
     The model is fitted anew each *refit* steps (a quarter of the stretch by default), the calibration each *calibrate*
-    (a quarter of a day). What is scored was never fitted on, calibrated on or chosen by: a forecast issued at a step
+    (an hour). What is scored was never fitted on, calibrated on or chosen by: a forecast issued at a step
     uses outcomes up to that step alone.
     """
     fit = fit or pooled
