@@ -34,7 +34,7 @@ _REMEMBER: Final = """function(...given) {
     const page = %s, here = given[page.controls.length];
     return window.perfwatt.remembered(page, given, here);
 }"""
-_SHOW: Final = "function(news) { return window.perfwatt.show(news); }"
+_SHOW: Final = "function(news) { return window.perfwatt.show(%s, news); }"
 _BUSY: Final = """function() {
     window.perfwatt.busy("page", true);
     return window.dash_clientside.no_update;
@@ -183,7 +183,7 @@ class Page:
 
         addressed = [Output("url", "pathname", allow_duplicate=True)] if self.of else []
         on_client: Any = app.clientside_callback
-        on_client(_SHOW, Output(self.id("has"), "data"), Input(self.id("shown"), "data"))
+        on_client(_SHOW % json.dumps(self.name), Output(self.id("has"), "data"), Input(self.id("shown"), "data"))
         if choices:
             still = Output(self.id("has"), "data", allow_duplicate=True)
             on_client(_BUSY, still, *choices, prevent_initial_call=True)

@@ -32,30 +32,38 @@ window.perfwatt = {
   },
   // What a page shows is put in its places without a component for each: Dash would ask every one of the page at every
   // change of another.
-  show: async function (news) {
+  show: async function (name, news) {
     if (!news) {
       return window.dash_clientside.no_update;
     }
-    const told = JSON.parse(news), first = [], { at, busy, inSight, later, put, waiting } = window.perfwatt;
+    const { parts, has } = JSON.parse(news), first = [], { at, busy, inSight, later, put, shown, waiting } = window.perfwatt;
+    Object.keys(parts).forEach((id) => (shown[id] = has[id]));
     try {
-      Object.entries(told.parts).forEach(function ([id, part]) {
+      Object.entries(parts).forEach(function ([id, part]) {
         if ("html" in part) {
           at(id, (place) => (place.innerHTML = part.html));
         }
       });
       // Only now it is known what is where.
-      Object.entries(told.parts).forEach(function ([id, part]) {
+      Object.entries(parts).forEach(function ([id, part]) {
         if (!("html" in part)) {
           inSight(id) ? first.push([id, part]) : later(id, part);
         }
       });
       first.forEach(([id]) => waiting.delete(id));
       await Promise.all(first.map(([id, part]) => put(id, part)));
-      return told.has;
+      const now = Object.fromEntries(Object.keys(has).map((id) => [id, shown[id]]));
+      if (Object.keys(has).some((id) => now[id] !== has[id])) {
+        // It was asked before an answer stood that came in between: what that one changed is not told of.
+        window.setTimeout(() => window.dash_clientside.set_props(name + "-tick", { n_intervals: Date.now() }));
+      }
+      return now;
     } finally {
       busy("page", false);
     }
   },
+  // The digest of what stands in each place.
+  shown: {},
   at: function (id, put) {
     const place = document.getElementById(id);
     return place && put(place);

@@ -188,6 +188,29 @@ def test_what_is_out_of_sight_follows_the_last_choice(tab_at: OpenTab) -> None:
 
 
 @pytest.mark.browser
+def test_who_goes_back_while_an_answer_is_drawn_sees_what_was_there(tab_at: OpenTab) -> None:
+    tab = tab_at(f"/devices/GPU-a1?{QUERY}")
+    tab.page.evaluate(
+        """() => {
+            const react = window.Plotly.react, wait = new Promise((done) => { window.drawOn = done; });
+            window.Plotly.react = async (...given) => { await wait; return react(...given); };
+        }"""
+    )
+    for device_, watts in (("GPU-a2", "400"), ("GPU-a1", "400")):
+        tab.page.evaluate(f"dash_clientside.set_props('device-id', {{value: '{device_}'}})")
+        tab.until(f"document.querySelector('#device-tile-power')?.innerText.includes('{watts}')")
+    # The question has gone out that says of the first device that it is what stands there.
+    tab.page.wait_for_timeout(1500)
+    tab.page.evaluate("window.drawOn()")
+    tab.until("document.querySelector('#device-tile-power')?.innerText.includes('300')")
+    tab.filled()
+    assert "GPU-a1" in tab.text("#device-facts h2")
+    assert tab.page.evaluate("document.querySelector('#device-power').data.at(-1).name") == "mean power"
+    power = "document.querySelector('#device-power')._fullData.at(-1).y"
+    assert tab.page.evaluate(f"Math.max(...{power}.filter((one) => one > 0))") == 300
+
+
+@pytest.mark.browser
 def test_charts_are_as_wide_as_their_place(tab_at: OpenTab) -> None:
     tab = tab_at(f"/devices/GPU-a1?{QUERY}")
     wide = "document.querySelector('#device-power .main-svg').getBoundingClientRect().width"
