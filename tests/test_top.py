@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from time import monotonic
 
 import pytest
 from rich.console import Console
@@ -241,17 +242,14 @@ def test_words_are_short() -> None:
 
 
 class Page(BaseHTTPRequestHandler):
-    """An agent with two devices and a service that makes 50 tokens a second more with each look."""
-
-    looks = 0
+    """An agent with two devices and a service that makes 100 tokens a second, however soon it is looked at again."""
 
     def do_GET(self) -> None:
-        type(self).looks += 1
         lines = [
             f'accel_power_watts{{device="GPU-{n}",host="far",method="instant",model="X",scope="device"}} {100 * n}'
             for n in (1, 2)
         ]
-        lines.append(f'workload_tokens_total{{direction="out",model="m",workload="chat"}} {50 * self.looks}')
+        lines.append(f'workload_tokens_total{{direction="out",model="m",workload="chat"}} {100 * monotonic():.3f}')
         body = "\n".join([*lines, 'accel_info{device="GPU-1",host="far",ordinal="3"} 1', ""]).encode()
         self.send_response(200)
         self.end_headers()
