@@ -118,6 +118,7 @@ window.perfwatt = {
     });
     return window.perfwatt.loading;
   },
+  // Plotly's own way listens at the window, and so keeps the charts of every page that was left.
   fitting: new ResizeObserver(function (changes) {
     changes.forEach(function ({ target, contentRect }) {
       const drawn = target._fullLayout;
